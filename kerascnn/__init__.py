@@ -4,11 +4,11 @@ Importing the package chooses the Keras backend, JAX unless the environment vari
 `KERAS_BACKEND` says otherwise, and imports nothing else: import it before `keras`.
 """
 
+import importlib.util
 import os
+import sys
 
 __version__ = "0.1.0"
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 class UsageError(ValueError):
@@ -17,3 +17,30 @@ class UsageError(ValueError):
     The message is one line: what was passed, what was expected, how to go on. The
     command line prints it and exits with code 2, without a traceback.
     """
+
+
+def check_backend(name: str, origin: str) -> None:
+    """Check that Keras can train on a backend here.
+
+    Args:
+        name: `"jax"`, `"tensorflow"` or `"torch"`.
+        origin: Where the name comes from, for the message: `"--backend"`.
+
+    Raises:
+        UsageError: It is no backend to train on, or it is not installed.
+    """
+    if name not in ("jax", "tensorflow", "torch"):
+        raise UsageError(f"{origin} {name!r}: expected jax, tensorflow or torch.")
+    if importlib.util.find_spec(name) is None:
+        raise UsageError(
+            f"{origin} {name}: {name} is not installed; "
+            f"`pip install 'kerascnn[{name}]'` installs it."
+        )
+
+
+try:
+    check_backend(os.environ.setdefault("KERAS_BACKEND", "jax"), "KERAS_BACKEND")
+except UsageError as error:
+    # Every file of the package that imports Keras would end in a traceback: stop here.
+    print(f"kerascnn: {error}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -1,0 +1,145 @@
+"""The command line: `kerascnn COMMAND`, or `python -m kerascnn COMMAND`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kerascnn import UsageError, command_line, recipe
+
+# Each command imports what it needs when it runs: `list` answers without Keras.
+
+RecipeName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+SetName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SET")]
+Archive = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+
+
+@dataclasses.dataclass
+class List:
+    """Show the recipes in the course's order, with sizes and the course's figures."""
+
+    def __call__(self) -> None:
+        from kerascnn.report import ladder
+
+        ladder.show([recipe.outline(name) for name in recipe.names()])
+
+
+@dataclasses.dataclass
+class Show:
+    """Show one recipe: what, why, layers, command, the course's figures."""
+
+    recipe: RecipeName
+    """Its name; `kerascnn list` shows them all."""
+
+    def __call__(self) -> None:
+        recipe.check_name(self.recipe)
+        from kerascnn.report import card
+
+        card.show(recipe.load(self.recipe))
+
+
+def run(words: Sequence[str], program: str) -> None:
+    """Train one recipe: `kerascnn run RECIPE [options]`."""
+    if words and not words[0].startswith("-"):
+        recipe.check_name(words[0])
+        from kerascnn.training import command
+
+        command.run(recipe.load(words[0]), words[1:], f"{program} {words[0]}")
+    elif {"-h", "--help"} & set(words):
+        print(f"usage: {program} RECIPE [options]\n\n{run.__doc__}")
+        print(f"`{program} RECIPE --help` shows the options.")
+    else:
+        raise UsageError(f"expected a recipe: `{program} RECIPE [options]`.")
+
+
+@dataclasses.dataclass
+class Get:
+    """Download a set and prepare it with tensorflow-datasets."""
+
+    name: SetName
+    """Its name, such as cifar10."""
+    data_dir: Folder = None
+    """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+
+    def __call__(self) -> None:
+        from kerascnn.data import command
+
+        command.get(self.name, self.data_dir)
+
+
+@dataclasses.dataclass
+class ListData:
+    """Show which sets are on this machine."""
+
+    data_dir: Folder = None
+    """Where to look (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+
+    def __call__(self) -> None:
+        from kerascnn.data import command
+
+        command.list_(self.data_dir)
+
+
+@dataclasses.dataclass
+class Import:
+    """Prepare a set from the official archive, or a folder that holds it."""
+
+    name: SetName
+    """cifar10 or fashion_mnist."""
+    path: Archive
+    """The archive, or the folder that torchvision, Keras or Debian keep it in."""
+    data_dir: Folder = None
+    """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+
+    def __call__(self) -> None:
+        from kerascnn.data import command
+
+        command.import_(self.name, self.path, self.data_dir)
+
+
+def data(words: Sequence[str], program: str) -> None:
+    """Get, list and import data sets."""
+    _dispatch({"get": Get, "list": ListData, "import": Import}, words, program)
+
+
+COMMANDS = {"list": List, "show": Show, "run": run, "data": data}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words after `kerascnn`; by default the process's own.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    return command_line.run(lambda: _dispatch(COMMANDS, words, "kerascnn"))
+
+
+def _dispatch(commands: dict[str, Any], words: Sequence[str], program: str) -> None:
+    """Run the command that the first word names: a dataclass or a function of words."""
+    if not words:
+        raise UsageError(f"expected a command: {', '.join(commands)}.")
+    if words[0] in ("-h", "--help"):
+        print(f"usage: {program} COMMAND ...\n")
+        for name, command in commands.items():
+            print(f"  {name:8} {(command.__doc__ or '').splitlines()[0]}")
+        return
+    name = command_line.choose(words[0], commands, "command")
+    command, program = commands[name], f"{program} {name}"
+    if dataclasses.is_dataclass(command):
+        command_line.parse(command, words[1:], program)()
+    else:
+        command(words[1:], program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Arguments by tyro; a mistake of the user is one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from kerascnn import UsageError
+
+
+def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
+    """Fill a dataclass from command-line arguments.
+
+    Args:
+        options: A dataclass; each field is an option, its docstring the help.
+        arguments: The words after the program's name.
+        program: The name that the help shows, such as `"kerascnn show"`.
+
+    Raises:
+        UsageError: The arguments do not fit; the message is one line.
+        SystemExit: Code 0, after `--help`.
+    """
+    import tyro
+
+    options_known = [
+        f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)
+    ]
+    for word in arguments:
+        if word.startswith("--") and word != "--":
+            choose(word.partition("=")[0], [*options_known, "--help"], "option")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(options, args=list(arguments), prog=program)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    raise UsageError(f"{_one_line(complaint.getvalue())} (see `{program} --help`)")
+
+
+def choose(word: str, known: Iterable[str], what: str) -> str:
+    """Return `word` if it is one of `known`.
+
+    Args:
+        what: What the words name, for the message: `"command"`.
+
+    Raises:
+        UsageError: It is not; the message offers the nearest word.
+    """
+    known = list(known)
+    if word in known:
+        return word
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}."
+    raise UsageError(f"there is no {what} {word!r}: {hint}")
+
+
+def run(program: Callable[[], object]) -> int:
+    """Run a program and turn how it ended into an exit code.
+
+    Returns:
+        0; 2 after a `UsageError`, whose message goes to standard error as one line;
+        130 after Ctrl-C.
+    """
+    try:
+        program()
+    except UsageError as mistake:
+        print(f"kerascnn: {' '.join(str(mistake).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kerascnn: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has left (`kerascnn list | head`): nothing more to say.
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def _one_line(box: str) -> str:
+    """Take the message, and the option that was meant, out of tyro's framed text."""
+    lines = [line.strip("│ \t") for line in box.splitlines()]
+    lines = [line for line in lines if line and not re.match(r"[╭╰]", line)]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("──"):
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    message = " ".join(sections[0]).split("Got errors:")[0].strip().rstrip(".:")
+    meant = [
+        re.match(r"--[\w-]+", line)
+        for section in sections
+        if section and section[0].startswith("Perhaps you meant")
+        for line in section
+    ]
+    options = list(dict.fromkeys(match[0] for match in meant if match))
+    hint = f"; did you mean {' or '.join(options[:2])}?" if options else ""
+    return f"{message}{hint}"

@@ -1,0 +1,333 @@
+"""A recipe: one case of the course as data; how to name, load and compare it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerascnn import UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+# The parts in which two rungs of the ladder may differ, in reading order.
+PARTS = (
+    "dataset",
+    "transform",
+    "network",
+    "optimizer",
+    "callbacks",
+    "batch_size",
+    "drop_last",
+    "epochs",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """What the lectures print about a case.
+
+    Args:
+        source: Where they print it, such as `"lecture 4, trick 5"`.
+        test: Accuracy on the test set, 0 to 1; `None` where nothing is printed.
+        train: Accuracy on the training set, 0 to 1; `None` where nothing is printed.
+        says: What the slides say in words, where they give no figure.
+    """
+
+    source: str
+    test: float | None = None
+    train: float | None = None
+    says: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One case of the course: data, network, training, and what the course says.
+
+    `network`, `transform`, `optimizer` and `callbacks` are functions, called once a
+    run, so that importing a recipe builds nothing.
+
+    Args:
+        name: The name of the recipe's file, without `.py`.
+        dataset: Name of a `tensorflow-datasets` image classification set.
+        network: Returns a Functional `keras.Model` from scaled images, shape
+            `(batch, height, width, channels)`, to logits, `(batch, classes)`.
+        transform: Returns the Keras layers between the raw uint8 images and the
+            network, in order, as torchvision's `Compose` holds them. Layers whose
+            class name begins with `Random` act in training only.
+        optimizer: Returns a `keras.Optimizer`.
+        batch_size: Images a step.
+        epochs: Passes over the training set.
+        parameters: Number of trainable parameters of the network.
+        course: What the lectures say about the case.
+        drop_last: Whether training leaves out the last batch of an epoch when it is
+            smaller than `batch_size`, as `torch.utils.data.DataLoader` means it.
+        callbacks: Returns Keras callbacks, such as a learning-rate decay.
+        after: Name of the recipe that this one goes on from.
+        changes: The parts (of `PARTS`) in which this recipe differs from `after`.
+    """
+
+    name: str
+    dataset: str
+    network: Callable[[], keras.Model]
+    transform: Callable[[], list[keras.layers.Layer]]
+    optimizer: Callable[[], keras.Optimizer]
+    batch_size: int
+    epochs: int
+    parameters: int
+    course: Course
+    drop_last: bool = False
+    callbacks: Callable[[], list[keras.callbacks.Callback]] = list
+    after: str | None = None
+    changes: frozenset[str] | set[str] = frozenset()
+
+    @property
+    def idea(self) -> str:
+        """The docstring of the recipe's file: what it changes and why."""
+        return inspect.getdoc(sys.modules[self.network.__module__]) or ""
+
+    @property
+    def command(self) -> str:
+        """The command that trains it."""
+        return f"python -m kerascnn.recipes.{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """The facts of a recipe that can be read off its file without importing Keras.
+
+    Args:
+        summary: First line of the file's docstring.
+        idea: The whole docstring.
+
+    The other attributes are those of `Recipe`.
+    """
+
+    name: str
+    summary: str
+    idea: str
+    dataset: str
+    batch_size: int
+    epochs: int
+    parameters: int
+    course: Course
+    after: str | None = None
+    drop_last: bool = False
+    changes: frozenset[str] | set[str] = frozenset()
+
+
+def names() -> list[str]:
+    """Return the names of all recipes, in alphabetical order."""
+    folder = Path(__file__).parent / "recipes"
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+
+
+def load(name: str) -> Recipe:
+    """Import a recipe by its name.
+
+    Args:
+        name: The name of a file in `kerascnn/recipes`, without `.py`.
+
+    Raises:
+        UsageError: There is no such recipe; the message offers the nearest names.
+
+    Example:
+        >>> load("fashion_lenet").batch_size
+        256
+    """
+    check_name(name)
+    return importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError`, with the nearest names, unless a recipe has this name."""
+    known = names()
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else "`kerascnn list` shows them."
+    )
+    raise UsageError(f"there is no recipe {name!r}: {hint}")
+
+
+def outline(name: str) -> Outline:
+    """Read a recipe's facts from its source, in milliseconds.
+
+    Importing Keras takes seconds, and a list of all recipes should not. Every field
+    of `Outline` is written as a literal in the recipe, so parsing the file is enough.
+
+    Raises:
+        UsageError: There is no such recipe.
+    """
+    check_name(name)
+    source = (Path(__file__).parent / "recipes" / f"{name}.py").read_text("utf-8")
+    tree = ast.parse(source)
+    (call,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == "RECIPE"
+        and isinstance(node.value, ast.Call)
+    )
+    wanted = {field.name for field in dataclasses.fields(Outline)} - {"course"}
+    facts = {
+        keyword.arg: ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+        if keyword.arg in wanted
+    }
+    (course,) = (k.value for k in call.keywords if k.arg == "course")
+    assert isinstance(course, ast.Call)
+    facts["course"] = Course(
+        **{str(k.arg): ast.literal_eval(k.value) for k in course.keywords}
+    )
+    idea = ast.get_docstring(tree) or ""
+    return Outline(summary=idea.partition("\n")[0], idea=idea, **facts)
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """Return everything that decides what a recipe computes, as plain JSON values.
+
+    The layers, optimiser and callbacks are their Keras configurations, without the
+    names and seeds that Keras makes up, so two builds of one recipe are equal.
+
+    Returns:
+        A dictionary with the keys `name` and `PARTS`.
+    """
+    return {"name": recipe.name} | {part: _describe(recipe, part) for part in PARTS}
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Return the SHA-256 of `describe(recipe)`, in hexadecimal.
+
+    Two runs with the same fingerprint trained the same case.
+    """
+    text = json.dumps(describe(recipe), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def diff(old: Recipe, new: Recipe) -> dict[str, list[str]]:
+    """Compare two recipes part by part.
+
+    Returns:
+        For each part (of `PARTS`) that differs, the lines of a unified diff: `" "`,
+        `"-"` or `"+"`, then a line of the part in the notation of `lines`.
+    """
+    changed = {}
+    for part in PARTS:
+        before, after = lines(_describe(old, part)), lines(_describe(new, part))
+        if before != after:
+            delta = difflib.ndiff(before, after)
+            changed[part] = [
+                line[0] + line[1:] for line in delta if not line.startswith("?")
+            ]
+    return changed
+
+
+def lines(part: Any) -> list[str]:
+    """Write a part of `describe` as one line of text a layer, optimiser or value."""
+    return [_line(item) for item in part] if isinstance(part, list) else [_line(part)]
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict) and "class" in value:
+        arguments = ", ".join(
+            f"{key}={_line(item)}" for key, item in value.items() if key != "class"
+        )
+        return f"{value['class']}({arguments})"
+    return repr(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _describe(recipe: Recipe, part: str) -> Any:
+    if part == "network":
+        return _network(recipe.network())
+    if part == "optimizer":
+        return _object(recipe.optimizer())
+    if part in ("transform", "callbacks"):
+        return [_object(item) for item in getattr(recipe, part)()]
+    return getattr(recipe, part)
+
+
+def _object(thing: Any) -> dict[str, Any]:
+    config = (
+        thing.get_config()
+        if hasattr(thing, "get_config")
+        else {k: v for k, v in vars(thing).items() if not k.startswith("_")}
+    )
+    return {"class": type(thing).__name__} | _plain(config)
+
+
+def _network(model: keras.Model) -> list[dict[str, Any]]:
+    """Describe a Functional model: its layers in order, each with its inputs."""
+    config = model.get_config()
+    position = {layer["name"]: i for i, layer in enumerate(config["layers"])}
+    described = []
+    for layer in config["layers"]:
+        entry = {"class": layer["class_name"]} | _plain(layer["config"])
+        # A chain needs no words; where a layer takes another input, say which.
+        sources = [position[name] for name in _tensor_names(layer["inbound_nodes"])]
+        if sources and sources != [position[layer["name"]] - 1]:
+            entry["inputs"] = sources
+        described.append(entry)
+    return described
+
+
+def _tensor_names(nodes: Any) -> list[str]:
+    """Collect the names of the layers that feed a layer, in order of its arguments."""
+    if isinstance(nodes, dict):
+        if nodes.get("class_name") == "__keras_tensor__":
+            return [nodes["config"]["keras_history"][0]]
+        return [name for value in nodes.values() for name in _tensor_names(value)]
+    if isinstance(nodes, list | tuple):
+        return [name for value in nodes for name in _tensor_names(value)]
+    return []
+
+
+@functools.singledispatch
+def _plain(value: Any) -> Any:
+    """Strip what Keras generates (names, seeds, module paths) from a configuration."""
+    return value
+
+
+@_plain.register
+def _(value: dict) -> Any:
+    if "class_name" in value and "config" in value:
+        if value["class_name"].endswith("DTypePolicy"):
+            return value["config"]["name"]
+        return {"class": value["class_name"]} | _plain(value["config"])
+    generated = {"name", "seed", "dtype", "trainable", "optional", "sparse", "ragged"}
+    return {
+        key: _plain(item)
+        for key, item in value.items()
+        if key not in generated and item is not None
+    }
+
+
+@_plain.register(list)
+@_plain.register(tuple)
+def _(value: Any) -> list:
+    return [_plain(item) for item in value]
+
+
+@_plain.register
+def _(value: float) -> float:
+    # Optimisers keep float32 values: 0.001 comes back as 0.0010000000474974513.
+    return float(f"{value:.7g}")
+
+
+@_plain.register
+def _(value: str) -> str:
+    return re.sub(r"^(\w+)>(\w+)$", r"\2", value)

@@ -1,0 +1,1 @@
+"""The recipes: one whole, runnable file for each case of the course."""

@@ -1,0 +1,114 @@
+"""A recipe on one screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerascnn.recipe import Course, Recipe
+
+
+def show(recipe: Recipe, console: Console | None = None) -> None:
+    """Print what a recipe does and why, its layers, its command, the course's figures.
+
+    Args:
+        recipe: The recipe.
+        console: Where to print; by default standard output.
+    """
+    console = console or Console()
+    title, _, rest = recipe.idea.partition("\n")
+    console.print(f"[bold]{recipe.name}[/bold]  {title}")
+    console.print(Markdown(rest))
+    console.print(_settings(recipe))
+    console.print()
+    console.print(_layers(recipe.network()))
+
+
+def course_text(course: Course) -> str:
+    """Write the course's figures in one line."""
+    figures = [
+        f"{split} {value:.1%}"
+        for split, value in (("test", course.test), ("train", course.train))
+        if value is not None
+    ]
+    return ", ".join(figures or [course.says or "no figure"]) + f" ({course.source})"
+
+
+def _settings(recipe: Recipe) -> Table:
+    optimizer = recipe.optimizer()
+    steps = ", the last partial one dropped" if recipe.drop_last else ""
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("course", course_text(recipe.course)),
+        ("data", recipe.dataset),
+        ("transform", " -> ".join(_call(layer) for layer in recipe.transform())),
+        (
+            "training",
+            f"{recipe.epochs} epochs, batches of {recipe.batch_size}{steps}, "
+            f"{type(optimizer).__name__} at {float(optimizer.learning_rate):g}",
+        ),
+        ("after", recipe.after or "nothing: the ladder starts here"),
+        ("changes", ", ".join(sorted(recipe.changes)) or "-"),
+        ("command", recipe.command),
+    ):
+        table.add_row(f"[bold]{name}[/bold]", value)
+    return table
+
+
+def _layers(model: keras.Model) -> Table:
+    table = Table(title="network", title_justify="left", show_footer=True)
+    total = sum(_size(w.shape) for w in model.trainable_weights)
+    table.add_column("layer", footer="trainable parameters")
+    table.add_column("output")
+    table.add_column("parameters", justify="right", footer=f"{total:,}")
+    for layer in model.layers:
+        shape = " × ".join(str(n) for n in layer.output.shape[1:])
+        parameters = sum(_size(w.shape) for w in layer.trainable_weights)
+        table.add_row(_call(layer), shape, f"{parameters:,}" if parameters else "")
+    return table
+
+
+def _call(layer: keras.layers.Layer) -> str:
+    """Write a layer as a student would: its class and what matters of its settings."""
+    config = layer.get_config()
+    words = []
+    for key in (
+        *("filters", "kernel_size", "units", "pool_size", "strides", "padding"),
+        *("activation", "rate", "factor", "degrees", "p", "scale", "ratio", "mode"),
+    ):
+        value = config.get(key)
+        if value in (None, "linear") or (key, value) == ("padding", "valid"):
+            continue
+        if key == "strides" and set(_pair(value)) <= {1, config.get("pool_size")}:
+            continue
+        words.append(f"{key} {_text(value)}" if _needs_name(key) else _text(value))
+    return (
+        f"{type(layer).__name__}({', '.join(words)})" if words else type(layer).__name__
+    )
+
+
+def _needs_name(key: str) -> bool:
+    return key in ("strides", "p", "scale", "ratio", "rate", "factor")
+
+
+def _pair(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "×".join(_text(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size

@@ -1,0 +1,76 @@
+"""Pictures of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kerascnn.runs import Run
+
+TRAIN, TEST = "#d95f02", "#1b6ca8"
+
+
+def curve(run: Run) -> Path:
+    """Draw a run's loss and accuracy by epoch, with the course's figures as lines.
+
+    The loss is the cross-entropy, without any L2 penalty.
+
+    Args:
+        run: A run with at least one recorded epoch.
+
+    Returns:
+        The picture, `curve.png` in the run's folder.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    config, metrics = run.config, run.metrics
+    epochs = [m["epoch"] for m in metrics]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    marker = "o" if len(epochs) < 3 else None
+    for axes, name in ((loss, "crossentropy"), (accuracy, "accuracy")):
+        for prefix, color, label in (
+            ("", TRAIN, "training set"),
+            ("test_", TEST, "test set"),
+        ):
+            values = [_number(m[prefix + name]) for m in metrics]
+            axes.plot(epochs, values, color=color, marker=marker, label=label)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    loss.set_ylabel("cross-entropy")
+    loss.set_ylim(bottom=0)
+    accuracy.set_ylabel("accuracy")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    for split, color in (("train", TRAIN), ("test", TEST)):
+        figure_of_course = config["course"][split]
+        if figure_of_course is not None:
+            accuracy.axhline(
+                figure_of_course,
+                color=color,
+                linestyle="--",
+                linewidth=1,
+                label=f"course, {split} {figure_of_course:.1%}",
+            )
+    accuracy.legend()
+    figure.suptitle(_title(config))
+    path = run.folder / "curve.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _title(config: dict) -> str:
+    title = config["recipe"]
+    data = config["data"]
+    if data["sample"]:
+        title += f": bundled sample, {data['train_images']:,} training images"
+    if config["overrides"]:
+        title += f" (changed: {', '.join(config['overrides'])})"
+    return title
+
+
+def _number(value: float | None) -> float:
+    """Undo the record's null for a value that was not finite."""
+    return float("nan") if value is None else value

@@ -1,0 +1,141 @@
+"""The run folder: what a training run leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from kerascnn import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder with one training run.
+
+    It holds `config.json` (all resolved values, written at the start),
+    `metrics.jsonl` (a line an epoch), and, once the run has finished, `result.json`,
+    `curve.png` and `model.keras`.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, recipe: str, out: Path | None = None) -> Run:
+        """Make the folder of a new run.
+
+        Args:
+            recipe: Name of the recipe; without `out`, the folder is
+                `runs/<recipe>/<time>/` below the working directory.
+            out: The folder to use instead. It may exist, but must be empty.
+
+        Raises:
+            UsageError: `out` holds files, or the folder can't be made.
+        """
+        try:
+            if out is None:
+                return cls(_new_folder(Path("runs") / recipe))
+            out.mkdir(parents=True, exist_ok=True)
+            if any(out.iterdir()):
+                raise UsageError(
+                    f"--out {out} already holds files; name a new folder, so that "
+                    "nothing is overwritten."
+                )
+            return cls(out)
+        except OSError as error:
+            raise UsageError(
+                f"the run folder can't be made: {error}; choose another with --out."
+            ) from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was started with.
+
+        Raises:
+            UsageError: The folder holds no run, or its file is damaged.
+        """
+        return self._read("config.json")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """How the run ended.
+
+        Raises:
+            UsageError: The run has not finished, or its file is damaged.
+        """
+        return self._read("result.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch, in order.
+
+        Raises:
+            UsageError: The folder holds no run, or its file is damaged.
+        """
+        path = self.folder / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} can't be read: {error}") from error
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Record what the run starts with."""
+        self._write("config.json", config)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Record how the run ended."""
+        self._write("result.json", result)
+
+    def add_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append the record of one epoch."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_json(metrics) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} can't be read: {error}") from error
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        temporary = self.folder / f".{name}.partial"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(_json(value, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.folder / name)
+
+
+def _new_folder(parent: Path) -> Path:
+    start = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1, 1000):
+        folder = parent / (start if attempt == 1 else f"{start}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # another run began in the same second
+        return folder
+    raise UsageError(f"{parent} holds a thousand runs of this second.")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON has no words for, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

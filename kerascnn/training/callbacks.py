@@ -1,0 +1,140 @@
+"""Keras callbacks of a training run: its progress on the screen, its record on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+if TYPE_CHECKING:
+    from kerascnn.runs import Run
+
+
+class Record(keras.callbacks.Callback):
+    """Write a line with the epoch's metrics to the run's `metrics.jsonl`.
+
+    Args:
+        run: The run.
+        images: Training images an epoch.
+    """
+
+    def __init__(self, run: Run, images: int):
+        super().__init__()
+        self.run = run
+        self.images = images
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Start the epoch's clock and note the learning rate it trains at."""
+        self._learning_rate = learning_rate(self.model.optimizer)
+        self._start = time.perf_counter()
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None):
+        """Stop the clock: the evaluation does not count as training."""
+        self._seconds = time.perf_counter() - self._start
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Write the record."""
+        metrics = {
+            name.replace("val_", "test_"): float(value)
+            for name, value in (logs or {}).items()
+        }
+        self.run.add_metrics(
+            {"epoch": epoch + 1}
+            | metrics
+            | {
+                "learning_rate": self._learning_rate,
+                "seconds": round(self._seconds, 3),
+                "images_per_second": round(self.images / self._seconds, 1),
+            }
+        )
+
+
+class Progress(keras.callbacks.Callback):
+    """Show how far the training is: a bar on a terminal, a line an epoch anywhere.
+
+    Args:
+        epochs: Number of epochs.
+        steps: Steps an epoch.
+        print_line: Takes each epoch's line; by default it goes to standard output.
+    """
+
+    # Reads nothing but the step's number, so Keras need not wait for the step's logs.
+    async_safe = True
+
+    def __init__(
+        self, epochs: int, steps: int, print_line: Callable[[str], None] | None = None
+    ):
+        super().__init__()
+        self.epochs = epochs
+        self.steps = steps
+        self.print_line = print_line
+        self._bar = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
+        """Open the bar, if standard output is a terminal."""
+        from rich import progress
+        from rich.console import Console
+
+        console = Console()
+        if console.is_terminal:
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.percentage:>3.0f} %"),
+                progress.TextColumn("time left"),
+                progress.TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=self.epochs * self.steps)
+            self._bar.start()
+            self.print_line = self.print_line or self._bar.console.print
+        self.print_line = self.print_line or (lambda line: print(line, flush=True))
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Start the epoch's clock."""
+        self._epoch = epoch
+        self._start = time.perf_counter()
+        self._show(step=0)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
+        """Move the bar."""
+        self._show(step=batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Print the epoch's line."""
+        logs = logs or {}
+        assert self.print_line is not None
+        self.print_line(
+            f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
+            f"  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:6.2%}"
+            f"  test accuracy {logs['val_accuracy']:6.2%}"
+            f"  {time.perf_counter() - self._start:.1f} s"
+        )
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None):
+        """Take the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also when the training was stopped."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _show(self, step: int) -> None:
+        if self._bar is None:
+            return
+        self._bar.update(
+            self._task,
+            completed=self._epoch * self.steps + step,
+            description=f"epoch {self._epoch + 1}/{self.epochs} "
+            f"step {step}/{self.steps}",
+        )
+
+
+def learning_rate(optimizer: keras.Optimizer) -> float:
+    """Return an optimiser's present learning rate."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

@@ -1,0 +1,109 @@
+"""What a run ran on: versions, device, machine, and the commit of this package."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("keras", "numpy", "tensorflow-datasets", "optax")
+BACKEND_PACKAGES = {
+    "jax": ("jax", "jaxlib"),
+    "tensorflow": ("tensorflow",),
+    "torch": ("torch",),
+}
+
+
+def describe() -> dict[str, Any]:
+    """Return the versions, the device and the machine that this process uses."""
+    import keras
+
+    import kerascnn
+
+    backend = keras.backend.backend()
+    versions = {"python": platform.python_version(), "kerascnn": kerascnn.__version__}
+    for package in PACKAGES + BACKEND_PACKAGES[backend]:
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.orig_argv[1:],
+        "backend": backend,
+        "device": device(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": platform.platform(),
+        "versions": versions,
+        "commit": commit(),
+    }
+
+
+def device() -> str:
+    """Return the name of the device that Keras computes on, such as `"cpu"`."""
+    import keras
+
+    match keras.backend.backend():
+        case "jax":
+            import jax
+
+            return jax.devices()[0].device_kind
+        case "tensorflow":
+            gpus = sys.modules["tensorflow"].config.list_physical_devices("GPU")
+            return "gpu" if gpus else "cpu"
+        case _:
+            cuda = sys.modules["torch"].cuda
+            return cuda.get_device_name() if cuda.is_available() else "cpu"
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process has held, in bytes.
+
+    `None` on Windows, whose Python does not tell.
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def commit() -> str | None:
+    """Return the commit of this package's checkout, with `+changes` where it has any.
+
+    `None` where the package does not run from a git checkout of its own.
+    """
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        # Fails in an environment that merely lies within someone else's checkout.
+        git("ls-files", "--error-unmatch", "kerascnn/__init__.py")
+        return git("rev-parse", "HEAD") + ("+changes" if git("diff", "HEAD") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

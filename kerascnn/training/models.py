@@ -1,0 +1,47 @@
+"""A recipe's two models, with shared weights: one to train, one to keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerascnn.recipe import Recipe
+
+
+def build(
+    recipe: Recipe, shape: tuple[int, int, int]
+) -> tuple[keras.Model, keras.Model]:
+    """Build a recipe's two models, which share their weights.
+
+    Args:
+        recipe: The recipe.
+        shape: Height, width and channels of the raw images.
+
+    Returns:
+        The model to train and the model to keep. Both take raw images, uint8,
+        `(batch, height, width, channels)`, and return logits, `(batch, classes)`. The
+        first holds the whole transform, whose random layers act in training only; the
+        second leaves those out, so that it is made of Keras's own layers alone and
+        loads without this package.
+    """
+    import keras
+
+    network = recipe.network()
+    transform = recipe.transform()
+    image = keras.Input(shape, dtype="uint8", name="image")
+
+    def chain(layers: list[keras.layers.Layer], name: str) -> keras.Model:
+        x = image
+        for layer in layers:
+            x = layer(x)
+        return keras.Model(image, network(x), name=name)
+
+    fixed = [layer for layer in transform if not is_random(layer)]
+    return chain(transform, f"{recipe.name}_training"), chain(fixed, recipe.name)
+
+
+def is_random(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of a transform acts in training only."""
+    return type(layer).__name__.startswith("Random")

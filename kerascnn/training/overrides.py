@@ -1,0 +1,70 @@
+"""What the command line may change about a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from kerascnn import UsageError
+
+Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overrides:
+    """Train the recipe. Every option has the recipe's own value as its default."""
+
+    epochs: Integer = None
+    """Passes over the training set."""
+    batch_size: Integer = None
+    """Images a step."""
+    learning_rate: Number = None
+    """The optimiser's learning rate, before any decay."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Decides the initial weights, the order of the images and every random draw."""
+    limit: Integer = None
+    """Use the first N training and the first N test images only."""
+    data: Literal["auto", "full", "sample"] = "auto"
+    """auto: the full set if it is on this machine, else the bundled sample;
+    full: the full set, downloaded if need be; sample: the bundled sample."""
+    data_dir: Folder = None
+    """Where tensorflow-datasets keeps its sets (default: TFDS_DATA_DIR, else
+    ~/tensorflow_datasets)."""
+    cache_dir: Folder = None
+    """Where the decoded images are kept (default: the platform's cache folder)."""
+    engine: Literal["auto", "fit"] = "auto"
+    """fit: keras.Model.fit."""
+    backend: Literal["jax", "tensorflow", "torch"] | None = None
+    """Keras's backend (default: KERAS_BACKEND, else jax)."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras's dtype policy."""
+    out: Folder = None
+    """The run's folder (default: runs/<recipe>/<time>)."""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value}: expected 1 or more.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise UsageError(
+                f"--learning-rate {self.learning_rate}: expected a number above 0."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}.")
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the options that make the run another case than the recipe's.
+
+        The seed, and where the data or the run lie, do not.
+        """
+        deciding = ("epochs", "batch_size", "learning_rate", "limit", "precision")
+        plain = Overrides()
+        return [n for n in deciding if getattr(self, n) != getattr(plain, n)]
