@@ -1,0 +1,16 @@
+"""Image classification sets as arrays: loading, order of examples, statistics.
+
+    from kerascnn import data
+
+    cifar = data.load("cifar10")
+    cifar.train.images[data.order(seed=0, epoch=0, n=len(cifar.train))[:256]]
+
+Nothing here imports TensorFlow, tensorflow-datasets or Pillow before it is needed.
+"""
+
+from kerascnn.data.arrays import DataSet, Split
+from kerascnn.data.loading import load
+from kerascnn.data.moments import statistics
+from kerascnn.data.selection import order, split
+
+__all__ = ["DataSet", "Split", "load", "order", "split", "statistics"]

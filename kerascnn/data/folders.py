@@ -1,0 +1,135 @@
+"""Where prepared sets lie: `<data folder>/<name>[/<config>]/<version>`, as in tfds.
+
+Only the folders are looked at, without tensorflow-datasets, whose builders would take
+a second to import and may ask the network.
+"""
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+
+from kerascnn import UsageError
+
+SAMPLES = Path(__file__).parent / "samples"
+
+_NAME = re.compile(
+    r"(?P<set>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?"
+)
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of prepared sets.
+
+    Args:
+        data_dir: the folder; None means the environment variable `TFDS_DATA_DIR`, or
+            else `~/tensorflow_datasets`, as in tensorflow-datasets.
+
+    Returns:
+        The folder, which need not exist.
+    """
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser().absolute()
+
+
+def prepared(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
+    """The folder of a set that is prepared on this machine.
+
+    Args:
+        name: as tensorflow-datasets writes it: "cifar10", "cifar10:3.0.2",
+            "cifar10_corrupted/fog_1".
+        data_dir: see `data_directory`.
+
+    Returns:
+        The folder with its `dataset_info.json`, the highest version if there are
+        several; None if the set is not there.
+
+    Raises:
+        UsageError: the name cannot be one of tensorflow-datasets, several
+            configurations are there and none was named, or a folder cannot be read.
+
+    Example:
+        >>> prepared("cifar10", "~/tensorflow_datasets")
+        PosixPath('/home/me/tensorflow_datasets/cifar10/3.0.2')
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise UsageError(
+            f"{name!r} cannot be the name of a data set: expected a name of "
+            "tensorflow-datasets, such as cifar10, cifar10:3.0.2 or mnist_corrupted/fog."
+        )
+    folder = data_directory(data_dir) / match["set"]
+    try:
+        if match["config"]:
+            return _newest(folder / match["config"], match["version"])
+        return _newest(folder, match["version"]) or _default_config(
+            folder, name, match["version"]
+        )
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be read ({error.strerror}): mend its permissions or pass "
+            "another folder with --data-dir."
+        ) from error
+
+
+def check_known(name: str) -> None:
+    """Check that tensorflow-datasets has a set of this name.
+
+    Args:
+        name: see `prepared`.
+
+    Raises:
+        UsageError: it has none; the message names the nearest.
+    """
+    import tensorflow_datasets
+
+    known = tensorflow_datasets.list_builders(with_community_datasets=False)
+    asked = re.split("[/:]", name)[0]
+    if asked not in known:
+        near = difflib.get_close_matches(asked.lower(), known, 3)
+        meant = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "see `kerascnn data list`."
+        )
+        raise UsageError(
+            f"there is no data set {asked!r} in tensorflow-datasets: {meant}"
+        )
+
+
+def _newest(folder: Path, version: str | None) -> Path | None:
+    if not folder.is_dir():
+        return None
+    versions = [
+        each
+        for each in folder.iterdir()
+        if (_VERSION.fullmatch(each.name) if version is None else each.name == version)
+        and (each / "dataset_info.json").is_file()
+    ]
+    return max(
+        versions, key=lambda each: [*map(int, each.name.split("."))], default=None
+    )
+
+
+def _default_config(folder: Path, name: str, version: str | None) -> Path | None:
+    """The configuration meant by the bare name: tfds' default, or the only one."""
+    if not folder.is_dir():
+        return None
+    configs = {
+        each.name: found
+        for each in sorted(folder.iterdir())
+        if (found := _newest(each, version)) is not None
+    }
+    if len(configs) > 1:
+        default = folder / ".config" / "metadata.json"
+        if default.is_file():
+            chosen = json.loads(default.read_text()).get("default_config_name")
+            if chosen in configs:
+                return configs[chosen]
+        raise UsageError(
+            f"{name} is prepared in {len(configs)} configurations in {folder}: "
+            f"name one of them, {', '.join(f'{name}/{each}' for each in configs)}."
+        )
+    return next(iter(configs.values()), None)

@@ -1,0 +1,98 @@
+"""Loading a data set by name: `load`."""
+
+import difflib
+import os
+from pathlib import Path
+
+from kerascnn import UsageError
+from kerascnn.data.arrays import DataSet, Split
+from kerascnn.data.cache import decoded
+from kerascnn.data.folders import SAMPLES, check_known, data_directory, prepared
+
+CHOICES = ("auto", "full", "sample")
+
+
+def load(
+    name: str,
+    data: str = "auto",
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> DataSet:
+    """Load an image classification set of tensorflow-datasets as uint8 arrays.
+
+    The images are decoded once into a cache and memory-mapped from it afterwards.
+
+    Args:
+        name: the set's name in tensorflow-datasets, such as "cifar10".
+        data: "auto" takes the full set if it is prepared on this machine, else the
+            bundled sample, and never touches the network; "full" fetches the full set
+            if need be; "sample" takes the bundled sample.
+        data_dir: the folder of prepared sets; None means the environment variable
+            `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+        cache_dir: the folder of decoded sets; None means the environment variable
+            `KERASCNN_CACHE_DIR`, or else the platform's folder for caches.
+
+    Returns:
+        The set; its `notice` says so if it is a sample.
+
+    Raises:
+        UsageError: there is no such set, it is not an image classification set of one
+            image size, it is not here, or its files are damaged.
+
+    Example:
+        >>> cifar = load("cifar10")
+        >>> cifar.train.images.shape, cifar.classes[:2]
+        ((50000, 32, 32, 3), ('airplane', 'automobile'))
+    """
+    if data not in CHOICES:
+        near = difflib.get_close_matches(str(data), CHOICES, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise UsageError(f"data={data!r}: expected auto, full or sample{meant}.")
+    if data != "sample":
+        folder = prepared(name, data_dir)
+        if folder is not None:
+            return _from_folder(folder, cache_dir, sample=False)
+        if data == "full":
+            raise _nothing_here(name, data, data_dir)
+    sample = prepared(name, SAMPLES)
+    if sample is None:
+        raise _nothing_here(name, data, data_dir)
+    if data == "auto" and data_dir is not None:
+        # The user says where the data are: to train on others would be a surprise.
+        raise UsageError(
+            f"{name} is not prepared in {data_directory(data_dir)}: pass the folder "
+            "that holds it, fetch it there with `kerascnn data get "
+            f"{name} --data-dir {data_dir}`, or take the sample with --data sample."
+        )
+    return _from_folder(sample, cache_dir, sample=True)
+
+
+def _from_folder(
+    folder: Path, cache_dir: str | os.PathLike | None, sample: bool
+) -> DataSet:
+    record, arrays = decoded(folder, cache_dir)
+    return DataSet(
+        name=record["name"],
+        classes=tuple(record["classes"]),
+        train=Split(arrays["train_images"], arrays["train_labels"]),
+        test=Split(arrays["test_images"], arrays["test_labels"]),
+        sample=sample,
+        source="bundled sample" if sample else str(folder),
+        version=record["version"],
+        hash=record["hash"],
+    )
+
+
+def _nothing_here(
+    name: str, data: str, data_dir: str | os.PathLike | None
+) -> UsageError:
+    check_known(name)
+    where = "has no bundled sample" + (
+        ""
+        if data == "sample"
+        else f" and is not prepared in {data_directory(data_dir)}"
+    )
+    return UsageError(
+        f"{name} {where}: fetch the full set with `kerascnn data get {name}` and take "
+        "it with --data full, or name the folder that holds it with --data-dir."
+    )

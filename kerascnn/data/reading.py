@@ -1,0 +1,231 @@
+"""Decode a prepared set: ArrayRecord through tfds' data source, TFRecord through
+TensorFlow.
+"""
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerascnn import UsageError
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared set whose metadata are read and whose images are not yet.
+
+    Args:
+        folder: where it lies.
+        name: its name in tensorflow-datasets, with the configuration if it has one.
+        version: its version.
+        classes: the names of its classes.
+        splits: the names of the splits that serve as "train" and "test".
+        builder: tfds' read-only builder of it.
+        keys: the names of the image and label features.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    classes: tuple[str, ...]
+    splits: dict[str, str]
+    builder: Any
+    keys: tuple[str, str]
+
+    def count(self, role: str) -> int:
+        """How many examples the set's record says that "train" or "test" holds."""
+        return self.builder.info.splits[self.splits[role]].num_examples
+
+    def chunks(self, role: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Decode a split, in its prepared order.
+
+        Args:
+            role: "train" or "test".
+
+        Yields:
+            uint8 images (n, height, width, channels) and int32 labels (n,), a few
+            hundred at a time.
+
+        Raises:
+            UsageError: a file is damaged, the number of examples is not what the
+                set's record says, or the images are not all of one size.
+        """
+        split = self.builder.info.splits[self.splits[role]]
+        if split.num_examples == 0:
+            raise UsageError(f"{self.folder}: the split {split.name} is empty.")
+        array_record = self.builder.info.file_format.value == "array_record"
+        examples = self._array_record if array_record else self._tfrecord
+        shape, total = None, 0
+        for batch in examples(split):
+            images = [np.asarray(example[self.keys[0]]) for example in batch]
+            shape = shape or images[0].shape
+            for image in images:
+                if image.shape != shape:
+                    raise UsageError(
+                        f"{self.name} has images of unequal size, such as {shape} and "
+                        f"{image.shape}: this version loads sets of one image size."
+                    )
+            labels = np.array([example[self.keys[1]] for example in batch], np.int32)
+            if labels.min() < 0 or labels.max() >= len(self.classes):
+                raise UsageError(
+                    f"{self.name} has unlabelled images in its split {split.name} "
+                    f"(label {labels.min()}): this version loads labelled sets."
+                )
+            total += len(labels)
+            yield np.stack(images), labels
+        if total != split.num_examples:
+            raise _damaged(
+                split.filepaths[0],
+                self,
+                f"{total} examples instead of {split.num_examples}",
+            )
+
+    def _array_record(self, split) -> Iterator[list[dict]]:
+        from array_record.python import array_record_module
+
+        for shard, path in enumerate(split.filepaths):
+            expected = split.shard_lengths[shard]
+            with _errors_name(path, self):
+                # The data source trusts the set's record: a file with more or fewer
+                # examples than that would be read in part, or end in its IndexError.
+                reader = array_record_module.ArrayRecordReader(str(path))
+                found = reader.num_records()
+                reader.close()
+                if found != expected:
+                    raise ValueError(f"{found} examples instead of {expected}")
+                source = self.builder.as_data_source(f"{split.name}[{shard}shard]")
+            for start in range(0, expected, _CHUNK):
+                with _errors_name(path, self):
+                    indices = range(start, min(start + _CHUNK, expected))
+                    # One by one, ArrayRecord reads fifteen times as long.
+                    batch = source.__getitems__(list(indices))
+                yield batch
+
+    def _tfrecord(self, split) -> Iterator[list[dict]]:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise UsageError(
+                f"{self.folder} is in {self.builder.info.file_format.value} form, which "
+                "takes TensorFlow to read: pip install 'kerascnn[tensorflow]', or name "
+                f"another folder and fetch it anew: kerascnn data get {self.name} "
+                "--data-dir FOLDER."
+            )
+        import tensorflow
+        import tensorflow_datasets
+
+        # TensorFlow only reads here: left alone it would take all of a GPU's memory.
+        with contextlib.suppress(RuntimeError):
+            tensorflow.config.set_visible_devices([], "GPU")
+        for shard, path in enumerate(split.filepaths):
+            with _errors_name(path, self):
+                rows = iter(
+                    tensorflow_datasets.as_numpy(
+                        self.builder.as_dataset(f"{split.name}[{shard}shard]")
+                    )
+                )
+            batch = []
+            while True:
+                with _errors_name(path, self):
+                    row = next(rows, None)
+                if row is not None:
+                    batch.append(row)
+                if batch and (row is None or len(batch) == _CHUNK):
+                    yield batch
+                    batch = []
+                if row is None:
+                    break
+
+
+def read(folder: Path) -> Prepared:
+    """Read the metadata of a prepared set.
+
+    Args:
+        folder: the folder with `dataset_info.json`.
+
+    Returns:
+        The set, ready to be decoded.
+
+    Raises:
+        UsageError: the metadata are damaged, or the set is no image classification
+            set with a training split and another to test on.
+    """
+    import tensorflow_datasets
+
+    try:
+        with quiet():
+            builder = tensorflow_datasets.builder_from_directory(folder)
+            features = dict(builder.info.features.items())
+            splits = list(builder.info.splits)
+    except Exception as error:
+        raise UsageError(
+            f"{folder} cannot be read as a prepared set ({_first_line(error)}): "
+            "delete it and prepare the set anew."
+        ) from error
+    name = builder.info.full_name.rpartition("/")[0]
+    image, label = features.get("image"), features.get("label")
+    if not (
+        isinstance(image, tensorflow_datasets.features.Image)
+        and image.np_dtype == np.uint8
+        and isinstance(label, tensorflow_datasets.features.ClassLabel)
+    ):
+        found = ", ".join(
+            f"{key} ({type(feature).__name__})" for key, feature in features.items()
+        )
+        raise UsageError(
+            f"{name} has the features {found}: expected an image classification set, "
+            "with an 8-bit image and a label."
+        )
+    test = next((each for each in ("test", "validation") if each in splits), None)
+    if "train" not in splits or test is None:
+        raise UsageError(
+            f"{name} has the splits {', '.join(splits)}: expected train and test, or "
+            "train and validation."
+        )
+    return Prepared(
+        folder=folder,
+        name=name,
+        version=str(builder.version),
+        classes=tuple(label.names),
+        splits={"train": "train", "test": test},
+        builder=builder,
+        keys=("image", "label"),
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the user what tfds logs about itself, such as advice on OpenCV."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _errors_name(path, prepared: Prepared) -> Iterator[None]:
+    try:
+        with quiet():
+            yield
+    # ArrayRecord, Pillow and TensorFlow each raise what they like on damaged bytes.
+    except Exception as error:
+        raise _damaged(path, prepared, _first_line(error)) from error
+
+
+def _damaged(path, prepared: Prepared, reason: str) -> UsageError:
+    return UsageError(
+        f"{path} is damaged ({reason}): delete {prepared.folder} and prepare the set "
+        f"anew with `kerascnn data get {prepared.name}`."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,94 @@
+"""Which examples, and in which order: `order` and `split`, functions of a seed."""
+
+import numpy as np
+
+from kerascnn import UsageError
+from kerascnn.data.arrays import Split
+
+# `split` draws from the same generator as `order`, at an epoch no training reaches.
+_SPLIT_EPOCH = 2**64 - 1
+
+
+def order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order in which the n examples of a training set are shown in one epoch.
+
+    It depends on the seed and the epoch alone, not on a global random state: every
+    engine and backend shows the same examples, and a resumed run goes on where the
+    interrupted one would have.
+
+    Args:
+        seed: from 0 to 2**64 - 1.
+        epoch: from 0.
+        n: the number of examples.
+
+    Returns:
+        A permutation of 0 ... n-1, int64 (n,).
+
+    Raises:
+        UsageError: the seed or the epoch is negative or too large.
+
+    Source: Philox 4x64-10, Salmon et al., "Parallel random numbers: as easy as 1, 2,
+    3" (2011).
+
+    Example:
+        >>> order(seed=0, epoch=0, n=5)
+        array([...])
+    """
+    for name, value in (("seed", seed), ("epoch", epoch)):
+        if not 0 <= value < 2**64:
+            raise UsageError(
+                f"{name}={value} is outside 0 ... 2**64 - 1: pass a number in range."
+            )
+    # NumPy promises the raw words of a bit generator for ever, but not what
+    # Generator.permutation makes of them. The stable sort settles equal words the
+    # same way on every machine.
+    key = np.array([seed, epoch], dtype=np.uint64)
+    words = np.random.Philox(key=key).random_raw(n)
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+
+
+def split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Take a class-balanced validation set out of a training set.
+
+    Whatever is chosen by looking at results (a learning rate, a number of epochs) is
+    chosen on this validation set: the test set chooses nothing.
+
+    Args:
+        split: the training set.
+        fraction: the share of each class that becomes validation, between 0 and 1;
+            the number of images is rounded per class.
+        seed: the same seed takes the same images.
+
+    Returns:
+        The rest of the training set and the validation set. Both keep the original
+        order; their arrays are read-only copies.
+
+    Raises:
+        UsageError: the fraction leaves one of the two without images.
+
+    Example:
+        >>> train, validation = split(load("cifar10").train, 0.1, seed=0)
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(
+            f"fraction={fraction} leaves nothing to train or to validate on: "
+            "pass a number between 0 and 1, such as 0.1."
+        )
+    shuffled = order(seed, _SPLIT_EPOCH, len(split))
+    labels = split.labels[shuffled]
+    chosen = np.zeros(len(split), dtype=bool)
+    for label in np.unique(labels):
+        members = shuffled[labels == label]
+        chosen[members[: round(fraction * len(members))]] = True
+    if chosen.all() or not chosen.any():
+        raise UsageError(
+            f"fraction={fraction} of {len(split)} images leaves one part empty: "
+            "pass a fraction that gives each part at least one image of a class."
+        )
+    return _take(split, ~chosen), _take(split, chosen)
+
+
+def _take(split: Split, chosen: np.ndarray) -> Split:
+    images, labels = split.images[chosen], split.labels[chosen]
+    images.flags.writeable = labels.flags.writeable = False
+    return Split(images, labels)
