@@ -1,4 +1,16 @@
-"""What the lessons share: the option `--out`, a table, a figure."""
+"""What the lessons share: the option `--out`, a table, a figure.
+
+A lesson ends in
+
+    def main(arguments: Sequence[str] = ()) -> None:
+        path = page.figure_path("batch_norm", arguments)
+        page.table(title, columns, rows)
+        page.save(figure, path)
+
+
+    if __name__ == "__main__":
+        page.run(main)
+"""
 
 from __future__ import annotations
 
