@@ -9,8 +9,21 @@ Nothing here imports TensorFlow, tensorflow-datasets or Pillow before it is need
 """
 
 from kerascnn.data.arrays import DataSet, Split
+from kerascnn.data.fetching import get
+from kerascnn.data.folders import prepared
+from kerascnn.data.importing import import_archive
 from kerascnn.data.loading import load
 from kerascnn.data.moments import statistics
 from kerascnn.data.selection import order, split
 
-__all__ = ["DataSet", "Split", "load", "order", "split", "statistics"]
+__all__ = [
+    "DataSet",
+    "Split",
+    "get",
+    "import_archive",
+    "load",
+    "order",
+    "prepared",
+    "split",
+    "statistics",
+]

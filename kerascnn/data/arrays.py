@@ -68,8 +68,8 @@ class DataSet:
         if not self.sample:
             return None
         return (
-            f"{self.name}: this is the bundled sample, {len(self.train):,} training and "
-            f"{len(self.test):,} test images: expect results below the full set's.\n"
+            f"{self.name}: the bundled sample, {len(self.train):,} training and "
+            f"{len(self.test):,} test images; expect results below the full set's.\n"
             f"The full set: kerascnn data get {self.name}"
         )
 

@@ -12,15 +12,17 @@ import json
 import os
 import shutil
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
+from kerascnn import UsageError
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
-from kerascnn.data.reading import Prepared, read
+from kerascnn.data.reading import Prepared, one_line, read
 
 # Raised whenever the decoding or the layout of the cache changes.
 _FORMAT = 1
@@ -64,55 +66,62 @@ def decoded(
     Raises:
         UsageError: the prepared set cannot be read.
     """
-    files = _files(folder)
-    key = hashlib.sha256(json.dumps([_FORMAT, str(folder), files]).encode())
-    place = cache_directory(cache_dir) / f"{folder.parent.name}-{key.hexdigest()[:16]}"
-    if (place / "record.json").is_file():
-        found = _open(place)
-        if found is not None:
-            return found
-        _say(f"The cache {place} is damaged: decoding {folder} again.")
+    place = cache_directory(cache_dir) / f"{folder.parent.name}-{_state(folder)}"
+    try:
+        return _open(place)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # nothing is cached
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
     prepared = read(folder)
     try:
+        place.mkdir(parents=True, exist_ok=True)
         _write(place, prepared)
         _remove_outdated(place, folder)
+        return _open(place)
     except OSError as error:
         _say(
             f"The cache {place.parent} cannot be written ({error.strerror or error}): "
             f"{prepared.name} is decoded into memory, at every start."
         )
         return _in_memory(prepared)
-    found = _open(place)
-    return found if found is not None else _in_memory(prepared)
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()  # if it is empty, after an error
 
 
-def _files(folder: Path) -> list[list]:
-    """What tells one state of a prepared set from another without reading it all."""
-    return [
-        [each.name, status.st_size, status.st_mtime_ns]
-        for each in sorted(folder.iterdir())
-        if not each.name.startswith(".") and (status := each.stat())
-    ]
-
-
-def _open(place: Path) -> tuple[dict, dict] | None:
+def _state(folder: Path) -> str:
+    """A name for the state of a prepared set: it changes whenever a file does."""
     try:
-        record = json.loads((place / "record.json").read_text())
-        arrays = {
-            name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ARRAYS
-        }
-        whole = all(digest(arrays[name]) == record["sha256"][name] for name in ARRAYS)
-        shapes = {name: list(array.shape) for name, array in arrays.items()}
-        if whole and shapes == record["shapes"]:
-            return record, arrays
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        files = [
+            [each.name, status.st_size, status.st_mtime_ns]
+            for each in sorted(folder.iterdir())
+            if not each.name.startswith(".") and (status := each.stat())
+        ]
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
+    state = json.dumps([_FORMAT, str(folder), files])
+    return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+def _open(place: Path) -> tuple[dict, dict]:
+    record = json.loads((place / "record.json").read_text())
+    if record.pop("checksum") != _checksum(record):
+        raise ValueError("record.json is not what was written")
+    arrays = {}
+    for name in ARRAYS:
+        file = place / f"{name}.npy"
+        arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        if (
+            list(arrays[name].shape) != record["shapes"][name]
+            or digest(arrays[name]) != record["sha256"][name]
+        ):
+            raise ValueError(f"{file.name} is not what was written")
+    return record, arrays
 
 
 def _write(place: Path, prepared: Prepared) -> None:
-    place.mkdir(parents=True, exist_ok=True)
+    """Decode a set into the cache; an array's file is written as it is decoded."""
     record = _record(prepared)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(_progress(prepared))
@@ -129,9 +138,14 @@ def _write(place: Path, prepared: Prepared) -> None:
                 record["shapes"][target.path.stem] = target.shape
     record["hash"] = hash_of([record["sha256"][name] for name in ARRAYS])
     record["folder"] = str(prepared.folder)
+    record["checksum"] = _checksum(record)
     with _Target(place / "record.json") as target:
         target.file.write(json.dumps(record, indent=1).encode())
         target.finish()
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _in_memory(prepared: Prepared) -> tuple[dict, dict]:
@@ -171,10 +185,9 @@ class _Target:
         self._sha256 = hashlib.sha256()
 
     def __enter__(self) -> "_Target":
-        descriptor, self._temporary = tempfile.mkstemp(
-            prefix=f".{self.path.name}.", dir=self.path.parent
-        )
-        self.file = os.fdopen(descriptor, "wb")
+        # Not by tempfile, whose files nobody else may read: a class shares a cache.
+        self._temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
+        self.file = self._temporary.open("xb")
         return self
 
     def append(self, rows: np.ndarray, count: int) -> None:
@@ -204,11 +217,16 @@ class _Target:
         with contextlib.suppress(OSError):
             self.file.close()
         with contextlib.suppress(OSError):
-            os.unlink(self._temporary)
+            self._temporary.unlink()
 
 
 def _remove_outdated(place: Path, folder: Path) -> None:
-    """Remove what was decoded from an earlier state of the same folder."""
+    """Remove what was decoded from an earlier state of the same folder, and what a
+    process left that was killed while it decoded."""
+    for part in place.glob(".*"):
+        with contextlib.suppress(OSError):
+            if part.stat().st_mtime < time.time() - 3600:
+                part.unlink()
     for other in place.parent.glob(f"{folder.parent.name}-*"):
         if other == place:
             continue

@@ -4,6 +4,7 @@ Only the folders are looked at, without tensorflow-datasets, whose builders woul
 a second to import and may ask the network.
 """
 
+import contextlib
 import difflib
 import json
 import os
@@ -58,7 +59,7 @@ def prepared(name: str, data_dir: str | os.PathLike | None = None) -> Path | Non
     if match is None:
         raise UsageError(
             f"{name!r} cannot be the name of a data set: expected a name of "
-            "tensorflow-datasets, such as cifar10, cifar10:3.0.2 or mnist_corrupted/fog."
+            "tensorflow-datasets, such as cifar10, cifar10:3.0.2 or emnist/letters."
         )
     folder = data_directory(data_dir) / match["set"]
     try:
@@ -97,6 +98,17 @@ def check_known(name: str) -> None:
         raise UsageError(
             f"there is no data set {asked!r} in tensorflow-datasets: {meant}"
         )
+
+
+def remove_empty(name: str, directory: Path) -> None:
+    """Remove the folder of a set if there is nothing in it.
+
+    Args:
+        name: see `prepared`.
+        directory: the folder of prepared sets.
+    """
+    with contextlib.suppress(OSError):
+        (directory / re.split("[/:]", name)[0]).rmdir()
 
 
 def _newest(folder: Path, version: str | None) -> Path | None:

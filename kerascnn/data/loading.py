@@ -1,12 +1,12 @@
 """Loading a data set by name: `load`."""
 
-import difflib
 import os
 from pathlib import Path
 
-from kerascnn import UsageError
+from kerascnn import UsageError, command_line
 from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.cache import decoded
+from kerascnn.data.fetching import get
 from kerascnn.data.folders import SAMPLES, check_known, data_directory, prepared
 
 CHOICES = ("auto", "full", "sample")
@@ -44,16 +44,13 @@ def load(
         >>> cifar.train.images.shape, cifar.classes[:2]
         ((50000, 32, 32, 3), ('airplane', 'automobile'))
     """
-    if data not in CHOICES:
-        near = difflib.get_close_matches(str(data), CHOICES, 1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        raise UsageError(f"data={data!r}: expected auto, full or sample{meant}.")
+    command_line.choose(data, CHOICES, "choice of data")
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
             return _from_folder(folder, cache_dir, sample=False)
         if data == "full":
-            raise _nothing_here(name, data, data_dir)
+            return _from_folder(get(name, data_dir), cache_dir, sample=False)
     sample = prepared(name, SAMPLES)
     if sample is None:
         raise _nothing_here(name, data, data_dir)

@@ -88,14 +88,16 @@ class Prepared:
             )
 
     def _array_record(self, split) -> Iterator[list[dict]]:
-        from array_record.python import array_record_module
+        from array_record.python.array_record_module import (  # type: ignore
+            ArrayRecordReader,
+        )
 
         for shard, path in enumerate(split.filepaths):
             expected = split.shard_lengths[shard]
             with _errors_name(path, self):
                 # The data source trusts the set's record: a file with more or fewer
                 # examples than that would be read in part, or end in its IndexError.
-                reader = array_record_module.ArrayRecordReader(str(path))
+                reader = ArrayRecordReader(str(path))
                 found = reader.num_records()
                 reader.close()
                 if found != expected:
@@ -111,9 +113,9 @@ class Prepared:
     def _tfrecord(self, split) -> Iterator[list[dict]]:
         if importlib.util.find_spec("tensorflow") is None:
             raise UsageError(
-                f"{self.folder} is in {self.builder.info.file_format.value} form, which "
-                "takes TensorFlow to read: pip install 'kerascnn[tensorflow]', or name "
-                f"another folder and fetch it anew: kerascnn data get {self.name} "
+                f"{self.folder} is in {self.builder.info.file_format.value} form, "
+                "which takes TensorFlow to read: pip install 'kerascnn[tensorflow]', "
+                f"or fetch it into another folder: kerascnn data get {self.name} "
                 "--data-dir FOLDER."
             )
         import tensorflow
@@ -160,14 +162,15 @@ def read(folder: Path) -> Prepared:
     try:
         with quiet():
             builder = tensorflow_datasets.builder_from_directory(folder)
-            features = dict(builder.info.features.items())
-            splits = list(builder.info.splits)
+            info: Any = builder.info
+            features = dict(info.features.items())
+            splits = list(info.splits)
     except Exception as error:
         raise UsageError(
-            f"{folder} cannot be read as a prepared set ({_first_line(error)}): "
+            f"{folder} cannot be read as a prepared set ({one_line(error)}): "
             "delete it and prepare the set anew."
         ) from error
-    name = builder.info.full_name.rpartition("/")[0]
+    name = info.full_name.rpartition("/")[0]
     image, label = features.get("image"), features.get("label")
     if not (
         isinstance(image, tensorflow_datasets.features.Image)
@@ -217,7 +220,7 @@ def _errors_name(path, prepared: Prepared) -> Iterator[None]:
             yield
     # ArrayRecord, Pillow and TensorFlow each raise what they like on damaged bytes.
     except Exception as error:
-        raise _damaged(path, prepared, _first_line(error)) from error
+        raise _damaged(path, prepared, one_line(error)) from error
 
 
 def _damaged(path, prepared: Prepared, reason: str) -> UsageError:
@@ -227,5 +230,6 @@ def _damaged(path, prepared: Prepared, reason: str) -> UsageError:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def one_line(error: BaseException) -> str:
+    """What an error says, or else its name, as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -9,15 +9,15 @@ order in which tensorflow-datasets prepares the set.
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from kerascnn.data.folders import prepared
 from kerascnn.data.loading import load
+from kerascnn.data.official import OFFICIAL
 from kerascnn.data.writing import write
 
-SETS = ("cifar10", "fashion_mnist")
 PER_CLASS = {"train": 250, "test": 100}
 
 
@@ -39,7 +39,7 @@ def make(name: str, folder: str | Path) -> Path:
     """Write the sample of one set.
 
     Args:
-        name: one of `SETS`; the full set must be prepared on this machine.
+        name: "cifar10" or "fashion_mnist", fully prepared on this machine.
         folder: the folder of samples.
 
     Returns:
@@ -54,7 +54,8 @@ def make(name: str, folder: str | Path) -> Path:
         whole = getattr(full, split)
         indices[split] = first_of_each_class(whole.labels, number)
         splits[split] = (whole.images[indices[split]], whole.labels[indices[split]])
-    made = write(name, folder, full.classes, splits, indices)
+    with tempfile.TemporaryDirectory() as downloads:
+        made = write(name, folder, lambda manager: splits, downloads, indices)
     # The builder's description speaks of the full set.
     file = made / "dataset_info.json"
     info = json.loads(file.read_text())
@@ -68,5 +69,5 @@ def make(name: str, folder: str | Path) -> Path:
 
 
 if __name__ == "__main__":
-    for each in SETS:
+    for each in OFFICIAL:
         print(make(each, sys.argv[1]))

@@ -3,38 +3,41 @@
 import contextlib
 import io
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.data.archives import Splits
+from kerascnn.data.official import OFFICIAL
 from kerascnn.data.reading import quiet
 
-# The sets that can be written: those tfds' builders of which are known to take these
-# examples, with the feature that identifies an image, if there is one.
+# What identifies an image in a set's examples, if anything does.
 _IDENTIFIERS = {"cifar10": "{split}_{index:05d}", "fashion_mnist": None}
 
 
 def write(
     name: str,
     data_dir: str | os.PathLike,
-    classes: Sequence[str],
-    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    source: Callable[[Any], Splits],
+    download_dir: str | os.PathLike,
     indices: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Prepare a set in ArrayRecord form from its images and labels.
 
     tfds shuffles by the index of an example: the same images in the same original
-    order give the same files as its own preparation.
+    order give the same set as its own preparation.
 
     Args:
         name: "cifar10" or "fashion_mnist".
         data_dir: the folder of prepared sets.
-        classes: the names of the classes.
-        splits: for "train" and "test", uint8 images (n, height, width, channels) and
-            integer labels (n,), in the original order.
+        source: takes tfds' download manager and returns, for "train" and "test",
+            uint8 images (n, height, width, channels) and integer labels (n,), in the
+            original order.
+        download_dir: where the download manager puts its files.
         indices: for each split, the original index of each image; None means 0 to n-1.
 
     Returns:
@@ -45,8 +48,9 @@ def write(
     """
     import tensorflow_datasets
 
-    def examples(split: str) -> Iterator[tuple[int, dict]]:
-        images, labels = splits[split]
+    def examples(
+        split: str, images: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[int, dict]]:
         order = range(len(labels)) if indices is None else indices[split]
         for index, image, label in zip(order, images, labels, strict=True):
             # tfds would encode an array with TensorFlow; it takes bytes as they are.
@@ -55,24 +59,33 @@ def write(
                 example["id"] = identifier.format(split=split, index=index)
             yield int(index), example
 
-    try:
-        # tfds makes a folder for downloads, of which there are none.
-        with quiet(), _progress_bar(), tempfile.TemporaryDirectory() as downloads:
-            builder = tensorflow_datasets.builder(
-                name, data_dir=str(data_dir), file_format="array_record"
-            )
-            builder.info.features["label"].names = list(classes)
-            # On the instance: a subclass would enter tfds' registry under this name.
-            builder._split_generators = lambda dl_manager: {
-                split: examples(split) for split in ("train", "test")
-            }
-            builder.download_and_prepare(download_dir=downloads)
-    except OSError as error:
+    builder: Any = tensorflow_datasets.builder(
+        name, data_dir=os.fspath(data_dir), file_format="array_record"
+    )
+    builder.info.features["label"].names = list(OFFICIAL[name].classes)
+    # On the instance: a subclass would enter tfds' registry under the same name.
+    builder._split_generators = lambda manager: {
+        split: examples(split, *arrays) for split, arrays in source(manager).items()
+    }
+    with quiet(), progress_bars():
+        builder.download_and_prepare(download_dir=os.fspath(download_dir))
+    folder = Path(builder.data_dir)
+    # tfds takes any folder of this name for the finished set.
+    if not (folder / "dataset_info.json").is_file():
         raise UsageError(
-            f"{data_dir} cannot be written ({error.strerror or error}): make room or "
-            "pass another folder with --data-dir."
-        ) from error
-    return Path(builder.data_dir)
+            f"{folder} is there but holds no prepared set: delete it and try again."
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[None]:
+    """Let tfds draw progress bars if there is a terminal, and print nothing else."""
+    import tensorflow_datasets
+
+    tensorflow_datasets.display_progress_bar(sys.stderr.isatty())
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -80,17 +93,5 @@ def _png(image: np.ndarray) -> bytes:
 
     pixels = image[:, :, 0] if image.shape[-1] == 1 else image
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[None]:
-    """Let tfds draw its progress on a terminal, and nothing else print its notes."""
-    import sys
-
-    import tensorflow_datasets
-
-    tensorflow_datasets.display_progress_bar(sys.stderr.isatty())
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield

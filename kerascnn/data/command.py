@@ -1,0 +1,104 @@
+"""The commands `kerascnn data get`, `data list` and `data import`."""
+
+import json
+import os
+from pathlib import Path
+
+from kerascnn.data.fetching import get as fetch
+from kerascnn.data.folders import SAMPLES, data_directory, prepared
+from kerascnn.data.importing import import_archive
+
+
+def get(name: str, data_dir: str | os.PathLike | None = None) -> None:
+    """Download and prepare a set, and say where it is.
+
+    Args:
+        name: the set's name in tensorflow-datasets.
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+
+    Raises:
+        UsageError: see `fetching.get`.
+    """
+    if (folder := prepared(name, data_dir)) is not None:
+        print(f"{name} is already prepared in {folder}.")
+    else:
+        _report(name, fetch(name, data_dir))
+
+
+def import_(
+    name: str, path: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> None:
+    """Prepare a set from an archive, and say where it is.
+
+    Args:
+        name: "cifar10" or "fashion_mnist".
+        path: the archive, or a folder that holds it.
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+
+    Raises:
+        UsageError: see `importing.import_archive`.
+    """
+    if (folder := prepared(name, data_dir)) is not None:
+        print(f"{name} is already prepared in {folder}: nothing to import.")
+    else:
+        _report(name, import_archive(name, path, data_dir))
+
+
+def list_(data_dir: str | os.PathLike | None = None) -> None:
+    """Print a table of the sets on this machine.
+
+    Args:
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    directory = data_directory(data_dir)
+    samples = _prepared_sets(SAMPLES)
+    full = _prepared_sets(directory)
+    table = Table(
+        title="training + test images",
+        caption=f"Full sets: {directory}\nTo get one: kerascnn data get SET",
+        caption_justify="left",
+    )
+    for column in ("set", "full set", "bundled sample", "version"):
+        table.add_column(column, no_wrap=True)
+    for name in sorted(samples | full):
+        here, sample = full.get(name), samples.get(name)
+        table.add_row(
+            name,
+            _size(here) if here else "not here",
+            _size(sample) if sample else "none",
+            (here or sample or Path()).parent.name,
+        )
+    Console().print(table)
+
+
+def _prepared_sets(directory: Path) -> dict[str, Path]:
+    """The record of each set in a folder, by the set's name."""
+    # A set lies in <name>/<version>, or in <name>/<configuration>/<version>.
+    names = {
+        "/".join(file.relative_to(directory).parts[:-2])
+        for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+        for file in directory.glob(pattern)
+    }
+    found = {
+        name: prepared(name, directory) for name in names if not name.startswith(".")
+    }
+    return {
+        name: folder / "dataset_info.json" for name, folder in found.items() if folder
+    }
+
+
+def _size(file: Path) -> str:
+    try:
+        splits = json.loads(file.read_text())["splits"]
+        counts = [sum(map(int, split["shardLengths"])) for split in splits]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "damaged"
+    return " + ".join(f"{count:,}" for count in counts)
+
+
+def _report(name: str, folder: Path) -> None:
+    size = _size(folder / "dataset_info.json")
+    print(f"{name} is prepared in {folder}: {size} images.")

@@ -1,0 +1,69 @@
+"""Download a set and prepare it with tensorflow-datasets: `get`.
+
+The work is done in a process of its own: TensorFlow, which many sets take to be
+prepared, stays out of the training process, and tfds' download threads, which would go
+on trying for minutes, end with it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from kerascnn import UsageError
+from kerascnn.data.folders import check_known, data_directory, prepared, remove_empty
+
+
+def get(name: str, data_dir: str | os.PathLike | None = None) -> Path:
+    """Download a set of tensorflow-datasets and prepare it in ArrayRecord form.
+
+    Progress bars are drawn if there is a terminal. A host that does not answer is
+    given up within a minute.
+
+    Args:
+        name: the set's name in tensorflow-datasets, such as "cifar10".
+        data_dir: the folder of prepared sets, see `data_directory`.
+
+    Returns:
+        The folder of the prepared set. If it was prepared before, nothing is done.
+
+    Raises:
+        UsageError: there is no such set, its host cannot be reached, or it cannot be
+            prepared here.
+
+    Example:
+        >>> get("cifar10")
+        PosixPath('/home/me/tensorflow_datasets/cifar10/3.0.2')
+    """
+    if (folder := prepared(name, data_dir)) is not None:
+        return folder
+    check_known(name)
+    directory = data_directory(data_dir)
+    parts = _parts(directory)
+    child = subprocess.run(
+        [sys.executable, "-m", "kerascnn.data.downloading", name, str(directory)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    folder = prepared(name, directory)
+    if child.returncode == 0 and folder is not None:
+        return folder
+    # tfds leaves the pieces of what it could not download.
+    for each in _parts(directory) - parts:
+        shutil.rmtree(each, ignore_errors=True)
+    remove_empty(name, directory)
+    try:
+        message = json.loads(child.stdout.splitlines()[-1])["error"]
+    except (ValueError, LookupError, TypeError):
+        message = (
+            f"{name} could not be prepared: the process that did it ended with exit "
+            f"code {child.returncode}."
+        )
+    raise UsageError(message)
+
+
+def _parts(directory: Path) -> set[Path]:
+    return set(directory.glob("downloads/**/*.tmp.*"))
