@@ -38,6 +38,34 @@ def check_backend(name: str, origin: str) -> None:
         )
 
 
+def spare_tensorflow() -> None:
+    """Keep Keras from importing TensorFlow where it is installed but not the backend.
+
+    `get_config` and `save` import it to see whether a value is a `TensorShape`: seconds
+    lost, hundreds of megabytes, and on a GPU its memory. Keras looks once and
+    remembers; this makes it look while TensorFlow is hidden. Other packages can import
+    it as ever.
+    """
+    if os.environ["KERAS_BACKEND"] == "tensorflow" or "tensorflow" in sys.modules:
+        return
+    sys.modules["tensorflow"] = None  # type: ignore[assignment] # "not importable"
+    try:
+        import keras
+
+        keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
+    finally:
+        del sys.modules["tensorflow"]
+
+
+def __getattr__(name: str):
+    # `kerascnn.accelerate` imports Keras and JAX when it is first asked for.
+    if name == "accelerate":
+        from kerascnn.acceleration import accelerate
+
+        return accelerate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 try:
     check_backend(os.environ.setdefault("KERAS_BACKEND", "jax"), "KERAS_BACKEND")
 except UsageError as error:

@@ -28,9 +28,11 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
     """
     import tyro
 
-    options_known = [
-        f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)
-    ]
+    options_known = []
+    for field in dataclasses.fields(options):
+        name = field.name.replace("_", "-")
+        options_known += [f"--{name}"]
+        options_known += [f"--no-{name}"] * isinstance(field.default, bool)
     for word in arguments:
         if word.startswith("--") and word != "--":
             choose(word.partition("=")[0], [*options_known, "--help"], "option")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError
+from kerascnn import UsageError, spare_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -148,6 +148,7 @@ def load(name: str) -> Recipe:
         256
     """
     check_name(name)
+    spare_tensorflow()
     return importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
 
 
@@ -207,6 +208,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     Returns:
         A dictionary with the keys `name` and `PARTS`.
     """
+    spare_tensorflow()
     return {"name": recipe.name} | {part: _describe(recipe, part) for part in PARTS}
 
 

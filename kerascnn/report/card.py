@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from kerascnn.recipe import Course, Recipe
 
 
+# Settings that speak for themselves, and settings that need their name beside them.
+PLAIN = (
+    *("filters", "kernel_size", "units", "pool_size", "padding", "activation"),
+    *("mode", "degrees"),
+)
+NAMED = ("strides", "rate", "p", "scale", "offset", "ratio")
+
+
 def show(recipe: Recipe, console: Console | None = None) -> None:
     """Print what a recipe does and why, its layers, its command, the course's figures.
 
@@ -25,6 +33,7 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     title, _, rest = recipe.idea.partition("\n")
     console.print(f"[bold]{recipe.name}[/bold]  {title}")
     console.print(Markdown(rest))
+    console.print()
     console.print(_settings(recipe))
     console.print()
     console.print(_layers(recipe.network()))
@@ -77,28 +86,22 @@ def _layers(model: keras.Model) -> Table:
 def _call(layer: keras.layers.Layer) -> str:
     """Write a layer as a student would: its class and what matters of its settings."""
     config = layer.get_config()
-    words = []
-    for key in (
-        *("filters", "kernel_size", "units", "pool_size", "strides", "padding"),
-        *("activation", "rate", "factor", "degrees", "p", "scale", "ratio", "mode"),
-    ):
-        value = config.get(key)
-        if value in (None, "linear") or (key, value) == ("padding", "valid"):
-            continue
-        if key == "strides" and set(_pair(value)) <= {1, config.get("pool_size")}:
-            continue
-        words.append(f"{key} {_text(value)}" if _needs_name(key) else _text(value))
+    if "pool_size" in config and config["strides"] == config["pool_size"]:
+        del config["strides"]
+    words = [_text(config[key]) for key in PLAIN if _matters(config.get(key))]
+    words += [
+        f"{key} {_text(config[key])}" for key in NAMED if _matters(config.get(key))
+    ]
     return (
         f"{type(layer).__name__}({', '.join(words)})" if words else type(layer).__name__
     )
 
 
-def _needs_name(key: str) -> bool:
-    return key in ("strides", "p", "scale", "ratio", "rate", "factor")
-
-
-def _pair(value: Any) -> tuple:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+def _matters(value: Any) -> bool:
+    """Whether a setting is more than Keras's own default."""
+    if isinstance(value, list | tuple) and set(value) == {1}:
+        return False
+    return value is not None and value not in ("linear", "valid", True, False)
 
 
 def _text(value: Any) -> str:

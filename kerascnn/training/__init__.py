@@ -2,6 +2,6 @@
 
 from kerascnn.training.command import main
 from kerascnn.training.overrides import Overrides
-from kerascnn.training.train import train
+from kerascnn.training.trainer import train
 
 __all__ = ["Overrides", "main", "train"]

@@ -40,7 +40,7 @@ def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
         UsageError: An option does not fit, or the data are not to be had.
     """
     from kerascnn.training.overrides import Overrides
-    from kerascnn.training.train import train
+    from kerascnn.training.trainer import train
 
     overrides = command_line.parse(Overrides, words, program)
     use_backend(overrides)

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kerascnn import __version__
+
 PACKAGES = ("keras", "numpy", "tensorflow-datasets", "optax")
 BACKEND_PACKAGES = {
     "jax": ("jax", "jaxlib"),
@@ -23,10 +25,8 @@ def describe() -> dict[str, Any]:
     """Return the versions, the device and the machine that this process uses."""
     import keras
 
-    import kerascnn
-
     backend = keras.backend.backend()
-    versions = {"python": platform.python_version(), "kerascnn": kerascnn.__version__}
+    versions = {"python": platform.python_version(), "kerascnn": __version__}
     for package in PACKAGES + BACKEND_PACKAGES[backend]:
         versions[package] = importlib.metadata.version(package)
     return {

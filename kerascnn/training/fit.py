@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -13,30 +12,7 @@ from kerascnn import data
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How to go through the training set.
-
-    Args:
-        epochs: Passes over the training set.
-        batch_size: Images a step.
-        seed: Decides, with the epoch's number, the order of the images.
-        drop_last: Leave out an epoch's last batch when it is smaller.
-        initial_epoch: The epoch to begin with, counted from 0.
-    """
-
-    epochs: int
-    batch_size: int
-    seed: int
-    drop_last: bool = False
-    initial_epoch: int = 0
-
-    def steps(self, images: int) -> int:
-        """Return the number of steps an epoch over so many images takes."""
-        full, rest = divmod(images, self.batch_size)
-        return full if self.drop_last or not rest else full + 1
+    from kerascnn.training.plan import Plan
 
 
 class Batches(keras.utils.PyDataset):
@@ -54,8 +30,7 @@ class Batches(keras.utils.PyDataset):
         self.split = split
         self.plan = plan
         self.batch_size = plan.batch_size if plan else batch_size
-        self.epoch = plan.initial_epoch if plan else 0
-        self._order = self._make_order()
+        self.begin(plan.initial_epoch if plan else 0)
 
     def __len__(self) -> int:
         if self.plan:
@@ -66,15 +41,29 @@ class Batches(keras.utils.PyDataset):
         chosen = self._order[step * self.batch_size : (step + 1) * self.batch_size]
         return self.split.images[chosen], self.split.labels[chosen]
 
-    def on_epoch_end(self) -> None:
-        """Move on to the order of the next epoch."""
-        self.epoch += 1
-        self._order = self._make_order()
+    def begin(self, epoch: int) -> None:
+        """Take the order of an epoch, counted from 0."""
+        images = len(self.split)
+        self._order = (
+            data.order(self.plan.seed, epoch, images)
+            if self.plan
+            else np.arange(images)
+        )
 
-    def _make_order(self) -> np.ndarray:
-        if self.plan is None:
-            return np.arange(len(self.split))
-        return data.order(self.plan.seed, self.epoch, len(self.split))
+
+class _Order(keras.callbacks.Callback):
+    """Tell the batches which epoch begins.
+
+    `PyDataset.on_epoch_end` can't count them: `fit` also calls it before the first
+    epoch, when it has looked at a batch to build the model.
+    """
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        self.batches.begin(epoch)
 
 
 def fit(
@@ -93,12 +82,13 @@ def fit(
         plan: Epochs, batches and their order.
         callbacks: Keras callbacks.
     """
+    batches = Batches(train, plan)
     model.fit(
-        Batches(train, plan),
+        batches,
         epochs=plan.epochs,
         initial_epoch=plan.initial_epoch,
         validation_data=Batches(test),
         shuffle=False,  # the order is ours: Keras's depends on global state
-        callbacks=list(callbacks),
+        callbacks=[_Order(batches), *callbacks],
         verbose=0,  # type: ignore[arg-type]
     )

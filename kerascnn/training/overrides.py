@@ -37,8 +37,11 @@ class Overrides:
     ~/tensorflow_datasets)."""
     cache_dir: Folder = None
     """Where the decoded images are kept (default: the platform's cache folder)."""
-    engine: Literal["auto", "fit"] = "auto"
-    """fit: keras.Model.fit."""
+    engine: Literal["auto", "epoch", "fit"] = "auto"
+    """epoch: data on the device, whole step compiled (JAX); fit: keras.Model.fit;
+    auto: epoch where it can."""
+    accelerate: bool = True
+    """Fast convolution gradients on a CPU (JAX)."""
     backend: Literal["jax", "tensorflow", "torch"] | None = None
     """Keras's backend (default: KERAS_BACKEND, else jax)."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

@@ -6,16 +6,18 @@ import dataclasses
 import random
 import sys
 import time
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from kerascnn import UsageError, data, runs
+from kerascnn import UsageError, data, runs, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.training import environment, fit, models
 from kerascnn.training.callbacks import Progress, Record
 from kerascnn.training.overrides import Overrides
+from kerascnn.training.plan import Plan
 
 if TYPE_CHECKING:
     from kerascnn.data import DataSet, Split
@@ -49,6 +51,7 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     """
     from kerascnn.report import plots, summary
 
+    spare_tensorflow()
     overrides = overrides or Overrides()
     dataset = data.load(
         recipe.dataset, overrides.data, overrides.data_dir, overrides.cache_dir
@@ -65,27 +68,29 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
             "--batch-size."
         )
 
+    engine = choose_engine(overrides.engine, recipe, train_split, test_split)
+
     set_seed(overrides.seed)
     keras.config.set_dtype_policy(overrides.precision)
     model, kept = models.build(recipe, dataset.shape)
+    if overrides.accelerate and keras.backend.backend() == "jax":
+        from kerascnn.acceleration import accelerate
+
+        model = accelerate(model)
     compile_model(model, recipe, overrides.learning_rate)
 
     run = runs.Run.create(recipe.name, overrides.out)
-    run.write_config(_config(recipe, overrides, dataset, train_split, test_split, plan))
+    config = _config(recipe, overrides, dataset, train_split, test_split, plan)
+    run.write_config(config | {"engine": engine.__name__.rpartition(".")[2]})
     if dataset.notice:
         print(dataset.notice, flush=True)
 
     progress = Progress(plan.epochs, steps)
     images = min(steps * plan.batch_size, len(train_split))
+    callbacks = [*recipe.callbacks(), Record(run, images), progress]
     start = time.perf_counter()
     try:
-        fit.fit(
-            model,
-            train_split,
-            test_split,
-            plan,
-            [*recipe.callbacks(), Record(run, images), progress],
-        )
+        engine.fit(model, train_split, test_split, plan, callbacks)
     finally:
         progress.close()
     seconds = time.perf_counter() - start
@@ -105,6 +110,42 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     plots.curve(run)
     print(summary.text(run), flush=True)
     return run
+
+
+def choose_engine(
+    wanted: str, recipe: Recipe, train_split: Split, test_split: Split
+) -> ModuleType:
+    """Return the module whose `fit` trains a recipe, `training.epoch` or `.fit`.
+
+    Args:
+        wanted: `"epoch"`, `"fit"`, or `"auto"`: `epoch` on JAX, where the images fit
+            the device's memory and no callback needs a batch's logs.
+        recipe: Whose callbacks to look at.
+        train_split: The training set.
+        test_split: The test set.
+
+    Raises:
+        UsageError: `"epoch"` is wanted on another backend than JAX.
+    """
+    if keras.backend.backend() != "jax":
+        if wanted == "epoch":
+            raise UsageError(
+                f"--engine epoch needs JAX, and the backend is "
+                f"{keras.backend.backend()}: leave the engine out, or pass "
+                "--backend jax."
+            )
+        return fit
+    from kerascnn.training import epoch
+
+    if wanted == "auto" and not epoch.fits(train_split, test_split):
+        print("The images do not fit the device's memory twice: training with `fit`.")
+        return fit
+    picky = [c for c in recipe.callbacks() if epoch.wants_batches(c)]
+    if wanted != "fit" and picky:
+        name = type(picky[0]).__name__
+        print(f"The callback {name} wants each batch's logs: training with `fit`.")
+        return fit
+    return fit if wanted == "fit" else epoch
 
 
 def set_seed(seed: int) -> None:
@@ -157,11 +198,11 @@ def save_model(model: keras.Model, run: runs.Run) -> None:
     partial.replace(run.folder / "model.keras")
 
 
-def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> fit.Plan:
+def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
     epochs = recipe.epochs
     if dataset.sample:
         epochs = min(epochs, SAMPLE_EPOCHS)
-    return fit.Plan(
+    return Plan(
         epochs=overrides.epochs or epochs,
         batch_size=overrides.batch_size or recipe.batch_size,
         seed=overrides.seed,
@@ -181,7 +222,7 @@ def _config(
     dataset: DataSet,
     train_split: Split,
     test_split: Split,
-    plan: fit.Plan,
+    plan: Plan,
 ) -> dict:
     return {
         "recipe": recipe.name,
@@ -192,7 +233,7 @@ def _config(
         **dataclasses.asdict(plan),
         "learning_rate": overrides.learning_rate,
         "precision": overrides.precision,
-        "engine": "fit",
+        "accelerate": overrides.accelerate,
         "data": {
             "name": dataset.name,
             "version": dataset.version,

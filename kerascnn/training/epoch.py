@@ -1,0 +1,266 @@
+"""The fast engine, for JAX: the data on the device, the whole step compiled.
+
+`keras.Model.fit` gathers each batch in NumPy, sends it to the device, and hands every
+variable to Python and back at each step. Here the images go to the device once, as
+uint8, and one compiled function picks a batch, transforms it, computes the gradient and
+updates the weights in place. The numbers are those of `fit`: same order of images, same
+random draws, same arithmetic (see the tests).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from kerascnn import data
+
+if TYPE_CHECKING:
+    from kerascnn.data import Split
+    from kerascnn.training.plan import Plan
+
+EVALUATION_BATCH = 1000
+
+# On a GPU a small net's step is over before Python has called the next one, so many
+# steps go into one call. On a CPU, XLA runs convolutions in a loop many times slower.
+STEPS_A_CALL = 50
+
+State = dict[str, Any]
+
+
+def fit(
+    model: keras.Model,
+    train: Split,
+    test: Split,
+    plan: Plan,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    steps_a_call: int | None = None,
+) -> None:
+    """Train a compiled model as `keras.Model.fit` would, faster.
+
+    The loss is the mean softmax cross-entropy on logits plus the model's own losses
+    (L2), whatever the model was compiled with.
+
+    Args:
+        model: A compiled model on the JAX backend, from raw images to logits.
+        train: The training set.
+        test: The set to evaluate on; its metrics are the logs that begin with `val_`.
+        plan: Epochs, batches and their order.
+        callbacks: Keras callbacks. Their hooks for epochs, training and evaluation are
+            called; hooks for single batches only where the callback is `async_safe`,
+            without logs (see `wants_batches`).
+        steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
+            `STEPS_A_CALL` elsewhere.
+    """
+    if steps_a_call is None:
+        steps_a_call = 1 if jax.default_backend() == "cpu" else STEPS_A_CALL
+    model.optimizer.build(model.trainable_variables)
+    training, evaluation = _training_function(model), _evaluation_function(model)
+    train_images, train_labels = jax.device_put((train.images, train.labels))
+    test_images, test_labels = jax.device_put((test.images, test.labels))
+    hooks = keras.callbacks.CallbackList(
+        list(callbacks),
+        model=model,
+        epochs=plan.epochs,
+        steps=plan.steps(len(train)),
+        verbose=0,
+    )
+    steppers = [c for c in callbacks if getattr(c, "async_safe", False)]
+
+    hooks.on_train_begin()
+    for epoch in range(plan.initial_epoch, plan.epochs):
+        hooks.on_epoch_begin(epoch)
+        state = _read(model)
+        try:
+            done = 0
+            for chosen in _calls(plan, epoch, len(train), steps_a_call):
+                # Calls return before they are computed; waiting for the one before
+                # keeps the bar honest and one call ready.
+                jax.block_until_ready(state["sums"]["images"])
+                state = training(state, train_images, train_labels, chosen)
+                for step in range(done, done + len(chosen)):
+                    for callback in steppers:
+                        callback.on_train_batch_end(step)
+                done += len(chosen)
+        finally:
+            # The variables' own arrays were given away: without this, an interrupted
+            # run would leave a model with no weights.
+            _write(model, state)
+        logs = _means(state["sums"])
+
+        hooks.on_test_begin()
+        sums = _zeros()
+        for chosen in _evaluation_calls(len(test)):
+            sums = evaluation(state, sums, test_images, test_labels, chosen)
+        validation = _means(sums)
+        hooks.on_test_end(validation)
+
+        logs |= {f"val_{name}": value for name, value in validation.items()}
+        hooks.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    hooks.on_train_end()
+
+
+def wants_batches(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback overrides a batch hook that only `keras.Model.fit` can serve.
+
+    A callback that says it is `async_safe` needs no logs at once, so it is served here.
+    """
+    plain = keras.callbacks.Callback
+    return not getattr(callback, "async_safe", False) and any(
+        getattr(type(callback), name) is not getattr(plain, name)
+        for name in (
+            "on_batch_begin",
+            "on_batch_end",
+            "on_train_batch_begin",
+            "on_train_batch_end",
+            "on_test_batch_begin",
+            "on_test_batch_end",
+        )
+    )
+
+
+def fits(*splits: Split) -> bool:
+    """Whether the device's memory holds these splits with as much room again."""
+    needed = 2 * sum(split.images.nbytes + split.labels.nbytes for split in splits)
+    statistics = jax.devices()[0].memory_stats() or {}
+    limit = statistics.get("bytes_limit")
+    return limit is None or needed < limit
+
+
+def _training_function(model: keras.Model) -> Callable[..., State]:
+    """Compile: a state and the indices of some batches -> the state after them."""
+
+    def loss_of(weights, others, images, labels):
+        logits, others, penalties = model.stateless_call(
+            weights, others, images, training=True, return_losses=True
+        )
+        sums = _measure(logits, labels, penalties)
+        loss = sums["loss"] / sums["images"]
+        return model.optimizer.scale_loss(loss), (others, sums)
+
+    gradient = jax.grad(loss_of, has_aux=True)
+
+    def step(state: State, images: jax.Array, labels: jax.Array) -> State:
+        gradients, (others, sums) = gradient(
+            state["weights"], state["others"], images, labels
+        )
+        weights, optimizer = model.optimizer.stateless_apply(
+            state["optimizer"], gradients, state["weights"]
+        )
+        return {
+            "weights": weights,
+            "others": others,
+            "optimizer": optimizer,
+            "sums": jax.tree.map(jnp.add, state["sums"], sums),
+        }
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def steps(
+        state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
+    ) -> State:
+        if len(chosen) == 1:
+            return step(state, images[chosen[0]], labels[chosen[0]])
+        return jax.lax.scan(
+            lambda state, batch: (step(state, images[batch], labels[batch]), None),
+            state,
+            chosen,
+        )[0]
+
+    return steps
+
+
+def _evaluation_function(model: keras.Model) -> Callable[..., State]:
+    @functools.partial(jax.jit, donate_argnums=1)
+    def evaluate(
+        state: State,
+        sums: State,
+        images: jax.Array,
+        labels: jax.Array,
+        chosen: jax.Array,
+    ) -> State:
+        logits, _, penalties = model.stateless_call(
+            state["weights"],
+            state["others"],
+            images[chosen],
+            training=False,
+            return_losses=True,
+        )
+        new = _measure(logits, labels[chosen], penalties)
+        return jax.tree.map(jnp.add, sums, new)
+
+    return evaluate
+
+
+def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
+    """Sum over a batch what is reported as a mean over an epoch."""
+    entropy = keras.ops.sparse_categorical_crossentropy(
+        labels, logits, from_logits=True
+    ).astype("float32")
+    images = jnp.float32(len(labels))
+    return {
+        "loss": entropy.sum() + images * jnp.float32(sum(penalties)),
+        "accuracy": (logits.argmax(-1) == labels).sum(dtype="float32"),
+        "crossentropy": entropy.sum(),
+        "images": images,
+    }
+
+
+def _zeros() -> State:
+    # Four arrays of their own: one array given away twice would be an error.
+    return {
+        name: jnp.zeros((), "float32")
+        for name in ("loss", "accuracy", "crossentropy", "images")
+    }
+
+
+def _means(sums: State) -> dict[str, float]:
+    sums = jax.device_get(sums)
+    images = float(sums.pop("images"))
+    return {name: float(value) / images for name, value in sums.items()}
+
+
+def _calls(plan: Plan, epoch: int, images: int, steps_a_call: int) -> list[np.ndarray]:
+    """Cut an epoch's order into arrays `(steps, batch)`, one for each compiled call."""
+    order = data.order(plan.seed, epoch, images).astype(np.int32)
+    whole = len(order) // plan.batch_size
+    batches = order[: whole * plan.batch_size].reshape(whole, plan.batch_size)
+    # The steps left over go one by one: a call of another length compiles anew.
+    cut = whole - whole % steps_a_call
+    calls = [batches[i : i + steps_a_call] for i in range(0, cut, steps_a_call)]
+    calls += [batches[i : i + 1] for i in range(cut, whole)]
+    rest = order[whole * plan.batch_size :]
+    return calls if plan.drop_last or not len(rest) else [*calls, rest[None]]
+
+
+def _evaluation_calls(images: int) -> list[np.ndarray]:
+    every = np.arange(images, dtype=np.int32)
+    return [
+        every[start : start + EVALUATION_BATCH]
+        for start in range(0, images, EVALUATION_BATCH)
+    ]
+
+
+def _read(model: keras.Model) -> State:
+    return {
+        "weights": [v.value for v in model.trainable_variables],
+        "others": [v.value for v in model.non_trainable_variables],
+        "optimizer": [v.value for v in model.optimizer.variables],
+        "sums": _zeros(),
+    }
+
+
+def _write(model: keras.Model, state: State) -> None:
+    for variables, values in (
+        (model.trainable_variables, state["weights"]),
+        (model.non_trainable_variables, state["others"]),
+        (model.optimizer.variables, state["optimizer"]),
+    ):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)

@@ -1,0 +1,144 @@
+"""One line and exit code 2 for each mistake; help and lists for everything else."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kerascnn import UsageError, __main__, command_line
+
+
+@dataclasses.dataclass
+class Options:
+    """Do a thing."""
+
+    epochs: int = 3
+    """How often."""
+    data_dir: Path | None = None
+    """Where."""
+
+
+def test_options_are_typed():
+    options = command_line.parse(Options, ["--epochs", "5", "--data-dir=x"], "thing")
+    assert options == Options(5, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--epoch", "5"], "there is no option '--epoch': did you mean --epochs?"),
+        (["--data_dri", "5"], "did you mean --data-dir?"),
+        (["--epochs", "five"], "--epochs"),
+        (["--epochs"], "--epochs"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(words, expected):
+    with pytest.raises(UsageError) as mistake:
+        command_line.parse(Options, words, "thing")
+    message = str(mistake.value)
+    assert expected in message
+    assert "thing --help" in message or "did you mean" in message
+    assert "\n" not in message
+    assert "│" not in message
+
+
+def test_help_is_not_a_mistake(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.parse(Options, ["--help"], "thing")
+    assert stop.value.code == 0
+    assert "How often." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "expected a command"),
+        (["shwo"], "did you mean show?"),
+        (["show"], "RECIPE"),
+        (["show", "fashion_mpl"], "did you mean fashion_mlp"),
+        (["show", "fashion_mlp", "more"], "more"),
+        (["run"], "expected a recipe"),
+        (["run", "--epochs", "3"], "expected a recipe"),
+        (["run", "cifar_vgg_agu"], "did you mean cifar_vgg_aug"),
+        (["run", "fashion_mlp", "--epoch", "3"], "did you mean --epochs"),
+        (["run", "fashion_mlp", "--epochs", "0"], "--epochs 0: expected 1 or more"),
+        (["run", "fashion_mlp", "--seed", "-1"], "--seed -1"),
+        (["run", "fashion_mlp", "--learning-rate", "nan"], "--learning-rate nan"),
+        (["run", "fashion_mlp", "--data", "smaple"], "smaple"),
+        (["run", "fashion_mlp", "--backend", "theano"], "theano"),
+        (["data"], "expected a command"),
+        (["data", "lst"], "did you mean list?"),
+        (["data", "get"], "SET"),
+    ],
+)
+def test_each_mistake_is_one_line_and_exit_code_2(words, expected, capsys):
+    assert __main__.main(words) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.startswith("kerascnn: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_list_names_the_recipes_with_the_course_figures(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert __main__.main(["list"]) == 0
+    (line,) = (
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("cifar_vgg_aug ")
+    )
+    assert line.split()[:4] == ["cifar_vgg_aug", "2,488,906", "90.6%", "92.0%"]
+
+
+def test_show_prints_layers_command_and_course(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert __main__.main(["show", "fashion_lenet"]) == 0
+    text = capsys.readouterr().out
+    assert "python -m kerascnn.recipes.fashion_lenet" in text
+    assert "14 × 14 × 6" in text
+    assert "61,706" in text
+    assert "48,120" in text  # 400 x 120 + 120
+    assert "lecture 2" in text
+
+
+def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("module", ["kerascnn", "kerascnn.recipes.fashion_mlp"])
+def test_an_unknown_backend_in_the_environment_is_one_line(module):
+    done = run_python("-m", module, KERAS_BACKEND="theano")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "kerascnn: KERAS_BACKEND 'theano': expected jax, tensorflow or torch.\n"
+    )
+
+
+def test_importing_the_package_is_fast_and_imports_no_framework():
+    script = (
+        "import sys, time; start = time.perf_counter(); import kerascnn;"
+        "print(time.perf_counter() - start);"
+        "print({'keras', 'jax', 'tensorflow', 'torch', 'numpy'} & set(sys.modules))"
+    )
+    done = run_python("-c", script, KERAS_BACKEND="jax")
+    seconds, modules = done.stdout.splitlines()
+    assert float(seconds) < 0.2
+    assert modules == "set()"
+
+
+def test_list_does_not_import_keras():
+    script = (
+        "import sys; from kerascnn.__main__ import main; main(['list']);"
+        "print({'keras', 'jax', 'tensorflow', 'torch'} & set(sys.modules))"
+    )
+    assert run_python("-c", script).stdout.splitlines()[-1] == "set()"

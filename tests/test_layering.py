@@ -1,0 +1,96 @@
+"""Imports point one way, so that each module can be read without the ones above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kerascnn
+
+PACKAGE = Path(kerascnn.__file__).parent
+
+# Each part may import the parts named here, and what `kerascnn/__init__.py` defines.
+ALLOWED = {
+    "recipe": set(),
+    "transforms": set(),
+    "blocks": set(),
+    "edges": set(),
+    "initializers": set(),
+    "optim": set(),
+    "runs": set(),
+    "acceleration": set(),
+    "command_line": set(),
+    "data": {"command_line"},
+    "recipes": {
+        "blocks",
+        "edges",
+        "initializers",
+        "optim",
+        "recipe",
+        "training.main",
+        "transforms",
+    },
+    "training": {
+        "acceleration",
+        "command_line",
+        "data",
+        "optim",
+        "recipe",
+        "report",
+        "runs",
+    },
+    "report": {"data", "recipe", "runs"},
+    "parity": {"data", "recipe", "runs"},
+    "lessons": {
+        "blocks",
+        "command_line",
+        "data",
+        "edges",
+        "initializers",
+        "optim",
+        "transforms",
+    },
+}
+
+ROOT = {"UsageError", "__version__", "check_backend", "spare_tensorflow"}
+
+FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
+
+
+def part(file: Path) -> str:
+    return file.parts[0].removesuffix(".py")
+
+
+def imported(file: Path) -> set[str]:
+    """Return what a file imports from the package, as dotted names without its own."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = {name for name in found if name.split(".")[0] == "kerascnn"}
+    return {name.removeprefix("kerascnn.") for name in inside}
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_point_one_way(file):
+    if part(file) in ("__init__", "__main__"):
+        return
+    allowed = ALLOWED[part(file)] | {part(file)} | ROOT
+    for name in imported(file):
+        head = name.split(".")[0]
+        assert head in allowed or name in allowed, f"{file} imports {name}"
+
+
+def test_recipes_take_only_main_from_training():
+    for file in FILES:
+        if part(file) == "recipes":
+            names = {n for n in imported(file) if n.split(".")[0] == "training"}
+            assert names <= {"training.main"}, file
+
+
+@pytest.mark.parametrize("name", ["utils", "helpers", "common", "core", "base"])
+def test_no_module_is_called_after_nothing(name):
+    assert not [file for file in FILES if file.stem == name]

@@ -1,0 +1,247 @@
+"""Both engines train the same: same order, same draws, same losses, same weights."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kerascnn import data, transforms
+from kerascnn.data import Split
+from kerascnn.recipe import Course, Recipe
+from kerascnn.training import epoch, fit, models, trainer
+from kerascnn.training.plan import Plan
+
+jax_only = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="the epoch engine is JAX's"
+)
+
+
+def network() -> keras.Model:
+    """Everything that carries state or draws numbers: BatchNorm, Dropout, L2."""
+    image = keras.Input((32, 32, 3))
+    x = layers.Conv2D(
+        8,
+        3,
+        strides=2,
+        activation="relu",
+        kernel_regularizer=keras.regularizers.L2(0.01),
+    )(image)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.MaxPooling2D(2)(x)
+    x = layers.Dropout(0.3)(x)
+    x = layers.Flatten()(x)
+    return keras.Model(image, layers.Dense(10)(x))
+
+
+RECIPE = Recipe(
+    name="small",
+    dataset="cifar10",
+    network=network,
+    transform=lambda: [
+        transforms.RandomCrop(padding=2),
+        layers.RandomFlip("horizontal"),
+        transforms.pm1(),
+        transforms.RandomErasing(p=0.5),
+    ],
+    optimizer=lambda: keras.optimizers.Adam(1e-3),
+    batch_size=20,
+    epochs=2,
+    parameters=0,
+    course=Course(source="nowhere"),
+)
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[Split, Split]:
+    """510 training images: 25 batches of 20 and a rest of 10; 70 test images."""
+    sample = data.load("cifar10", "sample")
+    return (
+        Split(np.array(sample.train.images[:510]), np.array(sample.train.labels[:510])),
+        Split(np.array(sample.test.images[:70]), np.array(sample.test.labels[:70])),
+    )
+
+
+class Losses(keras.callbacks.Callback):
+    """Keep the running mean of the loss after every step, and each epoch's logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.epochs = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(float(logs["loss"]))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append({name: float(value) for name, value in logs.items()})
+
+
+def trained(engine, splits, callbacks=(), epochs=2, drop_last=False, **options):
+    trainer.set_seed(5)
+    model, _ = models.build(RECIPE, (32, 32, 3))
+    trainer.compile_model(model, RECIPE)
+    plan = Plan(epochs=epochs, batch_size=20, seed=5, drop_last=drop_last)
+    engine.fit(model, *splits, plan, callbacks, **options)
+    return model
+
+
+def assert_same_weights(one: keras.Model, other: keras.Model):
+    for a, b in zip(one.variables, other.variables, strict=True):
+        # Both run the same arithmetic, but compiled in other pieces, so float32 sums
+        # may round differently; over 52 steps of Adam that stays below 1e-4.
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(a),
+            keras.ops.convert_to_numpy(b),
+            rtol=1e-4,
+            atol=1e-4,
+            err_msg=a.path,
+        )
+
+
+@jax_only
+def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch):
+    reference = Losses()
+    trained(fit, splits, [reference], drop_last=True)
+
+    steps = []
+    compiled = epoch._training_function
+
+    def watched(model):
+        call = compiled(model)
+
+        def step(state, *arguments):
+            state = call(state, *arguments)
+            steps.append(float(state["sums"]["loss"] / state["sums"]["images"]))
+            return state
+
+        return step
+
+    monkeypatch.setattr(epoch, "_training_function", watched)
+    trained(epoch, splits, drop_last=True)
+    assert len(steps) == len(reference.steps) == 50
+    # float32, summed in another order.
+    np.testing.assert_allclose(steps, reference.steps, rtol=2e-5)
+
+
+@jax_only
+@pytest.mark.parametrize("steps_a_call", [1, 4])
+def test_weights_and_metrics_are_the_same(splits, steps_a_call):
+    reference, fast = Losses(), Losses()
+    one = trained(fit, splits, [reference])
+    fast.on_train_batch_end = None
+    other = trained(epoch, splits, [fast], steps_a_call=steps_a_call)
+    assert_same_weights(one, other)
+    for a, b in zip(reference.epochs, fast.epochs, strict=True):
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            assert b[name] == pytest.approx(value, rel=1e-4), name
+
+
+@jax_only
+def test_an_interrupted_epoch_leaves_a_usable_model(splits):
+    class Interrupt(keras.callbacks.Callback):
+        async_safe = True
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                raise KeyboardInterrupt
+
+    trainer.set_seed(5)
+    model, _ = models.build(RECIPE, (32, 32, 3))
+    trainer.compile_model(model, RECIPE)
+    before = [np.array(w) for w in model.get_weights()]
+    plan = Plan(epochs=1, batch_size=20, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        epoch.fit(model, *splits, plan, [Interrupt()])
+    after = model.get_weights()
+    assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(np.isfinite(w).all() for w in after)
+    assert int(model.optimizer.iterations) == 4
+
+
+@jax_only
+def test_callbacks_can_stop_and_change_the_learning_rate(splits):
+    rates = []
+
+    class Meddle(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = 1e-4
+            self.model.stop_training = epoch == 1
+
+    trained(epoch, splits, [Meddle()], epochs=5)
+    assert rates == pytest.approx([1e-3, 1e-4])
+
+
+def test_only_callbacks_that_need_logs_at_once_want_batches():
+    class Epochs(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            pass
+
+    class Steps(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    class Safe(Steps):
+        async_safe = True
+
+    assert not epoch.wants_batches(Epochs())
+    assert epoch.wants_batches(Steps())
+    assert not epoch.wants_batches(Safe())
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_fit_shows_the_images_in_the_order_of_seed_and_epoch(splits, drop_last):
+    plan = Plan(epochs=3, batch_size=20, seed=9, drop_last=drop_last)
+    batches = fit.Batches(splits[0], plan)
+    for number in range(3):
+        expected = data.order(9, number, 510)[: 500 if drop_last else 510]
+        labels = np.concatenate([batches[i][1] for i in range(len(batches))])
+        np.testing.assert_array_equal(labels, splits[0].labels[expected])
+        batches.begin(number + 1)
+    assert plan.steps(510) == len(batches) == (25 if drop_last else 26)
+
+
+def test_evaluation_covers_every_example_once(splits):
+    batches = fit.Batches(splits[1], batch_size=32)
+    images = np.concatenate([batches[i][0] for i in range(len(batches))])
+    np.testing.assert_array_equal(images, splits[1].images)
+
+
+def test_fit_shows_a_new_order_each_epoch(splits):
+    """The labels that `fit` really reads, from the first epoch on."""
+    seen = []
+
+    class Spy(fit.Batches):
+        def begin(self, epoch):
+            super().begin(epoch)
+            seen.append([])
+
+        def __getitem__(self, step):
+            batch = super().__getitem__(step)
+            seen[-1].append(batch[1])
+            return batch
+
+    trainer.set_seed(5)
+    model, _ = models.build(RECIPE, (32, 32, 3))
+    trainer.compile_model(model, RECIPE)
+    plan = Plan(epochs=2, batch_size=128, seed=5)
+    batches = Spy(splits[0], plan)
+    seen.clear()
+    model.fit(
+        batches, epochs=2, shuffle=False, verbose=0, callbacks=[fit._Order(batches)]
+    )
+    assert len(seen) == 2
+    for number, labels in enumerate(seen):
+        expected = splits[0].labels[data.order(5, number, 510)]
+        np.testing.assert_array_equal(np.concatenate(labels)[:510], expected)
+
+
+def test_the_mean_of_the_test_set_is_weighted_by_examples(splits):
+    """70 images in batches of 32, 32 and 6: the mean over images, not over batches."""
+    model = trained(fit, splits, epochs=1)
+    batches = fit.Batches(splits[1], batch_size=32)
+    accuracy = model.evaluate(batches, verbose=0, return_dict=True)["accuracy"]
+    logits = keras.ops.convert_to_numpy(model(splits[1].images, training=False))
+    assert accuracy == pytest.approx((logits.argmax(-1) == splits[1].labels).mean())
