@@ -6,6 +6,7 @@ size that the true set has.
 """
 
 import gzip
+import io
 import os
 import tarfile
 import zlib
@@ -253,7 +254,7 @@ def _open(path: Path, limit: int) -> "_Limited":
     return _Limited(gzip.open(path) if compressed else path.open("rb"), path, limit)
 
 
-class _Limited:
+class _Limited(io.BufferedIOBase):
     """A stream that refuses to give more than the true file holds: a few kilobytes of
     gzip can unfold to more than the memory.
     """
@@ -263,13 +264,12 @@ class _Limited:
         self._path = path
         self._left = limit
 
-    def __enter__(self) -> "_Limited":
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
         self._stream.close()
+        super().close()
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
+        size = -1 if size is None else size
         asked = self._left + 1 if size < 0 else min(size, self._left + 1)
         data = self._stream.read(asked)
         if len(data) > self._left:

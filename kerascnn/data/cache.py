@@ -71,7 +71,7 @@ def decoded(
         return _open(place)
     except (FileNotFoundError, NotADirectoryError):
         pass  # nothing is cached
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         _say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
     prepared = read(folder)
     try:
@@ -125,23 +125,26 @@ def _write(place: Path, prepared: Prepared) -> None:
     record = _record(prepared)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(_progress(prepared))
+        files = {
+            name: stack.enter_context(_File(place / f"{name}.npy")) for name in ARRAYS
+        }
         for role in ("train", "test"):
-            images = stack.enter_context(_Target(place / f"{role}_images.npy"))
-            labels = stack.enter_context(_Target(place / f"{role}_labels.npy"))
+            images, labels = files[f"{role}_images"], files[f"{role}_labels"]
             count = prepared.count(role)
             for chunk, chunk_labels in prepared.chunks(role):
                 images.append(chunk, count)
                 labels.append(chunk_labels, count)
                 progress(len(chunk))
-            for target in (images, labels):
-                record["sha256"][target.path.stem] = target.finish()
-                record["shapes"][target.path.stem] = target.shape
-    record["hash"] = hash_of([record["sha256"][name] for name in ARRAYS])
-    record["folder"] = str(prepared.folder)
-    record["checksum"] = _checksum(record)
-    with _Target(place / "record.json") as target:
-        target.file.write(json.dumps(record, indent=1).encode())
-        target.finish()
+        for name, file in files.items():
+            record["sha256"][name] = file.digest.hexdigest()
+            record["shapes"][name] = file.shape
+        record["hash"] = hash_of([record["sha256"][name] for name in ARRAYS])
+        record["folder"] = str(prepared.folder)
+        record["checksum"] = _checksum(record)
+        last = stack.enter_context(_File(place / "record.json"))
+        last.write(json.dumps(record, indent=1).encode())
+        for file in (*files.values(), last):
+            file.publish()
 
 
 def _checksum(record: dict[str, Any]) -> str:
@@ -176,46 +179,46 @@ def _record(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-class _Target:
-    """A file that appears under its name only when it is whole and on the disk."""
+class _File:
+    """A file that appears under its name once it is whole and on the disk."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.shape: list[int] = []
-        self._sha256 = hashlib.sha256()
-
-    def __enter__(self) -> "_Target":
         # Not by tempfile, whose files nobody else may read: a class shares a cache.
-        self._temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
-        self.file = self._temporary.open("xb")
+        self._temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        self._file = self._temporary.open("xb")
+        self._path = path
+        self.shape: list[int] = []
+        self.digest = hashlib.sha256()
+
+    def __enter__(self) -> "_File":
         return self
 
     def append(self, rows: np.ndarray, count: int) -> None:
         """Add rows to a .npy array that will have `count` of them."""
         if not self.shape:
             self.shape = [count, *rows.shape[1:]]
-            np.lib.format.write_array_header_1_0(
-                self.file,
-                {
-                    "descr": np.lib.format.dtype_to_descr(rows.dtype),
-                    "fortran_order": False,
-                    "shape": tuple(self.shape),
-                },
-            )
-        data = np.ascontiguousarray(rows).data
-        self.file.write(data)
-        self._sha256.update(data)
+            header = {
+                "descr": np.lib.format.dtype_to_descr(rows.dtype),
+                "fortran_order": False,
+                "shape": tuple(self.shape),
+            }
+            np.lib.format.write_array_header_1_0(self._file, header)
+        content = np.ascontiguousarray(rows).data
+        self.digest.update(content)
+        self.write(content)
 
-    def finish(self) -> str:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self._temporary, self.path)
-        return self._sha256.hexdigest()
+    def write(self, content: bytes | memoryview) -> None:
+        self._file.write(content)
+
+    def publish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._path)
 
     def __exit__(self, *error) -> None:
         with contextlib.suppress(OSError):
-            self.file.close()
+            self._file.close()
         with contextlib.suppress(OSError):
             self._temporary.unlink()
 

@@ -178,7 +178,7 @@ def read(folder: Path) -> Prepared:
         and isinstance(label, tensorflow_datasets.features.ClassLabel)
     ):
         found = ", ".join(
-            f"{key} ({type(feature).__name__})" for key, feature in features.items()
+            f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items())
         )
         raise UsageError(
             f"{name} has the features {found}: expected an image classification set, "
