@@ -1,0 +1,61 @@
+"""CIFAR-10, lecture 4, trick 2: batch normalisation.
+
+In lecture 3 BatchNorm made a network train at all. Here it also disturbs: mean and
+deviation are those of the mini-batch, so the same image comes out differently each time
+it is shown, in different company. That is noise inside the network, where
+cifar_vgg_erase puts it in the image only.
+
+    python -m kerascnn.recipes.cifar_vgg_bn
+
+Deviations from the lecture: the number of epochs is ours, as many as cifar_vgg's.
+"""
+
+import keras
+from keras import layers
+
+from kerascnn import initializers, optim, transforms
+from kerascnn.recipe import Course, Recipe
+from kerascnn.training import main
+
+
+def network() -> keras.Model:
+    image = keras.Input((32, 32, 3))
+    x = image
+    for filters in (32, 64, 128, 256):
+        for _ in range(3):
+            x = layers.Conv2D(
+                filters,
+                3,
+                padding="same",
+                activation="relu",
+                kernel_initializer=initializers.he_normal(),
+            )(x)
+            x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)  # 2 x 2 x 256 = 1024
+    x = layers.Dense(
+        512, activation="relu", kernel_initializer=initializers.he_normal()
+    )(x)
+    logits = layers.Dense(10, kernel_initializer=initializers.he_normal())(x)
+    return keras.Model(image, logits)
+
+
+RECIPE = Recipe(
+    name="cifar_vgg_bn",
+    dataset="cifar10",
+    network=network,
+    transform=lambda: [
+        transforms.standard("cifar10"),
+        transforms.RandomErasing(p=0.75, scale=(0.01, 0.3), ratio=(1.0, 1.0)),
+    ],
+    optimizer=lambda: optim.adam(1e-3),
+    batch_size=256,
+    epochs=60,
+    parameters=2_488_906,
+    course=Course(source="lecture 4, trick 2", test=0.84),
+    after="cifar_vgg_erase",
+    changes={"network"},
+)
+
+if __name__ == "__main__":
+    main(RECIPE)
