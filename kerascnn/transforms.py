@@ -145,6 +145,7 @@ class _RandomTransform(layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.input_spec = layers.InputSpec(ndim=4)
         self.built = True
 
     def draw(self, images_shape: Any) -> Any:
@@ -154,14 +155,13 @@ class _RandomTransform(layers.Layer):
         raise NotImplementedError
 
     def call(self, images: Any, training: bool = False) -> Any:
-        if len(images.shape) != 4:
-            raise UsageError(
-                f"{type(self).__name__} takes a batch of images, (batch, height, "
-                f"width, channels). Received: shape={tuple(images.shape)}"
-            )
         if not training:
             return images
         return self.transform(images, self.draw(ops.shape(images)))
+
+    def _uniform(self, shape: Any) -> Any:
+        # In [0, 1): times an integer and rounded down, uniform over that many integers.
+        return keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -215,9 +215,8 @@ class RandomCrop(_RandomTransform):
         Returns:
             (batch, 2) int32: first row and first column, in 0..2 padding.
         """
-        return keras.random.randint(
-            (images_shape[0], 2), 0, 2 * self.padding + 1, seed=self.seed_generator
-        )
+        places = self._uniform((images_shape[0], 2)) * (2 * self.padding + 1)
+        return ops.cast(ops.floor(places), "int32")
 
     def transform(self, images: Any, offsets: Any) -> Any:
         """Crop each image at its offset.
@@ -229,7 +228,7 @@ class RandomCrop(_RandomTransform):
         Returns:
             The crops: shape and dtype of `images`.
         """
-        _, height, width, _ = ops.shape(images)
+        _, height, width, _ = images.shape
         shifts = ops.cast(offsets, "int32")[:, :, None, None] - self.padding
         rows = ops.arange(height, dtype="int32")[:, None] + shifts[:, 0]
         columns = ops.arange(width, dtype="int32")[None, :] + shifts[:, 1]
@@ -313,26 +312,28 @@ class RandomErasing(_RandomTransform):
             are 0 where nothing is erased.
         """
         batch, image_height, image_width, _ = images_shape
-        image_height = ops.cast(image_height, "float32")
-        image_width = ops.cast(image_width, "float32")
-        tries = (batch, self.tries)
-        area = image_height * image_width * self._uniform(tries, *self.scale)
-        ratio = ops.exp(self._uniform(tries, *map(math.log, self.ratio)))
-        height = ops.round(ops.sqrt(area * ratio))
-        width = ops.round(ops.sqrt(area / ratio))
-        fits = ops.logical_and(height < image_height, width < image_width)
+        # All numbers from one call: each call adds to the time that JAX compiles.
+        numbers = self._uniform((batch, 2 * self.tries + 3))
+        areas, ratios, single = ops.split(numbers, [self.tries, 2 * self.tries], axis=1)
+        vertical, horizontal, chance = ops.split(single, 3, axis=1)
+
+        smallest, largest = (image_height * image_width * s for s in self.scale)
+        areas = smallest + (largest - smallest) * areas
+        low, high = (math.log(r) for r in self.ratio)
+        ratios = ops.exp(low + (high - low) * ratios)
+        heights = ops.round(ops.sqrt(areas * ratios))
+        widths = ops.round(ops.sqrt(areas / ratios))
+        fits = ops.logical_and(heights < image_height, widths < image_width)
 
         # argmax finds the first that fits; where none does, it is undone below.
         chosen = ops.argmax(ops.cast(fits, "int32"), axis=1)[:, None]
-        height = ops.take_along_axis(height, chosen, axis=1)
-        width = ops.take_along_axis(width, chosen, axis=1)
-        place = self._uniform((batch, 2), 0.0, 1.0)
-        top = ops.floor(place[:, 0:1] * (image_height - height + 1))
-        left = ops.floor(place[:, 1:2] * (image_width - width + 1))
+        height = ops.take_along_axis(heights, chosen, axis=1)
+        width = ops.take_along_axis(widths, chosen, axis=1)
+        top = ops.floor(vertical * (image_height - height + 1))
+        left = ops.floor(horizontal * (image_width - width + 1))
         boxes = ops.concatenate([top, left, height, width], axis=1)
 
-        erased = self._uniform((batch, 1), 0.0, 1.0) < self.p
-        erased = ops.logical_and(erased, ops.any(fits, axis=1, keepdims=True))
+        erased = ops.logical_and(chance < self.p, ops.any(fits, axis=1, keepdims=True))
         return ops.cast(ops.where(erased, boxes, 0.0), "int32")
 
     def transform(self, images: Any, boxes: Any) -> Any:
@@ -346,7 +347,7 @@ class RandomErasing(_RandomTransform):
             The images with the rectangles: shape and dtype of `images`.
         """
         images = ops.convert_to_tensor(images)
-        _, image_height, image_width, channels = ops.shape(images)
+        _, image_height, image_width, channels = images.shape
         boxes = ops.cast(boxes, "int32")
         top, left, height, width = (boxes[:, i : i + 1] for i in range(4))
         rows = ops.arange(image_height, dtype="int32")
@@ -361,11 +362,6 @@ class RandomErasing(_RandomTransform):
             )
         value = ops.cast(self.value, images.dtype)
         return ops.where(inside[..., None], value, images)
-
-    def _uniform(self, shape: Any, low: float, high: float) -> Any:
-        return keras.random.uniform(
-            shape, low, high, dtype="float32", seed=self.seed_generator
-        )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -427,9 +423,8 @@ class RandomRotation(_RandomTransform):
         Returns:
             (batch,) float32: degrees, counter-clockwise.
         """
-        return keras.random.uniform(
-            (images_shape[0],), *self.degrees, dtype="float32", seed=self.seed_generator
-        )
+        low, high = self.degrees
+        return low + (high - low) * self._uniform((images_shape[0],))
 
     def transform(self, images: Any, angles: Any) -> Any:
         """Rotate each image by its angle.
@@ -441,12 +436,11 @@ class RandomRotation(_RandomTransform):
         Returns:
             The rotated images: shape and dtype of `images`.
         """
-        _, height, width, _ = ops.shape(images)
+        _, height, width, _ = images.shape
         radians = ops.cast(angles, "float32")[:, None, None] * (math.pi / 180)
         cosine, sine = ops.cos(radians), ops.sin(radians)
         # Pixel centres, seen from the image's centre; rows run downwards.
-        middle_y = (ops.cast(height, "float32") - 1) / 2
-        middle_x = (ops.cast(width, "float32") - 1) / 2
+        middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
         y = (ops.arange(height, dtype="float32") - middle_y)[:, None]
         x = (ops.arange(width, dtype="float32") - middle_x)[None, :]
         rows = ops.round(cosine * y + sine * x + middle_y)
@@ -468,14 +462,15 @@ def _pixels_at(images: Any, rows: Any, columns: Any) -> Any:
         Shape and dtype of `images`.
     """
     images = ops.convert_to_tensor(images)
-    batch, height, width, channels = ops.shape(images)
+    _, height, width, channels = images.shape
     in_rows = ops.logical_and(rows >= 0, rows < height)
     in_columns = ops.logical_and(columns >= 0, columns < width)
     inside = ops.logical_and(in_rows, in_columns)
     source = ops.where(inside, rows * width + columns, 0)
     # One gather of whole pixels: among the forms that every backend has, the one that
     # is quick on all three.
-    pixels = ops.reshape(images, (batch, height * width, channels))
-    source = ops.reshape(source, (batch, height * width, 1))
-    pixels = ops.reshape(ops.take_along_axis(pixels, source, axis=1), ops.shape(images))
+    pixels = ops.reshape(images, (-1, height * width, channels))
+    source = ops.reshape(source, (-1, height * width, 1))
+    pixels = ops.take_along_axis(pixels, source, axis=1)
+    pixels = ops.reshape(pixels, (-1, height, width, channels))
     return ops.where(inside[..., None], pixels, ops.zeros_like(pixels))
