@@ -33,9 +33,13 @@ _CIFAR_PYTHON = {
 }
 # The archive's folder: a tar file has its files there and nowhere else.
 _CIFAR = {"cifar-10-batches-bin": _CIFAR_BINARY, "cifar-10-batches-py": _CIFAR_PYTHON}
-_CIFAR_ARCHIVES = ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"]
-# Keras keeps the archive under the name of the folder it holds.
-_CIFAR_ARCHIVES += [f"{each}.tar.gz" for each in _CIFAR]
+_CIFAR_ARCHIVES = [
+    "cifar-10-binary.tar.gz",
+    "cifar-10-python.tar.gz",
+    # What Keras 3 and Keras 2 call the latter.
+    "cifar-10-batches-py-target_archive",
+    "cifar-10-batches-py.tar.gz",
+]
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

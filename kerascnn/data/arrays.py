@@ -45,6 +45,7 @@ class DataSet:
         source: the folder it was read from, or "bundled sample".
         version: the version tensorflow-datasets gives the prepared set.
         hash: SHA-256 over the images and labels of both splits, see `hash_of`.
+        notice: what the user of a sample must know, in two lines; None for a full set.
     """
 
     name: str
@@ -55,23 +56,13 @@ class DataSet:
     source: str
     version: str
     hash: str
+    notice: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one image."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
-
-    @property
-    def notice(self) -> str | None:
-        """What the user of a sample must know, in two lines; None for a full set."""
-        if not self.sample:
-            return None
-        return (
-            f"{self.name}: the bundled sample, {len(self.train):,} training and "
-            f"{len(self.test):,} test images; expect results below the full set's.\n"
-            f"The full set: kerascnn data get {self.name}"
-        )
 
 
 def digest(array: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """Loading a data set by name: `load`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from kerascnn import UsageError, command_line
@@ -48,9 +49,9 @@ def load(
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
-            return _from_folder(folder, cache_dir, sample=False)
+            return _from_folder(folder, cache_dir)
         if data == "full":
-            return _from_folder(get(name, data_dir), cache_dir, sample=False)
+            return _from_folder(get(name, data_dir), cache_dir)
     sample = prepared(name, SAMPLES)
     if sample is None:
         raise _nothing_here(name, data, data_dir)
@@ -61,20 +62,25 @@ def load(
             "that holds it, fetch it there with `kerascnn data get "
             f"{name} --data-dir {data_dir}`, or take the sample with --data sample."
         )
-    return _from_folder(sample, cache_dir, sample=True)
+    loaded = _from_folder(sample, cache_dir)
+    missing = f", not in {data_directory()}" if data == "auto" else ""
+    notice = (
+        f"{loaded.name}: the bundled sample, {len(loaded.train):,} training and "
+        f"{len(loaded.test):,} test images; expect results below the full set's.\n"
+        f"The full set{missing}: kerascnn data get {loaded.name}"
+    )
+    return replace(loaded, sample=True, source="bundled sample", notice=notice)
 
 
-def _from_folder(
-    folder: Path, cache_dir: str | os.PathLike | None, sample: bool
-) -> DataSet:
+def _from_folder(folder: Path, cache_dir: str | os.PathLike | None) -> DataSet:
     record, arrays = decoded(folder, cache_dir)
     return DataSet(
         name=record["name"],
         classes=tuple(record["classes"]),
         train=Split(arrays["train_images"], arrays["train_labels"]),
         test=Split(arrays["test_images"], arrays["test_labels"]),
-        sample=sample,
-        source="bundled sample" if sample else str(folder),
+        sample=False,
+        source=str(folder),
         version=record["version"],
         hash=record["hash"],
     )

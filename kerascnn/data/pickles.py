@@ -99,8 +99,9 @@ def value(data: bytes) -> Any:
                 | "BINUNICODE"
                 | "SHORT_BINUNICODE"
             ):
-                text = isinstance(argument, bytes)
-                stack.append(argument.decode("latin-1") if text else argument)
+                if isinstance(argument, bytes):
+                    argument = argument.decode("latin-1")
+                stack.append(argument)
             case "TUPLE":
                 stack.append(tuple(since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -131,7 +132,9 @@ def value(data: bytes) -> Any:
                 stack.append(f"{module} {name}")
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(Call(function, arguments))
+                # How Python 3 writes bytes in an old protocol: as Latin-1 text.
+                text = function == "_codecs encode" and arguments[1] == "latin1"
+                stack.append(arguments[0] if text else Call(function, arguments))
             case "BUILD":
                 state = stack.pop()
                 stack[-1].state = state
@@ -158,8 +161,6 @@ def _pixels(call: Any, expected_shape: tuple[int, int]) -> np.ndarray:
     ):
         raise ValueError("its data are not a NumPy array")
     _, shape, dtype, fortran_order, raw = call.state
-    if getattr(raw, "function", None) == "_codecs encode":
-        raw = raw.arguments[0]  # how Python 3 writes bytes in an old protocol
     if dtype.function != "numpy dtype" or dtype.arguments[0] != "u1" or fortran_order:
         raise ValueError("its data are not 8-bit numbers in C order")
     pixels = np.frombuffer(raw.encode("latin-1"), dtype=np.uint8)

@@ -88,6 +88,11 @@ class Prepared:
             )
 
     def _array_record(self, split) -> Iterator[list[dict]]:
+        if importlib.util.find_spec("array_record") is None:
+            raise UsageError(
+                f"{self.folder} is in array_record form, and there is no package "
+                "array_record for this platform: on Windows, work in WSL."
+            )
         from array_record.python.array_record_module import (  # type: ignore
             ArrayRecordReader,
         )
@@ -178,7 +183,8 @@ def read(folder: Path) -> Prepared:
         and isinstance(label, tensorflow_datasets.features.ClassLabel)
     ):
         found = ", ".join(
-            f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items())
+            f"{key} ({type(feature).__name__})"
+            for key, feature in sorted(features.items())
         )
         raise UsageError(
             f"{name} has the features {found}: expected an image classification set, "
@@ -231,5 +237,5 @@ def _damaged(path, prepared: Prepared, reason: str) -> UsageError:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, or else its name, as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What an error says, or else its name, as one line of at most 500 characters."""
+    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -2,11 +2,12 @@
 
     python -m kerascnn.data.sample FOLDER
 
-writes the samples of every set into FOLDER, as they lie in `kerascnn/data/samples`.
-The rule: the first 250 training and the first 100 test images of each class, in the
-order in which tensorflow-datasets prepares the set.
+writes the samples of both sets into FOLDER, as they lie in `kerascnn/data/samples`.
+The rule: of each class, the 250 training and the 100 test images whose SHA-256 are the
+smallest. It chooses as if by lot, and the same images whatever order a set is in.
 """
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -21,18 +22,25 @@ from kerascnn.data.writing import write
 PER_CLASS = {"train": 250, "test": 100}
 
 
-def first_of_each_class(labels: np.ndarray, number: int) -> np.ndarray:
-    """The indices of the first images of each class, in ascending order.
+def choose(images: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+    """Choose the images of each class whose SHA-256 are the smallest.
 
     Args:
+        images: uint8 (n, height, width, channels).
         labels: integers (n,).
         number: how many images of each class.
 
     Returns:
-        int64 indices (classes * number,).
+        int64 indices (classes * number,), in the order of the SHA-256.
     """
-    chosen = [np.flatnonzero(labels == each)[:number] for each in np.unique(labels)]
-    return np.sort(np.concatenate(chosen))
+    digests = np.array(
+        [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    )
+    ranked = np.argsort(digests, kind="stable")
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        chosen[ranked[labels[ranked] == label][:number]] = True
+    return ranked[chosen[ranked]]
 
 
 def make(name: str, folder: str | Path) -> Path:
@@ -49,20 +57,20 @@ def make(name: str, folder: str | Path) -> Path:
         UsageError: the full set is not prepared, or the folder cannot be written.
     """
     full = load(name, data="full")
-    splits, indices = {}, {}
+    splits = {}
     for split, number in PER_CLASS.items():
         whole = getattr(full, split)
-        indices[split] = first_of_each_class(whole.labels, number)
-        splits[split] = (whole.images[indices[split]], whole.labels[indices[split]])
+        chosen = choose(whole.images, whole.labels, number)
+        splits[split] = (whole.images[chosen], whole.labels[chosen])
     with tempfile.TemporaryDirectory() as downloads:
-        made = write(name, folder, lambda manager: splits, downloads, indices)
+        made = write(name, folder, lambda manager: splits, downloads)
     # The builder's description speaks of the full set.
     file = made / "dataset_info.json"
     info = json.loads(file.read_text())
     info["description"] = (
-        f"A class-balanced sample of {name}: the first {PER_CLASS['train']} training "
-        f"and the first {PER_CLASS['test']} test images of each class, in the order in "
-        "which tensorflow-datasets prepares the set."
+        f"A class-balanced sample of {name}: of each class, the {PER_CLASS['train']} "
+        f"training and the {PER_CLASS['test']} test images whose SHA-256 are the "
+        "smallest."
     )
     file.write_text(json.dumps(info, indent=2))
     return made

@@ -24,7 +24,6 @@ def write(
     data_dir: str | os.PathLike,
     source: Callable[[Any], Splits],
     download_dir: str | os.PathLike,
-    indices: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Prepare a set in ArrayRecord form from its images and labels.
 
@@ -38,7 +37,6 @@ def write(
             uint8 images (n, height, width, channels) and integer labels (n,), in the
             original order.
         download_dir: where the download manager puts its files.
-        indices: for each split, the original index of each image; None means 0 to n-1.
 
     Returns:
         The folder of the prepared set. It appears under its name when it is whole.
@@ -51,13 +49,12 @@ def write(
     def examples(
         split: str, images: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict]]:
-        order = range(len(labels)) if indices is None else indices[split]
-        for index, image, label in zip(order, images, labels, strict=True):
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             # tfds would encode an array with TensorFlow; it takes bytes as they are.
             example = {"image": _png(image), "label": int(label)}
             if identifier := _IDENTIFIERS[name]:
                 example["id"] = identifier.format(split=split, index=index)
-            yield int(index), example
+            yield index, example
 
     builder: Any = tensorflow_datasets.builder(
         name, data_dir=os.fspath(data_dir), file_format="array_record"

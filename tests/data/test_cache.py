@@ -232,15 +232,14 @@ def test_the_record_can_be_read_by_people(load, tmp_path):
 def test_the_second_start_takes_less_than_a_second(full_data):
     full_data("cifar10")  # decodes it, if no earlier run has
     code = """
+import time
 import kerascnn.data
-start = time.perf_counter()
+start = time.process_time()
 kerascnn.data.load("cifar10", "full")
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
-    command = [sys.executable, "-c", code]
-    # The best of three: the machine may be busy with something else.
-    seconds = [
-        float(subprocess.run(command, capture_output=True, check=True).stdout)
-        for _ in range(3)
-    ]
-    assert min(seconds) < 1
+    # The processor's time, not the clock's: the machine may be busy with others.
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    )
+    assert float(answer.stdout) < 1

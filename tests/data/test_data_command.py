@@ -1,0 +1,89 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from archive_files import tar
+from test_importing import binary, official, part
+
+from kerascnn.data import command
+from kerascnn.data.official import OFFICIAL
+
+
+def kerascnn(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "kerascnn", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+
+
+def test_list_shows_samples_and_full_sets(tiny, tmp_path, capsys):
+    tiny(name="cifar10")
+    tiny(name="many", config="a")
+    command.list_(tmp_path / "data")
+    out = capsys.readouterr().out
+    rows = {
+        cells[0]: cells[1:]
+        for line in out.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("│").split("│")]) > 3
+    }
+    assert rows["cifar10"] == ["40 + 10", "2,500 + 1,000", "1.0.0"]
+    assert rows["fashion_mnist"] == ["not here", "2,500 + 1,000", "3.0.1"]
+    assert rows["many/a"] == ["40 + 10", "none", "1.0.0"]
+    assert str(tmp_path / "data") in out.replace("\n", "")
+    assert "kerascnn data get" in out
+
+
+def test_list_of_a_damaged_set(tiny, tmp_path, capsys):
+    (tiny() / "dataset_info.json").write_text("{")
+    command.list_(tmp_path / "data")
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_list_where_nothing_is(tmp_path, capsys):
+    command.list_(tmp_path / "none")
+    assert "not here" in capsys.readouterr().out
+
+
+def test_get_says_what_is_here_already(tiny, tmp_path, capsys):
+    folder = tiny(name="cifar10")
+    capsys.readouterr()
+    command.get("cifar10", tmp_path / "data")
+    assert capsys.readouterr().out == f"cifar10 is already prepared in {folder}.\n"
+
+
+def test_import_says_what_it_did(tmp_path, capsys, monkeypatch):
+    splits = part("cifar10")
+    archive = tmp_path / "file.tar.gz"
+    archive.write_bytes(tar(binary(splits)))
+    monkeypatch.setitem(OFFICIAL, "cifar10", official("cifar10", splits))
+    command.import_("cifar10", archive, tmp_path / "data")
+    folder = tmp_path / "data" / "cifar10" / "3.0.2"
+    assert capsys.readouterr().out == (
+        f"cifar10 is prepared in {folder}: 50 + 20 images.\n"
+    )
+    command.import_("cifar10", archive, tmp_path / "data")
+    assert capsys.readouterr().out == (
+        f"cifar10 is already prepared in {folder}: nothing to import.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("get", "cifar11"), "did you mean cifar10"),
+        (("import", "cifar10", "no_such_file"), "no_such_file does not exist"),
+        (("import", "fashion_mnist", "."), "four files"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(words, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    answer = kerascnn("data", *words)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    (line,) = answer.stderr.splitlines()
+    assert expected in line
