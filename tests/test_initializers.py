@@ -1,0 +1,114 @@
+"""The initialisers against PyTorch's own, as distributions.
+
+Keras draws from Python's `random` when no seed is given: `seed` fixes it, and with it
+every draw here. ALPHA is the chance of each test to fail under another seed.
+"""
+
+import math
+import random
+
+import keras
+import numpy as np
+import pytest
+import torch  # before TensorFlow, or the two crash
+from keras import layers, ops
+from scipy import stats
+
+from kerascnn import initializers
+
+ALPHA = 1e-3
+
+# A convolution and a dense layer: Keras kernel, PyTorch kernel, fan_in.
+KERNELS = [((3, 3, 40, 60), (60, 40, 3, 3), 360), ((300, 100), (100, 300), 300)]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    random.seed(1)
+    torch.manual_seed(2)
+
+
+def sample(initializer, shape):
+    return ops.convert_to_numpy(initializer(shape, "float32")).ravel()
+
+
+def assert_same_distribution(actual, expected):
+    assert stats.ks_2samp(actual, expected).pvalue > ALPHA
+    # Each moment within four standard errors of PyTorch's (6e-5 for a normal one).
+    n = len(actual)
+    error = expected.std() * math.sqrt(2 / n)
+    assert abs(actual.mean() - expected.mean()) < 4 * error
+    assert abs(actual.std() / expected.std() - 1) < 4 * math.sqrt(1 / n)
+
+
+@pytest.mark.parametrize(("shape", "torch_shape", "fan_in"), KERNELS)
+def test_he_normal_is_kaiming_normal(shape, torch_shape, fan_in):
+    actual = sample(initializers.he_normal(), shape)
+    expected = torch.nn.init.kaiming_normal_(
+        torch.empty(torch_shape), nonlinearity="relu"
+    )
+    assert_same_distribution(actual, expected.numpy().ravel())
+    deviation = math.sqrt(2 / fan_in)
+    assert stats.kstest(actual, "norm", (0, deviation)).pvalue > ALPHA
+    # Keras's own he_normal ends at 2 / 0.87962566 = 2.27 of these deviations.
+    assert np.abs(actual).max() > 3 * deviation
+
+
+@pytest.mark.parametrize(("shape", "torch_shape", "fan_in"), KERNELS)
+def test_he_uniform_is_kaiming_uniform(shape, torch_shape, fan_in):
+    actual = sample(initializers.he_uniform(), shape)
+    expected = torch.nn.init.kaiming_uniform_(
+        torch.empty(torch_shape), nonlinearity="relu"
+    )
+    assert_same_distribution(actual, expected.numpy().ravel())
+    bound = math.sqrt(6 / fan_in)
+    assert 0.999 * bound < np.abs(actual).max() <= np.float32(bound)
+
+
+def weights(layer):
+    return [ops.convert_to_numpy(weight).ravel() for weight in layer.weights]
+
+
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+def test_torch_default_is_a_new_pytorch_layer(kind):
+    # Wide, so that there are 3000 biases to compare.
+    if kind == "conv":
+        fan_in, shape = 5 * 5 * 2, (None, 8, 8, 2)
+        layer = layers.Conv2D(3000, 5, **initializers.torch_default(fan_in))
+        reference = torch.nn.Conv2d(2, 3000, 5)
+    else:
+        fan_in, shape = 64, (None, 64)
+        layer = layers.Dense(3000, **initializers.torch_default(fan_in))
+        reference = torch.nn.Linear(64, 3000)
+    layer.build(shape)
+    kernel, bias = weights(layer)
+    assert_same_distribution(kernel, reference.weight.detach().numpy().ravel())
+    assert_same_distribution(bias, reference.bias.detach().numpy())
+    bound = 1 / math.sqrt(fan_in)
+    for values in (kernel, bias):
+        assert 0.99 * bound < np.abs(values).max() <= np.float32(bound)
+        assert stats.kstest(values, "uniform", (-bound, 2 * bound)).pvalue > ALPHA
+    # Kernel and bias are drawn apart.
+    assert abs(stats.pearsonr(kernel[:3000], bias).statistic) < 0.1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        initializers.he_normal,
+        initializers.he_uniform,
+        lambda: initializers.torch_default(9)["kernel_initializer"],
+    ],
+)
+def test_two_calls_give_two_draws_of_a_plain_keras_initialiser(make):
+    one, two = make(), make()
+    assert (sample(one, (8, 8)) != sample(two, (8, 8))).all()
+    configuration = keras.saving.serialize_keras_object(one)
+    assert configuration["module"] == "keras.initializers"
+    again = keras.saving.deserialize_keras_object(configuration)
+    assert again.get_config() == one.get_config()
+
+
+def test_impossible_fan_in():
+    with pytest.raises(ValueError, match="fan_in=0"):
+        initializers.torch_default(0)
