@@ -108,7 +108,15 @@ def data(words: Sequence[str], program: str) -> None:
     _dispatch({"get": Get, "list": ListData, "import": Import}, words, program)
 
 
-COMMANDS = {"list": List, "show": Show, "run": run, "data": data}
+def bench(words: Sequence[str], program: str) -> None:
+    """Time training: this package beside stock Keras and plain PyTorch."""
+    from kerascnn.bench import command
+
+    commands = {"step": command.Step, "epoch": command.Epoch, "scale": command.Scale}
+    _dispatch(commands, words, program)
+
+
+COMMANDS = {"list": List, "show": Show, "run": run, "data": data, "bench": bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,6 +39,7 @@ ALLOWED = {
         "report",
         "runs",
     },
+    "bench": {"acceleration", "command_line", "data", "recipe", "training"},
     "report": {"data", "recipe", "runs"},
     "parity": {"data", "recipe", "runs"},
     "lessons": {

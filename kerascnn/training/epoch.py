@@ -60,7 +60,7 @@ def fit(
     if steps_a_call is None:
         steps_a_call = 1 if jax.default_backend() == "cpu" else STEPS_A_CALL
     model.optimizer.build(model.trainable_variables)
-    training, evaluation = _training_function(model), _evaluation_function(model)
+    training, evaluation = training_function(model), _evaluation_function(model)
     train_images, train_labels = jax.device_put((train.images, train.labels))
     test_images, test_labels = jax.device_put((test.images, test.labels))
     hooks = keras.callbacks.CallbackList(
@@ -75,7 +75,7 @@ def fit(
     hooks.on_train_begin()
     for epoch in range(plan.initial_epoch, plan.epochs):
         hooks.on_epoch_begin(epoch)
-        state = _read(model)
+        state = read_state(model)
         try:
             done = 0
             for chosen in _calls(plan, epoch, len(train), steps_a_call):
@@ -134,7 +134,7 @@ def fits(*splits: Split) -> bool:
     return limit is None or needed < limit
 
 
-def _training_function(model: keras.Model) -> Callable[..., State]:
+def training_function(model: keras.Model) -> Callable[..., State]:
     """Compile: a state and the indices of some batches -> the state after them."""
 
     def loss_of(weights, others, images, labels):
@@ -247,7 +247,8 @@ def _evaluation_calls(images: int) -> list[np.ndarray]:
     ]
 
 
-def _read(model: keras.Model) -> State:
+def read_state(model: keras.Model) -> State:
+    """Return a model's and its optimiser's values, with the epoch's sums at zero."""
     return {
         "weights": [v.value for v in model.trainable_variables],
         "others": [v.value for v in model.non_trainable_variables],

@@ -103,7 +103,7 @@ def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch):
     trained(fit, splits, [reference], drop_last=True)
 
     steps = []
-    compiled = epoch._training_function
+    compiled = epoch.training_function
 
     def watched(model):
         call = compiled(model)
@@ -115,7 +115,7 @@ def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch):
 
         return step
 
-    monkeypatch.setattr(epoch, "_training_function", watched)
+    monkeypatch.setattr(epoch, "training_function", watched)
     trained(epoch, splits, drop_last=True)
     assert len(steps) == len(reference.steps) == 50
     # float32, summed in another order.

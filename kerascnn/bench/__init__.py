@@ -1,0 +1,1 @@
+"""Time training side by side: this package, stock Keras, and plain PyTorch."""

@@ -1,0 +1,315 @@
+"""The commands `kerascnn bench step`, `bench epoch` and `bench scale`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import platform
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from kerascnn import recipe as recipes
+from kerascnn.bench import measure
+from kerascnn.training import environment
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerascnn.bench.measure import Result
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+
+OURS = "kerascnn"
+TORCH = ("torch-eager", "torch-channels_last", "torch-compile")
+
+
+@dataclasses.dataclass
+class Step:
+    """Time a training step: this package, stock Keras, plain PyTorch, in turns."""
+
+    recipe: Name = "cifar_relu_9"
+    """Whose network to train."""
+    batch: int = 256
+    """Images a step."""
+    rounds: int = 7
+    """Turns of each contender; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> None:
+        recipe = recipes.load(self.recipe)
+        contenders = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
+        results, missing = compare(
+            [(name, name) for name in contenders],
+            [self.recipe, str(self.batch), "0", "fixed"],
+            self.rounds,
+        )
+        work = self.batch * training_operations(recipe.network())
+        report(
+            f"{self.recipe}: one training step, batch {self.batch}",
+            results,
+            missing,
+            images=self.batch,
+            operations=work,
+            as_json=self.json,
+        )
+
+
+@dataclasses.dataclass
+class Epoch:
+    """Time whole epochs from raw images, with and without the random transforms."""
+
+    recipe: Name = "cifar_vgg_aug"
+    """What to train."""
+    batch: int | None = None
+    """Images a step (default: the recipe's)."""
+    images: int = 10_000
+    """Images an epoch."""
+    rounds: int = 3
+    """Turns of each contender; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> None:
+        recipe = recipes.load(self.recipe)
+        batch = self.batch or recipe.batch_size
+        words = [self.recipe, str(batch), str(self.images)]
+        names = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
+        groups = [
+            *((name, name, "random") for name in names),
+            (OURS, f"{OURS}, without random transforms", "fixed"),
+        ]
+        results, missing = [], []
+        ready = []
+        for name, label, transform in groups:
+            started, lacking = measure.start([(name, label)], [*words, transform])
+            ready += started
+            missing += lacking
+        try:
+            results = measure.interleave(ready, self.rounds)
+        finally:
+            for contender in ready:
+                contender.close()
+        steps = self.images // batch
+        report(
+            f"{self.recipe}: one epoch of {steps} steps, batch {batch}, raw images",
+            results,
+            missing,
+            images=steps * batch,
+            operations=steps * batch * training_operations(recipe.network()),
+            as_json=self.json,
+        )
+
+
+@dataclasses.dataclass
+class Scale:
+    """Show how the time of a step grows with batch, width and depth."""
+
+    rounds: int = 3
+    """Turns of each case; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> None:
+        cases = [
+            *(("cifar_vgg", batch, "batch") for batch in (32, 64, 128, 256, 512)),
+            *((name, 64, "width") for name in WIDTHS),
+            *((name, 64, "depth") for name in DEPTHS),
+        ]
+        rows = []
+        for name, batch, grows in cases:
+            results, missing = compare(
+                [(OURS, f"{name}, batch {batch}")],
+                [name, str(batch), "0", "fixed"],
+                self.rounds,
+            )
+            operations = batch * training_operations(recipes.load(name).network())
+            for result in results:
+                rows.append((grows, result, batch, operations))
+            for line in missing:
+                Console(stderr=True).print(line)
+        if self.json:
+            print(
+                json.dumps(
+                    [
+                        {"grows": grows, "batch": batch, "operations": operations}
+                        | dataclasses.asdict(result)
+                        for grows, result, batch, operations in rows
+                    ]
+                )
+            )
+            return
+        table = Table(title="one training step of kerascnn on JAX")
+        for column in ("grows", "case", "step", "images/s", "GFLOP/s", "memory"):
+            table.add_column(column, justify="left" if column == "case" else "right")
+        for grows, result, batch, operations in rows:
+            table.add_row(grows, *_cells(result, batch, operations))
+        Console().print(table)
+
+
+# Lecture 4's base net and its wider forms; lecture 3's nets by number of convolutions.
+WIDTHS = ("cifar_vgg_bn", "cifar_vgg_wide", "cifar_vgg_wider")
+DEPTHS = ("cifar_sigmoid", "cifar_sigmoid_3", "cifar_relu_9", "cifar_relu_12")
+
+
+def installed() -> list[str]:
+    """Return the Keras backends that are installed here."""
+    backends = ("jax", "tensorflow", "torch")
+    return [name for name in backends if importlib.util.find_spec(name)]
+
+
+def torch_forms() -> list[str]:
+    """Return the contenders of plain PyTorch, none where it is not installed."""
+    return list(TORCH) if "torch" in installed() else []
+
+
+def compare(
+    names: list[tuple[str, str]], words: list[str], rounds: int
+) -> tuple[list[Result], list[str]]:
+    """Start contenders, let them work in turns, and end them.
+
+    Returns:
+        Their results, and a line for each that could not start.
+    """
+    ready, missing = measure.start(names, words)
+    try:
+        return measure.interleave(ready, rounds), missing
+    finally:
+        for contender in ready:
+            contender.close()
+
+
+def training_operations(model: keras.Model) -> int:
+    """Count the floating-point operations of one training step on one image.
+
+    A multiplication and an addition for each weight and place it is used at, three
+    times: forward, the gradient of the inputs, the gradient of the weights. The first
+    layer needs no gradient of its inputs. Everything else is left out.
+    """
+    total, first = 0, True
+    for layer in model.layers:
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None:
+            continue
+        places = 1
+        for length in layer.output.shape[1:-1]:
+            places *= length
+        weights = 1
+        for length in kernel.shape:
+            weights *= length
+        total += 2 * weights * places * (2 if first else 3)
+        first = False
+    return total
+
+
+def matmul_peak() -> float:
+    """Return the speed of a large float32 matrix product, in operations a second."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048
+    a = jnp.ones((size, size), "float32")
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def report(
+    title: str,
+    results: Sequence[Result],
+    missing: Sequence[str],
+    images: int,
+    operations: int,
+    as_json: bool,
+) -> None:
+    """Print a benchmark as a table, or as JSON with `as_json`.
+
+    Args:
+        title: What was timed.
+        results: The contenders' results; ratios are to this package's, the first's.
+        missing: A line for each contender that could not start.
+        images: Images in what was timed.
+        operations: Floating-point operations in what was timed.
+        as_json: Print JSON.
+    """
+    peak = matmul_peak()
+    ours = results[0].seconds
+    if as_json:
+        rows = [
+            dataclasses.asdict(result)
+            | {
+                "ratio": ours / result.seconds,
+                "images_per_second": images / result.seconds,
+                "flops": operations / result.seconds,
+                "share_of_peak": operations / result.seconds / peak,
+            }
+            for result in results
+        ]
+        print(
+            json.dumps(
+                {
+                    "title": title,
+                    "machine": machine(),
+                    "peak_flops": peak,
+                    "results": rows,
+                    "missing": list(missing),
+                }
+            )
+        )
+        return
+    table = Table(
+        title=title, caption=f"{machine()}; matmul peak {peak / 1e9:.0f} GFLOP/s"
+    )
+    table.add_column("contender", no_wrap=True)
+    for column in (
+        *("time", "images/s", "GFLOP/s", "memory", "of peak", "first step"),
+        "ours / its",
+    ):
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(
+            *_cells(result, images, operations),
+            f"{operations / result.seconds / peak:.0%}",
+            f"{result.compile:.1f} s",
+            f"{ours / result.seconds:.2f}",
+        )
+    console = Console()
+    console.print(table)
+    best = min(
+        (r for r in results if r.name in TORCH), key=lambda r: r.seconds, default=None
+    )
+    if best is not None:
+        console.print(
+            f"kerascnn takes {ours / best.seconds:.2f} of the time of plain PyTorch's "
+            f"best, {best.name}."
+        )
+    for line in missing:
+        console.print(f"left out: {line}")
+
+
+def machine() -> str:
+    """Return what the benchmarks ran on, in a few words."""
+    return f"{environment.processor()}, {platform.system()}"
+
+
+def _cells(result: Result, images: int, operations: int) -> list[str]:
+    return [
+        result.name,
+        f"{result.seconds:.3f} s"
+        if result.seconds >= 0.1
+        else f"{result.seconds * 1e3:.2f} ms",
+        f"{images / result.seconds:,.0f}",
+        f"{operations / result.seconds / 1e9:.0f}",
+        f"{result.memory / 2**20:,.0f} M",
+    ]

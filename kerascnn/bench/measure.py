@@ -1,0 +1,139 @@
+"""Run contenders side by side, in turns, and report medians and ratios."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from kerascnn import UsageError
+
+BACKENDS = {"kerascnn": "jax", "torch": "torch"}
+
+# One turn of a contender lasts about this long, in seconds.
+TURN = 0.6
+
+
+@dataclasses.dataclass
+class Result:
+    """What was measured of one contender.
+
+    Args:
+        name: The contender.
+        seconds: Median time of a step or epoch.
+        fastest: The shortest.
+        memory: The process's peak memory, in bytes.
+        compile: Seconds until the first step was done, compilation included.
+    """
+
+    name: str
+    seconds: float
+    fastest: float
+    memory: int
+    compile: float
+
+
+class Contender:
+    """A process that waits, works when it is asked, and says how long it took.
+
+    Args:
+        name: The contender, see `contenders.build`.
+        label: Its name in the table.
+        words: The further arguments of `kerascnn.bench.contenders`.
+
+    Raises:
+        UsageError: It ended before it was ready.
+    """
+
+    def __init__(self, name: str, words: list[str], label: str | None = None):
+        self.label = label or name
+        kind, _, rest = name.partition("-")
+        backend = BACKENDS.get(kind, rest)
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kerascnn.bench.contenders", name, *words],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+        self.number = 1
+        self.times: list[float] = []
+        self.compile = self._answer()["seconds"]
+
+    def turn(self) -> None:
+        """Take as many steps as fill a turn, and note the time of one."""
+        assert self.process.stdin
+        print(self.number, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        self.memory = answer["memory"]
+        self.times.append(answer["seconds"] / self.number)
+        self.number = max(1, round(TURN / self.times[-1]))
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+    @property
+    def result(self) -> Result:
+        """The measurements, without the first turn, which warms up."""
+        times = self.times[1:]
+        return Result(
+            self.label,
+            statistics.median(times),
+            min(times),
+            self.memory,
+            self.compile,
+        )
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            last = (self.errors.read().strip().splitlines() or ["no word of why"])[-1]
+            self.close()
+            raise UsageError(f"{self.label} ended: {last}")
+        return json.loads(line)
+
+
+def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
+    """Let the contenders work in turns, so that a slow minute slows them all.
+
+    Args:
+        contenders: The contenders, ready.
+        rounds: Turns of each that count; one more warms up.
+    """
+    for _ in range(rounds + 1):
+        for contender in contenders:
+            contender.turn()
+    return [contender.result for contender in contenders]
+
+
+def start(
+    names: list[tuple[str, str]], words: list[str]
+) -> tuple[list[Contender], list[str]]:
+    """Start contenders one after another; those that can't build are left out.
+
+    Args:
+        names: Pairs of a contender's name and its label.
+        words: The further arguments of `kerascnn.bench.contenders`.
+
+    Returns:
+        The contenders that are ready, and a line for each that is not.
+    """
+    ready, missing = [], []
+    for name, label in names:
+        try:
+            ready.append(Contender(name, words, label))
+        except UsageError as error:
+            missing.append(str(error))
+    return ready, missing
