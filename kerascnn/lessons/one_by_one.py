@@ -75,10 +75,11 @@ def one_by_one_in_keras(
 
 def with_dense_layers(seed: int = 0) -> keras.Model:
     """The lecture's first network: from (28, 28, 1), scaled to 0..1, to 10 logits."""
+    start = _he_normal(seed)
     image = keras.Input((SIZE, SIZE, 1))
-    x = layers.Flatten()(_features(image, seed))
-    x = layers.Dense(128, activation="relu", kernel_initializer=_start(seed + 2))(x)
-    logits = layers.Dense(10, kernel_initializer=_start(seed + 3))(x)
+    x = layers.Flatten()(_features(image, start))
+    x = layers.Dense(128, activation="relu", kernel_initializer=start)(x)
+    logits = layers.Dense(10, kernel_initializer=start)(x)
     return keras.Model(image, logits)
 
 
@@ -89,28 +90,31 @@ def with_convolutions(seed: int = 0) -> keras.Model:
         A model from (height, width, 1) to logits
         (height // 4 - 6, width // 4 - 6, 10).
     """
+    start = _he_normal(seed)
     image = keras.Input((None, None, 1))
-    x = _features(image, seed)
-    x = layers.Conv2D(128, 7, activation="relu", kernel_initializer=_start(seed + 2))(x)
-    logits = layers.Conv2D(10, 1, kernel_initializer=_start(seed + 3))(x)
+    x = _features(image, start)
+    x = layers.Conv2D(128, 7, activation="relu", kernel_initializer=start)(x)
+    logits = layers.Conv2D(10, 1, kernel_initializer=start)(x)
     return keras.Model(image, logits)
 
 
-def _features(x: Any, seed: int) -> Any:
-    for index, filters in enumerate((32, 64)):
+def _features(x: Any, start: Any) -> Any:
+    for filters in (32, 64):
         x = layers.Conv2D(
-            filters,
-            3,
-            padding="same",
-            activation="relu",
-            kernel_initializer=_start(seed + index),
+            filters, 3, padding="same", activation="relu", kernel_initializer=start
         )(x)
         x = layers.MaxPooling2D(2)(x)
     return x
 
 
-def _start(seed: int) -> Any:
-    return keras.initializers.HeNormal(seed=seed)
+def _he_normal(seed: int) -> Any:
+    # NumPy draws the same on every backend.
+    generator = np.random.default_rng(seed)
+
+    def start(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
+        return generator.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+
+    return start
 
 
 def move_weights(dense: keras.Model, convolutional: keras.Model) -> None:
