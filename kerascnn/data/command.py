@@ -51,6 +51,7 @@ def list_(data_dir: str | os.PathLike | None = None) -> None:
         data_dir: the folder of prepared sets, see `folders.data_directory`.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     directory = data_directory(data_dir)
@@ -58,7 +59,7 @@ def list_(data_dir: str | os.PathLike | None = None) -> None:
     full = _prepared_sets(directory)
     table = Table(
         title="training + test images",
-        caption=f"Full sets: {directory}\nTo get one: kerascnn data get SET",
+        caption=f"Full sets: {escape(str(directory))}\nGet one: kerascnn data get SET",
         caption_justify="left",
     )
     for column in ("set", "full set", "bundled sample", "version"):

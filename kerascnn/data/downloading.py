@@ -1,6 +1,8 @@
 """What `fetching.get` runs in a process of its own.
 
-python -m kerascnn.data.downloading NAME FOLDER
+    python -m kerascnn.data.downloading NAME FOLDER
+
+prepares a set, or prints why it cannot, as JSON, and exits with code 2.
 """
 
 import contextlib
@@ -21,12 +23,12 @@ from kerascnn.data.official import OFFICIAL
 from kerascnn.data.reading import one_line, quiet
 from kerascnn.data.writing import progress_bars, write
 
-# In seconds: to connect, and to wait for the next bytes. tfds waits for ever.
-_TIMEOUTS = (10, 15)
-# Tries again, of tfds' ten: a silent host is waited for 3 * 15 seconds. A name server
-# that does not answer can hold up each try for longer: _PATIENCE ends that.
+# In seconds: to connect, and to wait for the next bytes of a file. tfds waits for ever.
+_TIMEOUTS = (10, 60)
+# Tries again, of tfds' ten.
 _RETRIES = 2
-_PATIENCE = 50
+# In seconds: to wait for the first bytes, with all tries and the name server.
+_PATIENCE = 45
 
 
 def prepare(name: str, directory: str) -> None:

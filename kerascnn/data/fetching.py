@@ -66,4 +66,4 @@ def get(name: str, data_dir: str | os.PathLike | None = None) -> Path:
 
 
 def _parts(directory: Path) -> set[Path]:
-    return set(directory.glob("downloads/**/*.tmp.*"))
+    return set(directory.glob("downloads/*/*.tmp.*"))

@@ -28,7 +28,6 @@ class Prepared:
         classes: the names of its classes.
         splits: the names of the splits that serve as "train" and "test".
         builder: tfds' read-only builder of it.
-        keys: the names of the image and label features.
     """
 
     folder: Path
@@ -37,7 +36,6 @@ class Prepared:
     classes: tuple[str, ...]
     splits: dict[str, str]
     builder: Any
-    keys: tuple[str, str]
 
     def count(self, role: str) -> int:
         """How many examples the set's record says that "train" or "test" holds."""
@@ -64,7 +62,7 @@ class Prepared:
         examples = self._array_record if array_record else self._tfrecord
         shape, total = None, 0
         for batch in examples(split):
-            images = [np.asarray(example[self.keys[0]]) for example in batch]
+            images = [np.asarray(example["image"]) for example in batch]
             shape = shape or images[0].shape
             for image in images:
                 if image.shape != shape:
@@ -72,7 +70,7 @@ class Prepared:
                         f"{self.name} has images of unequal size, such as {shape} and "
                         f"{image.shape}: this version loads sets of one image size."
                     )
-            labels = np.array([example[self.keys[1]] for example in batch], np.int32)
+            labels = np.array([example["label"] for example in batch], np.int32)
             if labels.min() < 0 or labels.max() >= len(self.classes):
                 raise UsageError(
                     f"{self.name} has unlabelled images in its split {split.name} "
@@ -203,7 +201,6 @@ def read(folder: Path) -> Prepared:
         classes=tuple(label.names),
         splits={"train": "train", "test": test},
         builder=builder,
-        keys=("image", "label"),
     )
 
 

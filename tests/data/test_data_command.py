@@ -44,8 +44,10 @@ def test_list_of_a_damaged_set(tiny, tmp_path, capsys):
 
 
 def test_list_where_nothing_is(tmp_path, capsys):
-    command.list_(tmp_path / "none")
-    assert "not here" in capsys.readouterr().out
+    command.list_(tmp_path / "[bold]none")
+    out = capsys.readouterr().out
+    assert "not here" in out
+    assert "[bold]none" in out.replace("\n", "")
 
 
 def test_get_says_what_is_here_already(tiny, tmp_path, capsys):

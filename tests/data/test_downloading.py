@@ -94,13 +94,12 @@ def test_a_silent_host_is_given_up(proxy, silent_port, tmp_path, monkeypatch):
         downloading.prepare("cifar10", str(tmp_path))
 
 
-def test_the_limits_add_up_to_less_than_a_minute():
-    connect, read = downloading._TIMEOUTS
-    # urllib3 waits 0.2 * 2**n seconds before try n.
+def test_a_silent_host_is_given_up_within_a_minute():
+    assert downloading._PATIENCE <= 45  # and some seconds to start and to end
+    connect, _ = downloading._TIMEOUTS
+    # urllib3 waits 0.2 * 2**n seconds before try n: refusals come before that.
     pauses = sum(0.2 * 2**n for n in range(downloading._RETRIES + 1))
-    tries = downloading._RETRIES + 1
-    assert tries * max(connect, read) + pauses < 50
-    assert downloading._PATIENCE + 5 < 60  # to start and to end
+    assert (downloading._RETRIES + 1) * connect + pauses < downloading._PATIENCE
 
 
 def test_patience_ends_what_no_timeout_does(proxy, silent_port, tmp_path):

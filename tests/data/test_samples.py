@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import random_images
-from setuptools import build_meta
 
 import kerascnn
 from kerascnn import data
@@ -57,6 +56,9 @@ def test_sources_and_licences_are_named():
 
 
 def test_the_wheel_holds_the_samples(tmp_path, monkeypatch):
+    pytest.importorskip("setuptools", minversion="77")
+    from setuptools import build_meta
+
     source = Path(kerascnn.__file__).parents[1]
     if not (source / "pyproject.toml").is_file():
         pytest.skip("the package is installed: its source is not here")
