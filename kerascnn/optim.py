@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -44,12 +45,54 @@ class Adam(keras.optimizers.Adam):
         m, v = self._momentums[index], self._velocities[index]
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
-        # 1 - beta^t; written out, float32 would lose four of its seven digits.
-        correction_1 = -ops.expm1(step * math.log(self.beta_1))
-        correction_2 = -ops.expm1(step * math.log(self.beta_2))
-        root = ops.sqrt(v) / ops.sqrt(correction_2)
-        rate = rate / correction_1
+        if self.amsgrad:
+            largest = self._velocity_hats[index]
+            self.assign(largest, ops.maximum(largest, v))
+            v = largest
+        root = ops.sqrt(v) / ops.sqrt(_one_minus_power(self.beta_2, step))
+        rate = rate / _one_minus_power(self.beta_1, step)
         self.assign_sub(variable, rate * m / (root + self.epsilon))
+
+
+def _one_minus_power(beta: float, step: Any) -> Any:
+    # Written out, 1 - beta**step loses four of float32's seven digits in early steps.
+    return -ops.expm1(step * math.log(beta)) if beta else 1.0
+
+
+def sgd(
+    learning_rate: float, momentum: float = 0.0, nesterov: bool = False
+) -> keras.Optimizer:
+    """Return `torch.optim.SGD(parameters, learning_rate, momentum)` for Keras.
+
+    Args:
+        learning_rate: The step size.
+        momentum: The share of the last step's velocity that is kept, in 0..1.
+        nesterov: Look one step of momentum ahead.
+
+    Example:
+        >>> model.compile(optimizer=optim.sgd(0.1, momentum=0.9), loss="mse")
+    """
+    return SGD(learning_rate, momentum=momentum, nesterov=nesterov)
+
+
+@keras.saving.register_keras_serializable("kerascnn")
+class SGD(keras.optimizers.SGD):
+    """Keras's SGD with the learning rate outside the momentum, as PyTorch has it.
+
+    PyTorch: `b = momentum * b + gradient; w -= learning_rate * b`. Keras puts the rate
+    inside, `b = momentum * b - learning_rate * gradient; w += b`: the same while the
+    rate stands still, but when it falls, Keras's next steps still move at the old one.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        step = gradient = ops.cast(gradient, variable.dtype)
+        if self.momentum:
+            velocity = self.momentums[self._get_variable_index(variable)]
+            step = self.momentum * velocity + gradient
+            self.assign(velocity, step)
+            if self.nesterov:
+                step = gradient + self.momentum * step
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
 
 
 def weight_decay(factor: float) -> keras.regularizers.Regularizer:
@@ -110,6 +153,11 @@ class ExponentialDecay(keras.callbacks.Callback):
                 "ExponentialDecay sets the learning rate of each epoch, and this "
                 "optimiser follows a schedule of its own: give it a number instead."
             )
+        if optimizer.learning_rate is None:
+            raise UsageError(
+                "ExponentialDecay sets the learning rate of each epoch, and this "
+                "optax transformation shows none: see optim.Optax."
+            )
         if self.learning_rate is None:
             # Rounded to the 7 digits of float32: 0.001, not 0.0010000000474974513.
             rate = float(ops.convert_to_numpy(optimizer.learning_rate))
@@ -118,3 +166,218 @@ class ExponentialDecay(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         assert self.learning_rate is not None
         self.model.optimizer.learning_rate = self.learning_rate * self.gamma**epoch
+
+
+@keras.saving.register_keras_serializable("kerascnn")
+class Optax(keras.Optimizer):
+    """An optax gradient transformation as a Keras optimiser, on the JAX backend.
+
+    It goes wherever a Keras optimiser does: `compile`, `stateless_apply` inside `jit`,
+    checkpoints. The transformation sees the gradients and the values of all trainable
+    variables as two lists, in the model's order; its state is held in Keras variables.
+
+    optax compiles its learning rate into the transformation. To read it, or to let
+    callbacks change it, have optax keep it in the state with `inject_hyperparams`, as
+    in the second example: it is then `optimizer.learning_rate`, a Keras variable as in
+    any Keras optimiser. Injected as an optax schedule, it can be read and not set.
+    Without `inject_hyperparams`, or with two, `learning_rate` is None.
+
+    Gradient clipping, accumulation, loss scaling and moving averages of Keras's
+    optimisers work as ever, and come before the transformation. A transformation that
+    wants the loss itself (`optax.polyak_sgd`, `optax.lbfgs`) can't be used: Keras gives
+    its optimisers the gradients alone.
+
+    Args:
+        transformation: An `optax.GradientTransformation`.
+        name: The optimiser's name.
+        **kwargs: What every Keras optimiser takes: `clipnorm`, `clipvalue`,
+            `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor`, `gradient_accumulation_steps`.
+
+    Raises:
+        UsageError: The backend is not JAX, `transformation` is none, or the learning
+            rate or the weight decay is given outside it.
+
+    Source: https://optax.readthedocs.io; asked for in keras#18539 and keras#18923.
+
+    Examples:
+        >>> model.compile(optimizer=optim.Optax(optax.lion(1e-4)), loss="mse")
+        >>> adamw = optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3)
+        >>> optimizer = optim.Optax(adamw)
+        >>> optimizer.learning_rate = 1e-4
+
+        The decay of kernels, and not of biases and BatchNorm's weights:
+
+        >>> kernels = lambda weights: [w.ndim > 1 for w in weights]
+        >>> optim.Optax(optax.adamw(1e-3, weight_decay=1e-4, mask=kernels))
+    """
+
+    def __init__(self, transformation: Any, name: str = "optax", **kwargs: Any):
+        if keras.backend.backend() != "jax":
+            raise UsageError(
+                f"optim.Optax needs the JAX backend, and this is "
+                f"{keras.backend.backend()}: set KERAS_BACKEND=jax, or take one of "
+                f"keras.optimizers."
+            )
+        if not callable(getattr(transformation, "init", None)) or not callable(
+            getattr(transformation, "update", None)
+        ):
+            raise UsageError(
+                f"optim.Optax takes an optax gradient transformation, such as "
+                f"optax.adamw(1e-3). Received: {transformation!r}"
+            )
+        if "learning_rate" in kwargs or kwargs.get("weight_decay") is not None:
+            raise UsageError(
+                "optim.Optax takes the learning rate and the weight decay inside the "
+                "transformation: optax.inject_hyperparams(optax.adamw)("
+                "learning_rate=1e-3, weight_decay=1e-4)"
+            )
+        rate, scheduled = _injected_learning_rate(transformation)
+        # A float becomes a Keras variable; of a function, Keras asks the rate.
+        super().__init__((lambda: None) if rate is None else rate, name=name, **kwargs)
+        self.transformation = transformation
+        self._settable = rate is not None and not scheduled
+
+    def build(self, variables: Any) -> None:
+        """Start the transformation's state, in variables of this optimiser.
+
+        Args:
+            variables: The list of variables to train.
+        """
+        if self.built:
+            return
+        import jax
+
+        super().build(variables)
+        state = self.transformation.init([v.value for v in variables])
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(state)
+        self._kinds_of_key = [_kind_of_key(leaf) for _, leaf in leaves]
+        self._state = [
+            self._learning_rate
+            if _is_learning_rate(path) and self.learning_rate is not None
+            else self._add_state(
+                jax.tree_util.keystr(path, simple=True, separator="_"), leaf
+            )
+            for path, leaf in leaves
+        ]
+
+    def _add_state(self, path: str, leaf: Any) -> keras.Variable:
+        import jax
+
+        # A copy: a leaf may be a model's own weight, which can't be donated twice.
+        array = jax.numpy.array(_as_array(leaf))
+        return self.add_variable(
+            array.shape,
+            initializer=lambda shape, dtype: array,
+            dtype=str(array.dtype),
+            name=re.sub(r"\W", "_", f"state_{path}"),
+        )
+
+    # Keras calls this once a step, with the gradients clipped and averaged.
+    def _backend_update_step(
+        self, grads: Any, trainable_variables: Any, learning_rate: Any
+    ) -> None:
+        import jax
+        import optax
+
+        pairs = {
+            self._get_variable_index(variable): (gradient, variable)
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+        }
+        if len(pairs) != len(self._trainable_variables):
+            raise UsageError(
+                f"optim.Optax updates all the variables it was built with in one step. "
+                f"Received: gradients for {len(pairs)} of "
+                f"{len(self._trainable_variables)} variables"
+            )
+        pairs = [pairs[index] for index in range(len(pairs))]
+        gradients = [ops.cast(gradient, v.dtype) for gradient, v in pairs]
+        weights = [variable.value for _, variable in pairs]
+        leaves = [
+            jax.random.wrap_key_data(variable.value, impl=kind)
+            if kind
+            else variable.value
+            for kind, variable in zip(self._kinds_of_key, self._state, strict=True)
+        ]
+        state = jax.tree.unflatten(self._structure, leaves)
+        updates, state = self.transformation.update(gradients, state, weights)
+        weights = optax.apply_updates(weights, updates)
+        for (_, variable), weight in zip(pairs, weights, strict=True):
+            variable.assign(weight)
+        for variable, leaf in zip(self._state, jax.tree.leaves(state), strict=True):
+            variable.assign(_as_array(leaf))
+
+    @property
+    def learning_rate(self) -> Any:
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        if self.learning_rate is None:
+            raise UsageError(
+                "this optax transformation has no learning rate to set: build it with "
+                "optax.inject_hyperparams, as in optax.inject_hyperparams(optax.adamw)("
+                "learning_rate=1e-3)"
+            )
+        if not self._settable:
+            raise UsageError(
+                "this optax transformation's learning rate follows a schedule: inject "
+                "a number to set it"
+            )
+        self._learning_rate.assign(learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what Keras can write down: all but the transformation."""
+        config = super().get_config()
+        del config["learning_rate"], config["weight_decay"]
+        return config
+
+    @classmethod
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Optax:
+        raise UsageError(
+            "an optax transformation can't be read from a file: load the model with "
+            "compile=False, then compile it with the same optim.Optax(...)"
+        )
+
+
+def _injected_learning_rate(transformation: Any) -> tuple[float | None, bool]:
+    """Return the learning rate in a transformation's state, and if it's a schedule's.
+
+    The rate is None if there is none, or more than one.
+    """
+    import jax
+
+    try:
+        state = transformation.init([jax.numpy.zeros(())])
+    except (
+        Exception
+    ):  # made for other weights; if anything else is wrong, `build` fails
+        return None, False
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    rates = [leaf for path, leaf in leaves if _is_learning_rate(path)]
+    scheduled = any(
+        _is_learning_rate(path[:-1], "hyperparams_states") for path, _ in leaves
+    )
+    return (float(rates[0]) if len(rates) == 1 else None), scheduled
+
+
+def _is_learning_rate(path: Sequence[Any], where: str = "hyperparams") -> bool:
+    # The fields of the state that `optax.inject_hyperparams` keeps.
+    names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+    return names[-2:] == [where, "learning_rate"]
+
+
+def _kind_of_key(leaf: Any) -> Any:
+    """Return a random key's implementation; None for any other array."""
+    import jax
+
+    if jax.dtypes.issubdtype(jax.numpy.asarray(leaf).dtype, jax.dtypes.prng_key):
+        return jax.random.key_impl(leaf)
+    return None
+
+
+def _as_array(leaf: Any) -> Any:
+    # A Keras variable holds numbers, not JAX's typed random keys.
+    import jax
+
+    return jax.random.key_data(leaf) if _kind_of_key(leaf) else leaf
