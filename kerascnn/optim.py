@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from kerascnn import UsageError
+
+# Keras's operations have no types of their own: pyright would take many for None.
+ops: Any = keras.ops
 
 
 def adam(learning_rate: float, epsilon: float = 1e-8) -> keras.Optimizer:
@@ -40,7 +42,7 @@ class Adam(keras.optimizers.Adam):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        step = ops.cast(self.iterations + 1, variable.dtype)
+        step = ops.cast(ops.add(self.iterations, 1), variable.dtype)
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
@@ -144,7 +146,8 @@ class ExponentialDecay(keras.callbacks.Callback):
         return {"gamma": self.gamma, "learning_rate": self.learning_rate}
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        optimizer = self.model.optimizer
+        model: Any = self.model
+        optimizer = model.optimizer
         if isinstance(
             getattr(optimizer, "_learning_rate", None),
             keras.optimizers.schedules.LearningRateSchedule,
@@ -165,7 +168,8 @@ class ExponentialDecay(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         assert self.learning_rate is not None
-        self.model.optimizer.learning_rate = self.learning_rate * self.gamma**epoch
+        model: Any = self.model
+        model.optimizer.learning_rate = self.learning_rate * self.gamma**epoch
 
 
 @keras.saving.register_keras_serializable("kerascnn")
@@ -182,10 +186,10 @@ class Optax(keras.Optimizer):
     any Keras optimiser. Injected as an optax schedule, it can be read and not set.
     Without `inject_hyperparams`, or with two, `learning_rate` is None.
 
-    Gradient clipping, accumulation, loss scaling and moving averages of Keras's
-    optimisers work as ever, and come before the transformation. A transformation that
-    wants the loss itself (`optax.polyak_sgd`, `optax.lbfgs`) can't be used: Keras gives
-    its optimisers the gradients alone.
+    What Keras's optimisers do before a step (loss scaling, clipping, accumulation of
+    gradients) and after it (averages of the weights) they do here too. A transformation
+    that wants the loss itself (`optax.polyak_sgd`, `optax.lbfgs`) can't be used: Keras
+    gives its optimisers the gradients alone.
 
     Args:
         transformation: An `optax.GradientTransformation`.
@@ -234,7 +238,7 @@ class Optax(keras.Optimizer):
             )
         rate, scheduled = _injected_learning_rate(transformation)
         # A float becomes a Keras variable; of a function, Keras asks the rate.
-        super().__init__((lambda: None) if rate is None else rate, name=name, **kwargs)
+        super().__init__(_no_rate if rate is None else rate, name=name, **kwargs)
         self.transformation = transformation
         self._settable = rate is not None and not scheduled
 
@@ -266,12 +270,10 @@ class Optax(keras.Optimizer):
 
         # A copy: a leaf may be a model's own weight, which can't be donated twice.
         array = jax.numpy.array(_as_array(leaf))
-        return self.add_variable(
-            array.shape,
-            initializer=lambda shape, dtype: array,
-            dtype=str(array.dtype),
-            name=re.sub(r"\W", "_", f"state_{path}"),
-        )
+        name = re.sub(r"\W", "_", f"state_{path}")
+        variable = self.add_variable(array.shape, dtype=str(array.dtype), name=name)
+        variable.assign(array)
+        return variable
 
     # Keras calls this once a step, with the gradients clipped and averaged.
     def _backend_update_step(
@@ -301,8 +303,8 @@ class Optax(keras.Optimizer):
         ]
         state = jax.tree.unflatten(self._structure, leaves)
         updates, state = self.transformation.update(gradients, state, weights)
-        weights = optax.apply_updates(weights, updates)
-        for (_, variable), weight in zip(pairs, weights, strict=True):
+        new: Any = optax.apply_updates(weights, updates)
+        for (_, variable), weight in zip(pairs, new, strict=True):
             variable.assign(weight)
         for variable, leaf in zip(self._state, jax.tree.leaves(state), strict=True):
             variable.assign(_as_array(leaf))
@@ -338,6 +340,10 @@ class Optax(keras.Optimizer):
             "an optax transformation can't be read from a file: load the model with "
             "compile=False, then compile it with the same optim.Optax(...)"
         )
+
+
+def _no_rate() -> None:
+    return None
 
 
 def _injected_learning_rate(transformation: Any) -> tuple[float | None, bool]:

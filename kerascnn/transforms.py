@@ -27,9 +27,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from kerascnn import UsageError
+
+# Keras's operations have no types of their own: pyright would take many for None.
+ops: Any = keras.ops
 
 # Mean and standard deviation of each channel over the training set, pixels in 0..1.
 # CIFAR-10: lecture 3, computed from the data. Fashion-MNIST: the field's usual figures.
