@@ -10,6 +10,10 @@ import sys
 
 __version__ = "0.1.0"
 
+if "keras" in sys.modules:  # too late to choose
+    os.environ["KERAS_BACKEND"] = sys.modules["keras"].backend.backend()
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 
 class UsageError(ValueError):
     """A mistake that the user can mend.
@@ -19,16 +23,17 @@ class UsageError(ValueError):
     """
 
 
-def check_backend(name: str, origin: str) -> None:
+def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
     """Check that Keras can train on a backend here.
 
     Args:
-        name: `"jax"`, `"tensorflow"` or `"torch"`.
+        name: `"jax"`, `"tensorflow"` or `"torch"`; by default the environment's.
         origin: Where the name comes from, for the message: `"--backend"`.
 
     Raises:
         UsageError: It is no backend to train on, or it is not installed.
     """
+    name = name or os.environ["KERAS_BACKEND"]
     if name not in ("jax", "tensorflow", "torch"):
         raise UsageError(f"{origin} {name!r}: expected jax, tensorflow or torch.")
     if importlib.util.find_spec(name) is None:
@@ -64,11 +69,3 @@ def __getattr__(name: str):
 
         return accelerate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-try:
-    check_backend(os.environ.setdefault("KERAS_BACKEND", "jax"), "KERAS_BACKEND")
-except UsageError as error:
-    # Every file of the package that imports Keras would end in a traceback: stop here.
-    print(f"kerascnn: {error}", file=sys.stderr)
-    raise SystemExit(2) from None

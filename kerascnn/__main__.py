@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascnn import UsageError, command_line, recipe
+from kerascnn import UsageError, __version__, check_backend, command_line, recipe
 
 # Each command imports what it needs when it runs: `list` answers without Keras.
 
@@ -129,7 +129,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 after a user's mistake.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    return command_line.run(lambda: _dispatch(COMMANDS, words, "kerascnn"))
+    return command_line.run(lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> None:
+    if list(words) == ["--version"]:
+        print(f"kerascnn {__version__}")
+        return
+    check_backend()
+    _dispatch(COMMANDS, words, "kerascnn")
 
 
 def _dispatch(commands: dict[str, Any], words: Sequence[str], program: str) -> None:

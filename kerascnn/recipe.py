@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError, spare_tensorflow
+from kerascnn import UsageError, check_backend, spare_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -141,13 +141,15 @@ def load(name: str) -> Recipe:
         name: The name of a file in `kerascnn/recipes`, without `.py`.
 
     Raises:
-        UsageError: There is no such recipe; the message offers the nearest names.
+        UsageError: There is no such recipe (the message offers the nearest names), or
+            Keras's backend can't train.
 
     Example:
         >>> load("fashion_lenet").batch_size
         256
     """
     check_name(name)
+    check_backend()
     spare_tensorflow()
     return importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
 
@@ -170,12 +172,25 @@ def outline(name: str) -> Outline:
     Importing Keras takes seconds, and a list of all recipes should not. Every field
     of `Outline` is written as a literal in the recipe, so parsing the file is enough.
 
+    Args:
+        name: The name of a file in `kerascnn/recipes`, without `.py`.
+
     Raises:
-        UsageError: There is no such recipe.
+        UsageError: There is no such recipe, or its facts are not literals.
     """
     check_name(name)
-    source = (Path(__file__).parent / "recipes" / f"{name}.py").read_text("utf-8")
-    tree = ast.parse(source)
+    file = Path(__file__).parent / "recipes" / f"{name}.py"
+    try:
+        return _outline(ast.parse(file.read_text("utf-8")))
+    except (ValueError, TypeError, SyntaxError) as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(Outline)[3:])
+        raise UsageError(
+            f"{file} can't be read as a recipe ({error}): it assigns RECIPE = "
+            f"Recipe(...) once, with literals for {fields}."
+        ) from error
+
+
+def _outline(tree: ast.Module) -> Outline:
     (call,) = (
         node.value
         for node in tree.body
@@ -191,7 +206,8 @@ def outline(name: str) -> Outline:
         if keyword.arg in wanted
     }
     (course,) = (k.value for k in call.keywords if k.arg == "course")
-    assert isinstance(course, ast.Call)
+    if not isinstance(course, ast.Call):
+        raise ValueError("course is not written as Course(...)")
     facts["course"] = Course(
         **{str(k.arg): ast.literal_eval(k.value) for k in course.keywords}
     )
@@ -212,30 +228,36 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     return {"name": recipe.name} | {part: _describe(recipe, part) for part in PARTS}
 
 
-def fingerprint(recipe: Recipe) -> str:
-    """Return the SHA-256 of `describe(recipe)`, in hexadecimal.
+def fingerprint(description: dict[str, Any]) -> str:
+    """Return the SHA-256 of a recipe's description, 64 hexadecimal digits.
 
     Two runs with the same fingerprint trained the same case.
+
+    Args:
+        description: What `describe` returns.
     """
-    text = json.dumps(describe(recipe), sort_keys=True, allow_nan=False)
+    text = json.dumps(description, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def diff(old: Recipe, new: Recipe) -> dict[str, list[str]]:
     """Compare two recipes part by part.
 
+    Args:
+        old: The recipe to start from.
+        new: The recipe to arrive at.
+
     Returns:
-        For each part (of `PARTS`) that differs, the lines of a unified diff: `" "`,
-        `"-"` or `"+"`, then a line of the part in the notation of `lines`.
+        For each part (of `PARTS`) that differs, the lines of both in the notation of
+        `lines`, each behind two characters as `difflib.ndiff` writes them: `"- "` in
+        the old recipe only, `"+ "` in the new one only, `"  "` in both.
     """
     changed = {}
     for part in PARTS:
         before, after = lines(_describe(old, part)), lines(_describe(new, part))
         if before != after:
             delta = difflib.ndiff(before, after)
-            changed[part] = [
-                line[0] + line[1:] for line in delta if not line.startswith("?")
-            ]
+            changed[part] = [line for line in delta if not line.startswith("?")]
     return changed
 
 
@@ -254,10 +276,19 @@ def _line(value: Any) -> str:
 
 
 def _describe(recipe: Recipe, part: str) -> Any:
+    import keras
+
     if part == "network":
-        return _network(recipe.network())
+        # Shapes and settings are all that is wanted: no weights are drawn.
+        with keras.StatelessScope(initialize_variables=False):
+            return _network(recipe.network())
     if part == "optimizer":
-        return _object(recipe.optimizer())
+        optimizer = recipe.optimizer()
+        if hasattr(optimizer, "transformation"):
+            # optax writes its transformations down nowhere but in the code.
+            code = inspect.getsource(recipe.optimizer).strip()
+            return _object(optimizer) | {"code": code}
+        return _object(optimizer)
     if part in ("transform", "callbacks"):
         return [_object(item) for item in getattr(recipe, part)()]
     return getattr(recipe, part)

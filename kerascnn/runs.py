@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,16 @@ class Run:
                 `runs/<recipe>/<time>/` below the working directory.
             out: The folder to use instead. It may exist, but must be empty.
 
+        Returns:
+            The run, with nothing in its folder yet.
+
         Raises:
             UsageError: `out` holds files, or the folder can't be made.
         """
         try:
             if out is None:
                 return cls(_new_folder(Path("runs") / recipe))
+            out = out.expanduser()  # the shell leaves --out=~/run as it is
             out.mkdir(parents=True, exist_ok=True)
             if any(out.iterdir()):
                 raise UsageError(
@@ -81,7 +87,9 @@ class Run:
         """
         path = self.folder / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            lines = path.read_text("utf-8").splitlines(keepends=True)
+            # A run that was killed may have left half a line at the end.
+            return [json.loads(line) for line in lines if line.endswith("\n")]
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} can't be read: {error}") from error
 
@@ -94,9 +102,32 @@ class Run:
         self._write("result.json", result)
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append the record of one epoch."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        """Append the record of one epoch.
+
+        Raises:
+            UsageError: The disk is full, or the folder is gone.
+        """
+        with (
+            self.writing("metrics.jsonl") as path,
+            path.open("a", encoding="utf-8") as file,
+        ):
             file.write(_json(metrics) + "\n")
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Give the path of a file of the run; an error in writing it names the file.
+
+        Raises:
+            UsageError: The disk is full, or the folder is gone or read-only.
+        """
+        path = self.folder / name
+        try:
+            yield path
+        except OSError as error:
+            raise UsageError(
+                f"{path} can't be written ({error.strerror or error}); what the run "
+                "wrote before is still there."
+            ) from error
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -106,12 +137,13 @@ class Run:
             raise UsageError(f"{path} can't be read: {error}") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        temporary = self.folder / f".{name}.partial"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(_json(value, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
+        with self.writing(name) as path:
+            temporary = self.folder / f".{name}.partial"
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(_json(value, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
 
 
 def _new_folder(parent: Path) -> Path:

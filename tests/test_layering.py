@@ -23,6 +23,7 @@ ALLOWED = {
     "data": {"command_line"},
     "recipes": {
         "blocks",
+        "command_line",
         "edges",
         "initializers",
         "optim",
@@ -83,13 +84,6 @@ def test_imports_point_one_way(file):
     for name in imported(file):
         head = name.split(".")[0]
         assert head in allowed or name in allowed, f"{file} imports {name}"
-
-
-def test_recipes_take_only_main_from_training():
-    for file in FILES:
-        if part(file) == "recipes":
-            names = {n for n in imported(file) if n.split(".")[0] == "training"}
-            assert names <= {"training.main"}, file
 
 
 @pytest.mark.parametrize("name", ["utils", "helpers", "common", "core", "base"])

@@ -8,12 +8,13 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from kerascnn import UsageError
 from kerascnn import recipe as recipes
 from kerascnn.bench import measure
 from kerascnn.training import environment
@@ -42,13 +43,15 @@ class Step:
     json: bool = False
     """Print JSON instead of a table."""
 
+    def __post_init__(self):
+        _positive(self, "batch", "rounds")
+
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
         contenders = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
-        results, missing = compare(
-            [(name, name) for name in contenders],
-            [self.recipe, str(self.batch), "0", "fixed"],
-            self.rounds,
+        words = [self.recipe, str(self.batch), "0", "fixed"]
+        results, missing = measure.compare(
+            [(name, name, words) for name in contenders], self.rounds
         )
         work = self.batch * training_operations(recipe.network())
         report(
@@ -76,26 +79,23 @@ class Epoch:
     json: bool = False
     """Print JSON instead of a table."""
 
+    def __post_init__(self):
+        _positive(self, "batch", "images", "rounds")
+
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
         batch = self.batch or recipe.batch_size
+        if self.images < batch:
+            raise UsageError(f"--images {self.images}: less than a batch of {batch}.")
         words = [self.recipe, str(batch), str(self.images)]
         names = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
-        groups = [
-            *((name, name, "random") for name in names),
-            (OURS, f"{OURS}, without random transforms", "fixed"),
-        ]
-        results, missing = [], []
-        ready = []
-        for name, label, transform in groups:
-            started, lacking = measure.start([(name, label)], [*words, transform])
-            ready += started
-            missing += lacking
-        try:
-            results = measure.interleave(ready, self.rounds)
-        finally:
-            for contender in ready:
-                contender.close()
+        results, missing = measure.compare(
+            [
+                *((name, name, [*words, "random"]) for name in names),
+                (OURS, f"{OURS}, fixed transforms", [*words, "fixed"]),
+            ],
+            self.rounds,
+        )
         steps = self.images // batch
         report(
             f"{self.recipe}: one epoch of {steps} steps, batch {batch}, raw images",
@@ -116,6 +116,9 @@ class Scale:
     json: bool = False
     """Print JSON instead of a table."""
 
+    def __post_init__(self):
+        _positive(self, "rounds")
+
     def __call__(self) -> None:
         cases = [
             *(("cifar_vgg", batch, "batch") for batch in (32, 64, 128, 256, 512)),
@@ -123,17 +126,21 @@ class Scale:
             *((name, 64, "depth") for name in DEPTHS),
         ]
         rows = []
-        for name, batch, grows in cases:
-            results, missing = compare(
-                [(OURS, f"{name}, batch {batch}")],
-                [name, str(batch), "0", "fixed"],
+        # Few at a time, for the memory: the cases of one series in turns.
+        for series in ("batch", "width", "depth"):
+            chosen = [case for case in cases if case[2] == series]
+            results, missing = measure.compare(
+                [
+                    (OURS, f"{name}, batch {batch}", [name, str(batch), "0", "fixed"])
+                    for name, batch, _ in chosen
+                ],
                 self.rounds,
             )
-            operations = batch * training_operations(recipes.load(name).network())
-            for result in results:
-                rows.append((grows, result, batch, operations))
-            for line in missing:
-                Console(stderr=True).print(line)
+            if missing:
+                raise UsageError("; ".join(missing))
+            for result, (name, batch, _) in zip(results, chosen, strict=True):
+                operations = batch * training_operations(recipes.load(name).network())
+                rows.append((series, result, batch, operations))
         if self.json:
             print(
                 json.dumps(
@@ -158,6 +165,13 @@ WIDTHS = ("cifar_vgg_bn", "cifar_vgg_wide", "cifar_vgg_wider")
 DEPTHS = ("cifar_sigmoid", "cifar_sigmoid_3", "cifar_relu_9", "cifar_relu_12")
 
 
+def _positive(options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: expected 1 or more.")
+
+
 def installed() -> list[str]:
     """Return the Keras backends that are installed here."""
     backends = ("jax", "tensorflow", "torch")
@@ -167,22 +181,6 @@ def installed() -> list[str]:
 def torch_forms() -> list[str]:
     """Return the contenders of plain PyTorch, none where it is not installed."""
     return list(TORCH) if "torch" in installed() else []
-
-
-def compare(
-    names: list[tuple[str, str]], words: list[str], rounds: int
-) -> tuple[list[Result], list[str]]:
-    """Start contenders, let them work in turns, and end them.
-
-    Returns:
-        Their results, and a line for each that could not start.
-    """
-    ready, missing = measure.start(names, words)
-    try:
-        return measure.interleave(ready, rounds), missing
-    finally:
-        for contender in ready:
-            contender.close()
 
 
 def training_operations(model: keras.Model) -> int:
@@ -237,14 +235,19 @@ def report(
 
     Args:
         title: What was timed.
-        results: The contenders' results; ratios are to this package's, the first's.
+        results: The contenders' results; ratios are to this package's.
         missing: A line for each contender that could not start.
         images: Images in what was timed.
         operations: Floating-point operations in what was timed.
         as_json: Print JSON.
+
+    Raises:
+        UsageError: This package's own contender is missing.
     """
     peak = matmul_peak()
-    ours = results[0].seconds
+    ours = next((r.seconds for r in results if r.name == OURS), None)
+    if ours is None:
+        raise UsageError("; ".join(missing))
     if as_json:
         rows = [
             dataclasses.asdict(result)
@@ -295,7 +298,7 @@ def report(
             f"best, {best.name}."
         )
     for line in missing:
-        console.print(f"left out: {line}")
+        console.print(f"left out: {line}", markup=False)
 
 
 def machine() -> str:

@@ -9,11 +9,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from kerascnn import UsageError
 
 BACKENDS = {"kerascnn": "jax", "torch": "torch"}
+
+# On a GPU, every contender takes what it needs and leaves the rest to the others.
+SHARED_GPU = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 
 # One turn of a contender lasts about this long, in seconds.
 TURN = 0.6
@@ -27,7 +34,8 @@ class Result:
         name: The contender.
         seconds: Median time of a step or epoch.
         fastest: The shortest.
-        memory: The process's peak memory, in bytes.
+        memory: The most memory it held, in bytes: the device's on a GPU, else the
+            process's.
         compile: Seconds until the first step was done, compilation included.
     """
 
@@ -57,7 +65,7 @@ class Contender:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kerascnn.bench.contenders", name, *words],
-            env={**os.environ, "KERAS_BACKEND": backend},
+            env={**os.environ, **SHARED_GPU, "KERAS_BACKEND": backend},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -111,6 +119,9 @@ def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
     Args:
         contenders: The contenders, ready.
         rounds: Turns of each that count; one more warms up.
+
+    Returns:
+        The results, in the contenders' order.
     """
     for _ in range(rounds + 1):
         for contender in contenders:
@@ -118,22 +129,33 @@ def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
     return [contender.result for contender in contenders]
 
 
-def start(
-    names: list[tuple[str, str]], words: list[str]
-) -> tuple[list[Contender], list[str]]:
-    """Start contenders one after another; those that can't build are left out.
+def compare(
+    names: Sequence[tuple[str, str, Sequence[str]]], rounds: int
+) -> tuple[list[Result], list[str]]:
+    """Start contenders one after another, let them work in turns, and end them.
 
     Args:
-        names: Pairs of a contender's name and its label.
-        words: The further arguments of `kerascnn.bench.contenders`.
+        names: For each contender its name, its label in the table, and the further
+            arguments of `kerascnn.bench.contenders`.
+        rounds: Turns of each that count.
 
     Returns:
-        The contenders that are ready, and a line for each that is not.
+        The results of those that could build, in the order given, and a line for each
+        that could not.
+
+    Raises:
+        UsageError: None could build, or one ended before it had taken its turns.
     """
     ready, missing = [], []
-    for name, label in names:
-        try:
-            ready.append(Contender(name, words, label))
-        except UsageError as error:
-            missing.append(str(error))
-    return ready, missing
+    try:
+        for name, label, words in names:
+            try:
+                ready.append(Contender(name, list(words), label))
+            except UsageError as error:
+                missing.append(str(error))
+        if not ready:
+            raise UsageError("; ".join(missing))
+        return interleave(ready, rounds), missing
+    finally:
+        for contender in ready:
+            contender.close()

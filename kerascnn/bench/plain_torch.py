@@ -60,7 +60,9 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, images: torch.Tensor, labels: torch.Tensor, form: str
     ):
-        self.model = network(recipe.network())
+        # The Keras network is read for its settings: it need not have weights.
+        with keras.StatelessScope(initialize_variables=False):
+            self.model = network(recipe.network())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.layout = (
             torch.contiguous_format if form == "eager" else torch.channels_last

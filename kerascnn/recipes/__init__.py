@@ -1,1 +1,10 @@
 """The recipes: one whole, runnable file for each case of the course."""
+
+import sys
+
+from kerascnn import check_backend, command_line
+
+# `python -m kerascnn.recipes.NAME` comes by here before it imports Keras, which would
+# answer a backend that is not there with a traceback.
+if code := command_line.run(check_backend):
+    sys.exit(code)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import keras
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    import keras
-
     from kerascnn.recipe import Course, Recipe
 
 
@@ -19,6 +19,7 @@ PLAIN = (
     *("filters", "kernel_size", "units", "pool_size", "padding", "activation"),
     *("mode", "degrees"),
 )
+DEFAULTS = ("linear", "valid")
 NAMED = ("strides", "rate", "p", "scale", "offset", "ratio")
 
 
@@ -31,12 +32,14 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     """
     console = console or Console()
     title, _, rest = recipe.idea.partition("\n")
-    console.print(f"[bold]{recipe.name}[/bold]  {title}")
+    console.print(Text.assemble((recipe.name, "bold"), "  ", title))
     console.print(Markdown(rest))
     console.print()
     console.print(_settings(recipe))
     console.print()
-    console.print(_layers(recipe.network()))
+    # Shapes and settings are all that is shown: no weights are drawn.
+    with keras.StatelessScope(initialize_variables=False):
+        console.print(_layers(recipe.network()))
 
 
 def course_text(course: Course) -> str:
@@ -51,6 +54,8 @@ def course_text(course: Course) -> str:
 
 def _settings(recipe: Recipe) -> Table:
     optimizer = recipe.optimizer()
+    rate = optimizer.learning_rate
+    rate = "" if rate is None else f" at {float(rate):g}"
     steps = ", the last partial one dropped" if recipe.drop_last else ""
     table = Table.grid(padding=(0, 2))
     for name, value in (
@@ -60,13 +65,13 @@ def _settings(recipe: Recipe) -> Table:
         (
             "training",
             f"{recipe.epochs} epochs, batches of {recipe.batch_size}{steps}, "
-            f"{type(optimizer).__name__} at {float(optimizer.learning_rate):g}",
+            f"{type(optimizer).__name__}{rate}",
         ),
         ("after", recipe.after or "nothing: the ladder starts here"),
         ("changes", ", ".join(sorted(recipe.changes)) or "-"),
         ("command", recipe.command),
     ):
-        table.add_row(f"[bold]{name}[/bold]", value)
+        table.add_row(Text(name, "bold"), Text(value))
     return table
 
 
@@ -86,8 +91,9 @@ def _layers(model: keras.Model) -> Table:
 def _call(layer: keras.layers.Layer) -> str:
     """Write a layer as a student would: its class and what matters of its settings."""
     config = layer.get_config()
-    if "pool_size" in config and config["strides"] == config["pool_size"]:
-        del config["strides"]
+    strides = config.get("strides")
+    if strides == config.get("pool_size") or set(strides or [1]) == {1}:
+        config["strides"] = None
     words = [_text(config[key]) for key in PLAIN if _matters(config.get(key))]
     words += [
         f"{key} {_text(config[key])}" for key in NAMED if _matters(config.get(key))
@@ -98,15 +104,14 @@ def _call(layer: keras.layers.Layer) -> str:
 
 
 def _matters(value: Any) -> bool:
-    """Whether a setting is more than Keras's own default."""
-    if isinstance(value, list | tuple) and set(value) == {1}:
-        return False
-    return value is not None and value not in ("linear", "valid", True, False)
+    """Whether a setting says more than Keras's default does."""
+    return value is not None and not isinstance(value, bool) and value not in DEFAULTS
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "×".join(_text(item) for item in value)
+        sign = " × " if all(isinstance(item, int) for item in value) else ", "
+        return sign.join(_text(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kerascnn.recipe import Outline
 
@@ -17,28 +18,55 @@ def show(outlines: Sequence[Outline], console: Console | None = None) -> None:
         outlines: The recipes' outlines.
         console: Where to print; by default standard output.
     """
-    table = Table(box=None, pad_edge=False, show_edge=False)
+    table = Table(box=None, pad_edge=False, show_edge=False, expand=True)
     table.add_column("recipe", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    table.add_column("course: test", justify="right", no_wrap=True)
-    table.add_column("train", justify="right")
-    table.add_column("what it is")
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("test*", justify="right", no_wrap=True)
+    table.add_column("train*", justify="right", no_wrap=True)
+    table.add_column("what it is", no_wrap=True, ratio=1)
+    before = ""
     for item in in_order(outlines):
+        if lecture(item) != before:
+            before = lecture(item)
+            table.add_row()
+            table.add_row(Text(before.capitalize(), "bold"))
         figures = (item.course.test, item.course.train)
         test, train = ("-" if value is None else f"{value:.1%}" for value in figures)
-        table.add_row(item.name, f"{item.parameters:,}", test, train, item.summary)
-    (console or Console()).print(table)
+        # The heading says the lecture, the recipe's name the data.
+        what = item.summary.partition(before)[2].lstrip(",: ") or item.summary
+        table.add_row(item.name, f"{item.parameters:,}", test, train, Text(what))
+    console = console or Console()
+    console.print(table)
+    console.print("\n* accuracy as the course prints it")
+
+
+def lecture(item: Outline) -> str:
+    """Return the lecture that a recipe is from, such as `"lecture 3"`."""
+    return item.course.source.partition(",")[0]
 
 
 def in_order(outlines: Sequence[Outline]) -> list[Outline]:
-    """Sort recipes by lecture, then along the ladder: each follows its `after`."""
-    rungs = {item.name: item for item in outlines}
+    """Sort recipes by lecture, and within one so that each follows its `after`.
 
-    def depth(item: Outline) -> int:
-        before = rungs.get(item.after or "")
-        return 0 if before is None else 1 + depth(before)
+    The first rungs of a lecture come in the order of their sources, its slides.
+    """
 
-    def lecture(item: Outline) -> str:
-        return item.course.source.partition(",")[0]
+    ordered: list[Outline] = []
 
-    return sorted(outlines, key=lambda o: (lecture(o), o.dataset, depth(o), o.name))
+    def climb(item: Outline) -> None:
+        ordered.append(item)
+        for other in waiting.pop(item.name, []):
+            climb(other)
+
+    for name in sorted({lecture(item) for item in outlines}):
+        rungs = [item for item in outlines if lecture(item) == name]
+        here = {item.name for item in rungs}
+        waiting: dict[str, list[Outline]] = {}
+        for item in rungs:
+            if item.after in here:
+                waiting.setdefault(str(item.after), []).append(item)
+        # Fashion-MNIST before CIFAR-10, as the lectures go.
+        first = [item for item in rungs if item.after not in here]
+        for item in sorted(first, key=lambda o: (o.dataset != "fashion_mnist", o.name)):
+            climb(item)
+    return ordered

@@ -44,6 +44,7 @@ def curve(run: Run) -> Path:
     loss.set_ylim(bottom=0)
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    whose = "course" + " (full set)" * config["data"]["sample"]
     for split, color in (("train", TRAIN), ("test", TEST)):
         figure_of_course = config["course"][split]
         if figure_of_course is not None:
@@ -52,7 +53,7 @@ def curve(run: Run) -> Path:
                 color=color,
                 linestyle="--",
                 linewidth=1,
-                label=f"course, {split} {figure_of_course:.1%}",
+                label=f"{whose}, {split} {figure_of_course:.1%}",
             )
     accuracy.legend()
     figure.suptitle(_title(config))

@@ -19,27 +19,31 @@ def text(run: Run) -> str:
     """
     config, result = run.config, run.result
     course, data, environment = config["course"], config["data"], config["environment"]
-    versions = environment["versions"]
     backend = environment["backend"]
+    epochs = f"{result['epochs']} epoch" + "s" * (result["epochs"] != 1)
+    if result["epochs"] != config["recipe_epochs"]:
+        epochs += f" of the recipe's {config['recipe_epochs']}"
+    whose = "course" + ", on the full set" * data["sample"]
     lines = [
         "",
-        f"{config['recipe']}: {result['epochs']} epochs in "
-        f"{duration(result['seconds'])} on {environment['processor']}"
-        f" ({environment['device']}), Keras {versions['keras']} on {backend} "
-        f"{versions[backend]}, seed {config['seed']}",
-        _accuracy("test accuracy ", result["test_accuracy"], course["test"]),
-        _accuracy("train accuracy", result["train_accuracy"], course["train"]),
+        f"{config['recipe']}: {epochs} in {duration(result['seconds'])} on "
+        f"{environment['processor']} ({environment['device']}), {backend} "
+        f"{environment['versions'][backend]}, seed {config['seed']}",
+        _accuracy("test accuracy ", result["test_accuracy"], whose, course["test"]),
+        _accuracy("train accuracy", result["train_accuracy"], whose, course["train"]),
         f"  course          {course['source']}"
         + (f": {course['says']}" if course["says"] else ""),
         f"  run folder      {run.folder}",
     ]
+    if not result["finished"]:
+        lines.append("  The run was interrupted: this is what it had learned by then.")
     if config["overrides"]:
-        lines.append(f"  changed from the recipe: {', '.join(config['overrides'])}")
+        lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:
         lines.append(
-            f"  This is a run on the bundled sample: {data['train_images']:,} training "
-            f"and {data['test_images']:,} test images. Its accuracy is not to be set "
-            "beside the course's.\n"
+            f"  A run on the bundled sample, {data['train_images']:,} training and "
+            f"{data['test_images']:,} test images, shows that it learns, not how far "
+            "it gets.\n"
             f"  The full set: kerascnn data get {data['name']}"
         )
     return "\n".join(lines)
@@ -47,14 +51,15 @@ def text(run: Run) -> str:
 
 def duration(seconds: float) -> str:
     """Write a time span as people say it: `"42 s"`, `"3 min 5 s"`, `"2 h 10 min"`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    seconds = round(seconds)
+    minutes, rest = divmod(seconds, 60)
+    if minutes == 0:
+        return f"{seconds} s"
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _accuracy(label: str, ours: float, course: float | None) -> str:
+def _accuracy(label: str, ours: float, whose: str, course: float | None) -> str:
     line = f"  {label}  {ours:6.2%}"
-    return line + (f"   course {course:.1%}" if course is not None else "")
+    return line + (f"   ({whose}: {course:.1%})" if course is not None else "")

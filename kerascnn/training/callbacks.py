@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -37,7 +37,7 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Write the record."""
         metrics = {
-            name.replace("val_", "test_"): float(value)
+            f"test_{name[4:]}" if name.startswith("val_") else name: float(value)
             for name, value in (logs or {}).items()
         }
         self.run.add_metrics(
@@ -57,19 +57,15 @@ class Progress(keras.callbacks.Callback):
     Args:
         epochs: Number of epochs.
         steps: Steps an epoch.
-        print_line: Takes each epoch's line; by default it goes to standard output.
     """
 
     # Reads nothing but the step's number, so Keras need not wait for the step's logs.
     async_safe = True
 
-    def __init__(
-        self, epochs: int, steps: int, print_line: Callable[[str], None] | None = None
-    ):
+    def __init__(self, epochs: int, steps: int):
         super().__init__()
         self.epochs = epochs
         self.steps = steps
-        self.print_line = print_line
         self._bar = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None):
@@ -90,8 +86,6 @@ class Progress(keras.callbacks.Callback):
             )
             self._task = self._bar.add_task("", total=self.epochs * self.steps)
             self._bar.start()
-            self.print_line = self.print_line or self._bar.console.print
-        self.print_line = self.print_line or (lambda line: print(line, flush=True))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Start the epoch's clock."""
@@ -106,13 +100,16 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Print the epoch's line."""
         logs = logs or {}
-        assert self.print_line is not None
-        self.print_line(
+        line = (
             f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
             f"  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:6.2%}"
             f"  test accuracy {logs['val_accuracy']:6.2%}"
             f"  {time.perf_counter() - self._start:.1f} s"
         )
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None):
         """Take the bar away."""
@@ -135,6 +132,7 @@ class Progress(keras.callbacks.Callback):
         )
 
 
-def learning_rate(optimizer: keras.Optimizer) -> float:
-    """Return an optimiser's present learning rate."""
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+def learning_rate(optimizer: keras.Optimizer) -> float | None:
+    """Return an optimiser's present learning rate, `None` where it shows none."""
+    rate = optimizer.learning_rate
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate))

@@ -14,7 +14,7 @@ from typing import Any
 from kerascnn import __version__
 
 PACKAGES = ("keras", "numpy", "tensorflow-datasets", "optax")
-BACKEND_PACKAGES = {
+BACKEND_MODULES = {
     "jax": ("jax", "jaxlib"),
     "tensorflow": ("tensorflow",),
     "torch": ("torch",),
@@ -27,8 +27,11 @@ def describe() -> dict[str, Any]:
 
     backend = keras.backend.backend()
     versions = {"python": platform.python_version(), "kerascnn": __version__}
-    for package in PACKAGES + BACKEND_PACKAGES[backend]:
+    for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
+    for module in BACKEND_MODULES[backend]:
+        # The module's own word: TensorFlow comes in packages of several names.
+        versions[module] = sys.modules[module].__version__
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.orig_argv[1:],
@@ -104,6 +107,7 @@ def commit() -> str | None:
     try:
         # Fails in an environment that merely lies within someone else's checkout.
         git("ls-files", "--error-unmatch", "kerascnn/__init__.py")
-        return git("rev-parse", "HEAD") + ("+changes" if git("diff", "HEAD") else "")
+        changed = git("status", "--porcelain", "--", "kerascnn", "pyproject.toml")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None

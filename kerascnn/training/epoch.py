@@ -10,6 +10,7 @@ random draws, same arithmetic (see the tests).
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,6 @@ from kerascnn import data
 if TYPE_CHECKING:
     from kerascnn.data import Split
     from kerascnn.training.plan import Plan
-
-EVALUATION_BATCH = 1000
 
 # On a GPU a small net's step is over before Python has called the next one, so many
 # steps go into one call. On a CPU, XLA runs convolutions in a loop many times slower.
@@ -52,8 +51,9 @@ def fit(
         test: The set to evaluate on; its metrics are the logs that begin with `val_`.
         plan: Epochs, batches and their order.
         callbacks: Keras callbacks. Their hooks for epochs, training and evaluation are
-            called; hooks for single batches only where the callback is `async_safe`,
-            without logs (see `wants_batches`).
+            called; of the hooks for single batches only `on_train_batch_end`, and
+            only where the callback is `async_safe`, without logs (see
+            `wants_batches`).
         steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
             `STEPS_A_CALL` elsewhere.
     """
@@ -72,6 +72,7 @@ def fit(
     )
     steppers = [c for c in callbacks if getattr(c, "async_safe", False)]
 
+    model.stop_training = False
     hooks.on_train_begin()
     for epoch in range(plan.initial_epoch, plan.epochs):
         hooks.on_epoch_begin(epoch)
@@ -95,7 +96,7 @@ def fit(
 
         hooks.on_test_begin()
         sums = _zeros()
-        for chosen in _evaluation_calls(len(test)):
+        for chosen in _evaluation_calls(len(test), plan.batch_size):
             sums = evaluation(state, sums, test_images, test_labels, chosen)
         validation = _means(sums)
         hooks.on_test_end(validation)
@@ -104,38 +105,51 @@ def fit(
         hooks.on_epoch_end(epoch, logs)
         if model.stop_training:
             break
+    # With `use_ema` the weights to keep are the averages.
+    model.optimizer.finalize_variable_values(model.trainable_weights)
     hooks.on_train_end()
 
 
 def wants_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback overrides a batch hook that only `keras.Model.fit` can serve.
+    """Whether a callback has a batch hook that only `keras.Model.fit` can serve.
 
-    A callback that says it is `async_safe` needs no logs at once, so it is served here.
+    One that says it is `async_safe` needs no logs at once, so its `on_train_batch_end`
+    is served here too.
     """
+    names = [
+        *("on_batch_begin", "on_batch_end"),
+        *("on_train_batch_begin", "on_test_batch_begin", "on_test_batch_end"),
+    ]
+    if not getattr(callback, "async_safe", False):
+        names.append("on_train_batch_end")
     plain = keras.callbacks.Callback
-    return not getattr(callback, "async_safe", False) and any(
-        getattr(type(callback), name) is not getattr(plain, name)
-        for name in (
-            "on_batch_begin",
-            "on_batch_end",
-            "on_train_batch_begin",
-            "on_train_batch_end",
-            "on_test_batch_begin",
-            "on_test_batch_end",
-        )
+    # A hook may also sit on the instance, as `LambdaCallback` puts it there.
+    return any(
+        getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
+        for name in names
     )
 
 
 def fits(*splits: Split) -> bool:
-    """Whether the device's memory holds these splits with as much room again."""
+    """Whether the device's free memory holds these splits with as much room again."""
     needed = 2 * sum(split.images.nbytes + split.labels.nbytes for split in splits)
-    statistics = jax.devices()[0].memory_stats() or {}
-    limit = statistics.get("bytes_limit")
-    return limit is None or needed < limit
+    memory = jax.devices()[0].memory_stats()
+    if memory is None:  # a CPU
+        return not hasattr(os, "sysconf") or needed < (
+            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        )
+    return needed < memory["bytes_limit"] - memory["bytes_in_use"]
 
 
 def training_function(model: keras.Model) -> Callable[..., State]:
-    """Compile: a state and the indices of some batches -> the state after them."""
+    """Return the compiled training step of a model.
+
+    Returns:
+        A function of a state (as `read_state` returns it; its arrays are given away),
+        the images, uint8 `(n, height, width, channels)`, the labels, int32 `(n,)`, and
+        the indices of some batches, int32 `(steps, batch)`; it returns the state after
+        these steps, whose `sums` have grown by the batches' losses and hits.
+    """
 
     def loss_of(weights, others, images, labels):
         logits, others, penalties = model.stateless_call(
@@ -200,9 +214,10 @@ def _evaluation_function(model: keras.Model) -> Callable[..., State]:
 
 def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
     """Sum over a batch what is reported as a mean over an epoch."""
+    logits = logits.astype("float32")  # as Keras's losses do under mixed precision
     entropy = keras.ops.sparse_categorical_crossentropy(
         labels, logits, from_logits=True
-    ).astype("float32")
+    )
     images = jnp.float32(len(labels))
     return {
         "loss": entropy.sum() + images * jnp.float32(sum(penalties)),
@@ -239,12 +254,9 @@ def _calls(plan: Plan, epoch: int, images: int, steps_a_call: int) -> list[np.nd
     return calls if plan.drop_last or not len(rest) else [*calls, rest[None]]
 
 
-def _evaluation_calls(images: int) -> list[np.ndarray]:
+def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
     every = np.arange(images, dtype=np.int32)
-    return [
-        every[start : start + EVALUATION_BATCH]
-        for start in range(0, images, EVALUATION_BATCH)
-    ]
+    return [every[i : i + batch_size] for i in range(0, images, batch_size)]
 
 
 def read_state(model: keras.Model) -> State:

@@ -25,7 +25,7 @@ class Batches(keras.utils.PyDataset):
         batch_size: Images a batch where there is no plan.
     """
 
-    def __init__(self, split: Split, plan: Plan | None = None, batch_size: int = 1000):
+    def __init__(self, split: Split, plan: Plan | None = None, batch_size: int = 256):
         super().__init__()
         self.split = split
         self.plan = plan
@@ -87,7 +87,7 @@ def fit(
         batches,
         epochs=plan.epochs,
         initial_epoch=plan.initial_epoch,
-        validation_data=Batches(test),
+        validation_data=Batches(test, batch_size=plan.batch_size),
         shuffle=False,  # the order is ours: Keras's depends on global state
         callbacks=[_Order(batches), *callbacks],
         verbose=0,  # type: ignore[arg-type]

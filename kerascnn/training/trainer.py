@@ -15,7 +15,7 @@ import numpy as np
 from kerascnn import UsageError, data, runs, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.training import environment, fit, models
-from kerascnn.training.callbacks import Progress, Record
+from kerascnn.training.callbacks import Progress, Record, learning_rate
 from kerascnn.training.overrides import Overrides
 from kerascnn.training.plan import Plan
 
@@ -49,10 +49,14 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         >>> run = training.train(recipe.load("fashion_mlp"), options)
         >>> run.result["test_accuracy"]
     """
-    from kerascnn.report import plots, summary
-
     spare_tensorflow()
     overrides = overrides or Overrides()
+    backend = keras.backend.backend()
+    if overrides.backend not in (None, backend):
+        raise UsageError(
+            f"backend {overrides.backend!r}: Keras runs on {backend} already; set the "
+            "environment variable KERAS_BACKEND before Keras is imported."
+        )
     dataset = data.load(
         recipe.dataset, overrides.data, overrides.data_dir, overrides.cache_dir
     )
@@ -67,21 +71,38 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
             f"and {recipe.name} drops a smaller last one; choose a smaller "
             "--batch-size."
         )
-
     engine = choose_engine(overrides.engine, recipe, train_split, test_split)
+    model, kept = _models(recipe, dataset, overrides)
 
-    set_seed(overrides.seed)
-    keras.config.set_dtype_policy(overrides.precision)
-    model, kept = models.build(recipe, dataset.shape)
-    if overrides.accelerate and keras.backend.backend() == "jax":
-        from kerascnn.acceleration import accelerate
-
-        model = accelerate(model)
-    compile_model(model, recipe, overrides.learning_rate)
-
+    description = recipes.describe(recipe)
+    config = {
+        "recipe": recipe.name,
+        "fingerprint": recipes.fingerprint(description),
+        "course": dataclasses.asdict(recipe.course),
+        "overrides": overrides.changed,
+        **dataclasses.asdict(plan),
+        "recipe_epochs": recipe.epochs,
+        "learning_rate": learning_rate(model.optimizer),
+        "limit": overrides.limit,
+        "precision": overrides.precision,
+        "engine": engine.__name__.rpartition(".")[2],
+        "accelerate": overrides.accelerate,
+        "data": {
+            "choice": overrides.data,
+            "name": dataset.name,
+            "version": dataset.version,
+            "sample": dataset.sample,
+            "source": dataset.source,
+            "sha256": dataset.hash,
+            "classes": list(dataset.classes),
+            "train_images": len(train_split),
+            "test_images": len(test_split),
+        },
+        "environment": environment.describe(),
+        "description": description,
+    }
     run = runs.Run.create(recipe.name, overrides.out)
-    config = _config(recipe, overrides, dataset, train_split, test_split, plan)
-    run.write_config(config | {"engine": engine.__name__.rpartition(".")[2]})
+    run.write_config(config)
     if dataset.notice:
         print(dataset.notice, flush=True)
 
@@ -89,16 +110,60 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     images = min(steps * plan.batch_size, len(train_split))
     callbacks = [*recipe.callbacks(), Record(run, images), progress]
     start = time.perf_counter()
+    finished = False
     try:
         engine.fit(model, train_split, test_split, plan, callbacks)
+        finished = True
     finally:
         progress.close()
-    seconds = time.perf_counter() - start
+        # Also after Ctrl-C: the epochs that were trained are not to be lost.
+        if run.metrics:
+            _finish(run, kept, time.perf_counter() - start, finished)
+    return run
 
-    save_model(kept, run)
+
+def _models(
+    recipe: Recipe, dataset: DataSet, overrides: Overrides
+) -> tuple[keras.Model, keras.Model]:
+    """Build the model to train, compiled, and the model to keep."""
+    set_seed(overrides.seed)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(overrides.precision)
+    try:
+        model, kept = models.build(recipe, dataset.shape)
+    except ValueError as error:
+        raise UsageError(
+            f"{recipe.name}'s network does not take the images of {dataset.name}, "
+            f"{dataset.shape}: {error}"
+        ) from error
+    finally:
+        keras.config.set_dtype_policy(policy)
+    logits, classes = kept.output_shape[-1], len(dataset.classes)
+    if logits != classes:
+        raise UsageError(
+            f"{recipe.name}'s network has {logits} logits, and {dataset.name} has "
+            f"{classes} classes: give its last layer {classes} units."
+        )
+    if overrides.accelerate and keras.backend.backend() == "jax":
+        from kerascnn.acceleration import accelerate
+
+        model = accelerate(model)
+    compile_model(model, recipe, overrides.learning_rate)
+    return model, kept
+
+
+def _finish(run: runs.Run, kept: keras.Model, seconds: float, finished: bool) -> None:
+    """Save the model, the result and the curve, and print the summary."""
+    from kerascnn.report import plots, summary
+
+    with run.writing("model.keras") as path:
+        partial = run.folder / ".partial.keras"
+        kept.save(partial)
+        partial.replace(path)
     last = run.metrics[-1]
     run.write_result(
         {
+            "finished": finished,
             "epochs": last["epoch"],
             "test_accuracy": last["test_accuracy"],
             "test_crossentropy": last["test_crossentropy"],
@@ -107,9 +172,9 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
             "peak_memory_bytes": environment.peak_memory(),
         }
     )
-    plots.curve(run)
+    with run.writing("curve.png"):
+        plots.curve(run)
     print(summary.text(run), flush=True)
-    return run
 
 
 def choose_engine(
@@ -163,7 +228,7 @@ def set_seed(seed: int) -> None:
 
 
 def compile_model(
-    model: keras.Model, recipe: Recipe, learning_rate: float | None = None
+    model: keras.Model, recipe: Recipe, rate: float | None = None
 ) -> None:
     """Give a model the recipe's optimiser, the course's loss, and the metrics.
 
@@ -174,11 +239,11 @@ def compile_model(
     Args:
         model: A model that returns logits.
         recipe: Whose optimiser to take.
-        learning_rate: Replaces the optimiser's own.
+        rate: A learning rate that replaces the optimiser's own.
     """
     optimizer = recipe.optimizer()
-    if learning_rate is not None:
-        optimizer.learning_rate = learning_rate
+    if rate is not None:
+        optimizer.learning_rate = rate
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -189,13 +254,6 @@ def compile_model(
             ),
         ],
     )
-
-
-def save_model(model: keras.Model, run: runs.Run) -> None:
-    """Write `model.keras`: plain Keras, raw uint8 images in, logits out."""
-    partial = run.folder / ".partial.keras"
-    model.save(partial)
-    partial.replace(run.folder / "model.keras")
 
 
 def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
@@ -214,35 +272,3 @@ def _limited(split: Split, limit: int | None) -> Split:
     return dataclasses.replace(
         split, images=split.images[:limit], labels=split.labels[:limit]
     )
-
-
-def _config(
-    recipe: Recipe,
-    overrides: Overrides,
-    dataset: DataSet,
-    train_split: Split,
-    test_split: Split,
-    plan: Plan,
-) -> dict:
-    return {
-        "recipe": recipe.name,
-        "fingerprint": recipes.fingerprint(recipe),
-        "description": recipes.describe(recipe),
-        "course": dataclasses.asdict(recipe.course),
-        "overrides": overrides.changed,
-        **dataclasses.asdict(plan),
-        "learning_rate": overrides.learning_rate,
-        "precision": overrides.precision,
-        "accelerate": overrides.accelerate,
-        "data": {
-            "name": dataset.name,
-            "version": dataset.version,
-            "sample": dataset.sample,
-            "source": dataset.source,
-            "sha256": dataset.hash,
-            "classes": list(dataset.classes),
-            "train_images": len(train_split),
-            "test_images": len(test_split),
-        },
-        "environment": environment.describe(),
-    }

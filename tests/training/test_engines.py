@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import kerascnn
 from kerascnn import data, transforms
 from kerascnn.data import Split
 from kerascnn.recipe import Course, Recipe
@@ -75,9 +76,24 @@ class Losses(keras.callbacks.Callback):
         self.epochs.append({name: float(value) for name, value in logs.items()})
 
 
-def trained(engine, splits, callbacks=(), epochs=2, drop_last=False, **options):
+def trained(
+    engine,
+    splits,
+    callbacks=(),
+    epochs=2,
+    drop_last=False,
+    accelerated=False,
+    policy="float32",
+    **options,
+):
     trainer.set_seed(5)
-    model, _ = models.build(RECIPE, (32, 32, 3))
+    keras.config.set_dtype_policy(policy)
+    try:
+        model, _ = models.build(RECIPE, (32, 32, 3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if accelerated:
+        model = kerascnn.accelerate(model)
     trainer.compile_model(model, RECIPE)
     plan = Plan(epochs=epochs, batch_size=20, seed=5, drop_last=drop_last)
     engine.fit(model, *splits, plan, callbacks, **options)
@@ -98,11 +114,12 @@ def assert_same_weights(one: keras.Model, other: keras.Model):
 
 
 @jax_only
-def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch):
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch, accelerated):
     reference = Losses()
     trained(fit, splits, [reference], drop_last=True)
 
-    steps = []
+    sums = []
     compiled = epoch.training_function
 
     def watched(model):
@@ -110,25 +127,48 @@ def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch):
 
         def step(state, *arguments):
             state = call(state, *arguments)
-            steps.append(float(state["sums"]["loss"] / state["sums"]["images"]))
+            sums.append(float(state["sums"]["loss"]))
             return state
 
         return step
 
     monkeypatch.setattr(epoch, "training_function", watched)
-    trained(epoch, splits, drop_last=True)
-    assert len(steps) == len(reference.steps) == 50
-    # float32, summed in another order.
-    np.testing.assert_allclose(steps, reference.steps, rtol=2e-5)
+    trained(epoch, splits, drop_last=True, accelerated=accelerated)
+    assert len(sums) == len(reference.steps) == 50
+    # Both keep running sums, anew each epoch: their differences are the steps' losses.
+    counts = 20 * np.arange(1, 26)
+    expected = np.diff(np.reshape(reference.steps, (2, 25)) * counts, prepend=0) / 20
+    losses = np.diff(np.reshape(sums, (2, 25)), prepend=0) / 20
+    # The sums grow to 2000 in float32, seven digits: a difference is good to 1e-4 / 20
+    # of its own; and rounding differently moves the weights apart, step by step.
+    np.testing.assert_allclose(losses, expected, rtol=2e-4)
 
 
 @jax_only
-@pytest.mark.parametrize("steps_a_call", [1, 4])
-def test_weights_and_metrics_are_the_same(splits, steps_a_call):
+def test_mixed_precision_trains_the_same(splits):
+    """bfloat16 keeps three digits: after 26 steps the losses agree to one in a hundred.
+
+    The loss itself is float32 in both engines; were it not, the first step's would
+    differ by more.
+    """
+    reference = Losses()
+    trained(fit, splits, [reference], epochs=1, policy="mixed_bfloat16")
+    model = trained(epoch, splits, [], epochs=1, policy="mixed_bfloat16")
+    logits = keras.ops.convert_to_tensor([[1.0, 2.0, 3.03125]], "bfloat16")
+    measured = epoch._measure(logits, np.int32([0]), [])["crossentropy"]
+    exact = np.log(np.exp(1.0) + np.exp(2.0) + np.exp(3.03125)) - 1.0
+    assert float(measured) == pytest.approx(exact, rel=1e-6)
+    batches = fit.Batches(splits[1], batch_size=20)
+    value = model.evaluate(batches, verbose=0, return_dict=True)["crossentropy"]
+    assert value == pytest.approx(reference.epochs[0]["val_crossentropy"], rel=0.02)
+
+
+@jax_only
+def test_weights_and_metrics_are_the_same_with_many_steps_a_call(splits):
+    """As on a GPU: four steps in one compiled loop, the last two and the rest alone."""
     reference, fast = Losses(), Losses()
     one = trained(fit, splits, [reference])
-    fast.on_train_batch_end = None
-    other = trained(epoch, splits, [fast], steps_a_call=steps_a_call)
+    other = trained(epoch, splits, [fast], steps_a_call=4)
     assert_same_weights(one, other)
     for a, b in zip(reference.epochs, fast.epochs, strict=True):
         assert a.keys() == b.keys()
@@ -186,6 +226,13 @@ def test_only_callbacks_that_need_logs_at_once_want_batches():
     class Safe(Steps):
         async_safe = True
 
+    class Begins(Safe):
+        def on_train_batch_begin(self, batch, logs=None):
+            pass
+
+    function = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 0)
+    assert epoch.wants_batches(function)
+    assert epoch.wants_batches(Begins())
     assert not epoch.wants_batches(Epochs())
     assert epoch.wants_batches(Steps())
     assert not epoch.wants_batches(Safe())

@@ -1,16 +1,21 @@
 """A whole run, as a user starts it, on each backend."""
 
+import dataclasses
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 import kerascnn
-from kerascnn import data
+from kerascnn import UsageError, data, recipe, training
+from kerascnn.runs import Run
+from kerascnn.training import epoch, fit, trainer
 
 ROOT = str(Path(kerascnn.__file__).parents[1])
 
@@ -87,17 +92,20 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert [m["epoch"] for m in metrics] == [1, 2]
     assert metrics[1]["crossentropy"] < metrics[0]["crossentropy"]
     assert metrics[0]["learning_rate"] == pytest.approx(1e-3)
+    assert config["learning_rate"] == pytest.approx(1e-3)
 
     assert "epoch 2/2" in done.stdout
     assert "time left" not in done.stdout  # no bar where no terminal is
     assert "bundled sample" in done.stdout
     assert done.stdout.count("kerascnn data get fashion_mnist") == 2  # start and end
-    assert "course 89.0%" in done.stdout
+    assert "(course, on the full set: 89.0%)" in done.stdout
+    assert "2 epochs of the recipe's 20" in done.stdout
     if backend != "tensorflow":
         assert "tensorflow imported: False" in done.stdout
 
     result = json.loads((run / "result.json").read_text())
     assert result["test_accuracy"] == metrics[1]["test_accuracy"]
+    assert result["finished"] is True
     test = data.load("fashion_mnist", "sample").test
     np.save(tmp_path / "images.npy", test.images)
     loaded = python(
@@ -118,16 +126,18 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
-    options = ["--data", "sample", "--epochs", "1", "--limit", "1100"]
-    weights = []
+    """Ten steps, with the order of the images and the first weights drawn from it."""
+    options = ["--data", "sample", "--epochs", "2", "--batch-size", "256"]
+    options += ["--limit", "1280"]
+    entropies = []
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         done = run_recipe(
             tmp_path, "fashion_mlp", *options, "--seed", seed, "--out", name
         )
         assert done.returncode == 0, done.stderr
-        weights.append((tmp_path / name / "metrics.jsonl").read_text())
-    losses = [json.loads(text)["loss"] for text in weights]
-    assert losses[0] == losses[1] != losses[2]
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        entropies.append(result["test_crossentropy"])  # of the last weights
+    assert entropies[0] == entropies[1] != entropies[2]
 
 
 def test_backend_option_starts_the_process_again(tmp_path):
@@ -149,3 +159,93 @@ def test_a_batch_larger_than_the_set_is_a_clear_mistake(tmp_path):
     assert done.returncode == 2
     assert "--batch-size" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+RECIPE = """
+import keras
+from kerascnn import optim, transforms
+from kerascnn.recipe import Course, Recipe
+
+def network():
+    image = keras.Input({shape})
+    return keras.Model(image, keras.layers.Dense({units})(keras.layers.Flatten()(image)))
+
+RECIPE = Recipe(
+    name="mine", dataset="fashion_mnist", network=network,
+    transform=lambda: [transforms.pm1()], optimizer=lambda: optim.adam(1e-3),
+    batch_size=256, epochs=1, parameters=0, course=Course(source="nowhere"),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "units", "message"),
+    [
+        ((28, 28, 1), 5, "5 logits, and fashion_mnist has 10 classes"),
+        ((32, 32, 3), 10, "does not take the images of fashion_mnist"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_refused(shape, units, message):
+    namespace = {"__name__": "mine"}
+    exec(RECIPE.format(shape=shape, units=units), namespace)
+    with pytest.raises(UsageError, match=message):
+        training.train(namespace["RECIPE"], training.Overrides(data="sample"))
+
+
+def test_another_backend_than_the_running_one_is_refused():
+    overrides = training.Overrides(backend="tensorflow", data="sample")
+    with pytest.raises(UsageError, match="KERAS_BACKEND"):
+        training.train(recipe.load("fashion_mlp"), overrides)
+
+
+def test_ctrl_c_keeps_the_epochs_that_were_trained(tmp_path, monkeypatch):
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    mine = dataclasses.replace(
+        recipe.load("fashion_mlp"), callbacks=lambda: [Interrupt()]
+    )
+    overrides = training.Overrides(data="sample", limit=1024, out=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        training.train(mine, overrides)
+    run = Run(tmp_path / "run")
+    assert [m["epoch"] for m in run.metrics] == [1, 2]
+    assert run.result["finished"] is False
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    images = data.load("fashion_mnist", "sample").test.images[:1024]
+    hits = keras.ops.convert_to_numpy(model(images)).argmax(-1)
+    labels = data.load("fashion_mnist", "sample").test.labels[:1024]
+    assert (hits == labels).mean() == pytest.approx(run.result["test_accuracy"])
+
+
+def test_a_disk_that_fills_up_is_one_clear_line(tmp_path):
+    run = Run.create("fashion_mlp", tmp_path / "run")
+    with (
+        pytest.raises(UsageError, match=r"model\.keras can't be written \(No space"),
+        run.writing("model.keras"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_engines_are_chosen_by_backend_callbacks_and_memory(monkeypatch, capsys):
+    mlp = recipe.load("fashion_mlp")
+    sample = data.load("fashion_mnist", "sample")
+    splits = sample.train, sample.test
+    assert trainer.choose_engine("auto", mlp, *splits) is epoch
+    assert trainer.choose_engine("fit", mlp, *splits) is fit
+
+    batches = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 0)
+    picky = dataclasses.replace(mlp, callbacks=lambda: [batches])
+    assert trainer.choose_engine("epoch", picky, *splits) is fit
+    assert "LambdaCallback wants each batch's logs" in capsys.readouterr().out
+
+    monkeypatch.setattr(epoch, "fits", lambda *splits: False)
+    assert trainer.choose_engine("auto", mlp, *splits) is fit
+    assert "memory" in capsys.readouterr().out
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    assert trainer.choose_engine("auto", mlp, *splits) is fit
+    with pytest.raises(UsageError, match="--engine epoch needs JAX"):
+        trainer.choose_engine("epoch", mlp, *splits)

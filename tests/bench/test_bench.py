@@ -1,0 +1,118 @@
+"""The benchmarks: what they count, what they compare, what they refuse."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import layers
+
+from kerascnn import UsageError, __main__, recipe, transforms
+from kerascnn.bench import command, measure, plain_torch
+
+
+def test_operations_of_a_step_are_counted_as_by_hand():
+    """LeNet-5: multiplications of each layer, two operations each, three passes."""
+    first = 28 * 28 * 6 * 25
+    others = 10 * 10 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10
+    expected = 2 * (2 * first + 3 * others)  # no gradient of the images
+    network = recipe.load("fashion_lenet").network()
+    assert command.training_operations(network) == expected
+
+
+def test_the_torch_net_has_the_same_layers():
+    """The same numbers of parameters, and with the weights moved over, the same logits."""
+    keras.utils.set_random_seed(0)
+    network = recipe.load("cifar_vgg_bn").network()
+    twin = plain_torch.network(network).eval()
+    ours = [layer for layer in network.layers if layer.weights]
+    theirs = [module for module in twin if list(module.parameters())]
+    for layer, module in zip(ours, theirs, strict=True):
+        weights = [torch.from_numpy(np.array(w)) for w in layer.get_weights()]
+        with torch.no_grad():
+            if isinstance(layer, layers.Conv2D):
+                module.weight.copy_(weights[0].permute(3, 2, 0, 1))
+                module.bias.copy_(weights[1])
+            elif isinstance(layer, layers.Dense):
+                kernel = weights[0]
+                if kernel.shape[0] == 2 * 2 * 256:  # after Flatten: HWC to CHW
+                    kernel = kernel.reshape(2, 2, 256, -1).permute(2, 0, 1, 3)
+                    kernel = kernel.reshape(2 * 2 * 256, -1)
+                module.weight.copy_(kernel.T)
+                module.bias.copy_(weights[1])
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    logits = keras.ops.convert_to_numpy(network(images, training=False))
+    # Twelve float32 convolutions, summed in another order.
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_net_that_branches_is_refused():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(3, 3, padding="same")(image)
+    x = layers.Add()([x, image])
+    with pytest.raises(UsageError, match="branches|can't rebuild"):
+        plain_torch.network(keras.Model(image, layers.Flatten()(x)))
+
+
+def test_the_torch_transform_crops_and_mirrors_as_ours():
+    """Every result is one of the 25 x 2 crops, and all of them appear."""
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).integers(1, 255, (1, 6, 6, 1), np.uint8)
+    apply = plain_torch.transform(
+        [transforms.RandomCrop(2), layers.RandomFlip("horizontal"), transforms.unit()]
+    )
+    batch = apply(torch.from_numpy(np.repeat(image, 2000, 0))).numpy()
+    assert batch.shape == (2000, 1, 6, 6)
+    padded = np.pad(image[0, :, :, 0], 2)
+    crops = [padded[i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
+    known = {
+        (np.float32(c) / 255).round(5).tobytes()
+        for crop in crops
+        for c in (crop, crop[:, ::-1])
+    }
+    seen = {each[0].round(5).tobytes() for each in batch}
+    assert seen == known
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["step", "--batch", "0"], "--batch 0"),
+        (["step", "--rounds", "-1"], "--rounds -1"),
+        (["epoch", "--images", "10"], "less than a batch"),
+        (["step", "fashion_mpl"], "did you mean fashion_mlp"),
+        (["stp"], "did you mean step"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, capsys):
+    assert __main__.main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_results_without_our_own_are_no_report():
+    other = measure.Result("keras-jax", 1.0, 1.0, 1, 1.0)
+    with pytest.raises(UsageError, match="no memory"):
+        command.report("title", [other], ["kerascnn ended: no memory"], 1, 1, False)
+
+
+def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
+    """The whole command, with two contenders on a small net."""
+    monkeypatch.setattr(command, "installed", lambda: ["jax"])
+    monkeypatch.setattr(command, "torch_forms", lambda: ["torch-eager"])
+    monkeypatch.setattr(measure, "TURN", 0.05)
+    arguments = ["bench", "step", "fashion_lenet", "--batch", "16", "--rounds", "2"]
+    assert __main__.main([*arguments, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in answer["results"]}
+    assert set(rows) == {"kerascnn", "keras-jax", "torch-eager"}
+    assert rows["kerascnn"]["ratio"] == 1.0
+    for row in rows.values():
+        assert 0 < row["fastest"] <= row["seconds"] < 60
+        assert row["memory"] > 50 * 2**20
+        assert row["images_per_second"] == pytest.approx(16 / row["seconds"])
+        ratio = rows["kerascnn"]["seconds"] / row["seconds"]
+        assert row["ratio"] == pytest.approx(ratio)
+    assert answer["missing"] == []

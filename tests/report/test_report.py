@@ -1,0 +1,132 @@
+"""What is printed and drawn of runs and recipes."""
+
+import re
+
+import pytest
+from rich.console import Console
+
+from kerascnn import recipe
+from kerascnn.report import card, ladder, plots, summary
+from kerascnn.runs import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of two epochs on the sample, made by hand."""
+    made = Run.create("cifar_vgg_aug", tmp_path / "run")
+    made.write_config(
+        {
+            "recipe": "cifar_vgg_aug",
+            "course": {
+                "source": "lecture 4, trick 5",
+                "test": 0.906,
+                "train": None,
+                "says": None,
+            },
+            "overrides": ["epochs"],
+            "recipe_epochs": 60,
+            "seed": 3,
+            "data": {
+                "name": "cifar10",
+                "sample": True,
+                "train_images": 2500,
+                "test_images": 1000,
+            },
+            "environment": {
+                "backend": "jax",
+                "device": "cpu",
+                "processor": "A Chip",
+                "versions": {"jax": "0.1", "keras": "3.0"},
+            },
+        }
+    )
+    for epoch in (1, 2):
+        made.add_metrics(
+            {
+                "epoch": epoch,
+                "accuracy": 0.2 * epoch,
+                "crossentropy": 2.0 / epoch,
+                "test_accuracy": 0.15 * epoch,
+                "test_crossentropy": float("nan"),
+            }
+        )
+    made.write_result(
+        {
+            "finished": True,
+            "epochs": 2,
+            "test_accuracy": 0.3,
+            "train_accuracy": 0.4,
+            "seconds": 125.4,
+        }
+    )
+    return made
+
+
+def test_the_summary_sets_accuracies_beside_the_course_and_marks_the_sample(run):
+    text = summary.text(run)
+    assert "2 epochs of the recipe's 60 in 2 min 5 s on A Chip" in text
+    assert "test accuracy   30.00%   (course, on the full set: 90.6%)" in text
+    assert "train accuracy  40.00%\n" in text
+    assert "Changed from the recipe: epochs" in text
+    assert "bundled sample, 2,500 training and 1,000 test images" in text
+    assert "kerascnn data get cifar10" in text
+    assert "interrupted" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.7, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
+)
+def test_durations(seconds, words):
+    assert summary.duration(seconds) == words
+
+
+def test_the_curve_is_drawn_with_the_course_as_a_line(run, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)),
+    )
+    path = plots.curve(run)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    (figure,) = drawn
+    title = figure.get_suptitle()
+    assert "bundled sample, 2,500 training images" in title
+    assert "changed: epochs" in title
+    loss, accuracy = figure.axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in accuracy.lines}
+    assert lines["training set"] == pytest.approx([0.2, 0.4])
+    assert lines["test set"] == pytest.approx([0.15, 0.3])
+    assert lines["course (full set), test 90.6%"] == pytest.approx([0.906, 0.906])
+    assert list(loss.lines[0].get_ydata()) == pytest.approx([2.0, 1.0])
+
+
+def test_the_ladder_is_in_the_order_of_the_course():
+    outlines = [recipe.outline(name) for name in recipe.names()]
+    ordered = ladder.in_order(outlines)
+    assert sorted(o.name for o in ordered) == recipe.names()
+    lectures = [ladder.lecture(o) for o in ordered]
+    assert lectures == sorted(lectures)
+    place = {o.name: i for i, o in enumerate(ordered)}
+    for item in ordered:
+        if item.after and ladder.lecture(item) == ladder.lecture(
+            recipe.outline(item.after)
+        ):
+            assert place[item.after] < place[item.name]
+    assert ordered[0].name == "fashion_mlp"
+
+
+def test_the_card_shows_every_setting_that_a_lecture_is_about():
+    console = Console(record=True, width=120)
+    card.show(recipe.load("fashion_lenet_1x1"), console)
+    text = console.export_text()
+    assert "Conv2D(10, 1 × 1)" in text
+    assert re.search(r"Conv2D\(128, 7 × 7, relu\).*1 × 1 × 128.*401,536", text)
+    console = Console(record=True, width=120)
+    card.show(recipe.load("cifar_vgg_erase"), console)
+    text = console.export_text()
+    assert "RandomErasing(p 0.75, scale 0.01, 0.3" in text
