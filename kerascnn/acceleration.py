@@ -221,7 +221,8 @@ _POINTS = {
 }
 
 
-# Squares that a block holds, about: their n * n spectra stay in the cache.
+# Squares that a block holds at least, about. Few, so that their transforms stay in the
+# cache; as many as there are channels, so that the kernel's are not read too often.
 _TILES_PER_BLOCK = 128
 
 
@@ -274,24 +275,22 @@ def _apply(matrix, parts, axis=0):
     return functools.reduce(jnp.add, terms)
 
 
-def _unforeseeable_one(x):
-    """The integer 1, from the bits of a number so that XLA cannot know it."""
+def _never(x):
+    """False, from the bits of a number so that XLA cannot know it."""
     bits = lax.bitcast_convert_type(x.ravel()[0], jnp.uint32)
-    return jnp.minimum(bits | 1, 1).astype(jnp.int32)
+    return (bits | 1) == 0
 
 
-def _materialise(one, function, out):
-    """`function()`, computed and stored before anything that uses it.
+def _stored(x, never):
+    """`x`, computed and stored before anything that uses it.
 
     XLA fuses chains of elementwise operations and would compute each element of an
     intermediate result again for each use, six times here. It drops
-    `lax.optimization_barrier` before it fuses; it cannot fuse across a loop. This one
-    turns once, a fact that XLA cannot see. `out` is the memory for the result.
+    `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
+    one never turns, a fact that XLA cannot see.
     """
     return lax.while_loop(
-        lambda state: state[0] < one,
-        lambda state: (state[0] + 1, function()),
-        (jnp.zeros((), jnp.int32), out),
+        lambda state: state[0], lambda state: (state[0], -state[1]), (never, x)
     )[1]
 
 
@@ -299,36 +298,31 @@ def _tile_counts(height, width, m):
     return -(-height // m), -(-width // m)
 
 
-def _images_per_block(images, counts):
-    return min(images, max(1, _TILES_PER_BLOCK // math.prod(counts)))
+def _images_per_block(images, counts, channels):
+    tiles = max(_TILES_PER_BLOCK, channels)
+    return min(images, max(1, tiles // math.prod(counts)))
 
 
-def _transformed_tiles(matrix, image, counts, step, one, memory):
+def _transformed_tiles(matrix, block, counts, step, never):
     """Both one-dimensional transforms of every square of a block.
 
     Args:
         matrix: of shape `(n, pixels)`, for squares of `pixels` x `pixels`.
-        image: function that gives the block, `(images, height, width, channels)`.
+        block: of shape `(images, height, width, channels)`.
         counts: the numbers of rows and of columns of squares.
         step: pixels from one square to the next.
-        one: see `_materialise`.
-        memory: `(n, images, rows, width * channels)`, for the first transform.
+        never: see `_stored`.
 
     Returns:
-        The transformed squares, `(n * n, tiles, channels)`, and `memory`.
+        The transformed squares, `(n * n, tiles, channels)`.
     """
-
-    def vertical():
-        block = image()
-        lines = block.reshape(*block.shape[:2], -1)
-        return _apply(matrix, _every(lines, 1, step, counts[0], matrix.shape[1]))
-
-    memory = _materialise(one, vertical, memory)
-    channels = jax.eval_shape(image).shape[3]
-    lines = memory.reshape(*memory.shape[:3], -1, channels)
-    parts = _every(lines, 3, step, counts[1], matrix.shape[1])
-    tiles = _apply(matrix, parts, axis=1)
-    return tiles.reshape(len(matrix) ** 2, -1, channels), memory
+    n, pixels = matrix.shape
+    images, height, width, channels = block.shape
+    lines = block.reshape(images, height, width * channels)
+    lines = _stored(_apply(matrix, _every(lines, 1, step, counts[0], pixels)), never)
+    lines = lines.reshape(n, images, counts[0], width, channels)
+    tiles = _apply(matrix, _every(lines, 3, step, counts[1], pixels), axis=1)
+    return tiles.reshape(n * n, -1, channels)
 
 
 def _every(x, axis, step, count, offsets):
@@ -345,13 +339,9 @@ def _framed(block, top, left, height, width):
     return jnp.pad(block, ((0, 0), (top, below), (left, right), (0, 0)))
 
 
-def _both_axes(matrix, x, one):
+def _both_axes(matrix, x, never):
     """`matrix` applied to the first and to the second axis of `x`."""
-    half = _materialise(
-        one,
-        lambda: _apply(matrix, list(x)),
-        jnp.zeros((len(matrix), *x.shape[1:]), x.dtype),
-    )
+    half = _stored(_apply(matrix, list(x)), never)
     return _apply(matrix, list(jnp.moveaxis(half, 1, 0)), axis=1)
 
 
@@ -365,42 +355,30 @@ def _tiled_convolution(x, kernel, padding, turned=False):
     inputs, weights, outputs = _winograd_matrices(taps)
     m, n = outputs.shape
     images, height, width, _ = _output_shape(x, kernel, (1, 1), padding)
-    one = _unforeseeable_one(x)
+    never = _never(x)
     if turned:
         weights = weights[:, ::-1]
-    spectrum = _both_axes(weights, kernel, one).reshape(n * n, channels, filters)
+    spectrum = _both_axes(weights, kernel, never).reshape(n * n, channels, filters)
     if turned:
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts)
+    size = _images_per_block(images, counts, channels)
 
-    def add_block(start, state):
-        y, memory, result_memory = state
-
-        def image():
-            return _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-
-        tiles, memory = _transformed_tiles(inputs, image, counts, m, one, memory)
+    def add_block(start, y):
+        block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
+        tiles = _transformed_tiles(inputs, block, counts, m, never)
         contracted = ((2,), (2 if turned else 1,))
         products = lax.dot_general(tiles, spectrum, (contracted, ((0,), (0,))))
-        products = products.reshape(n, -1)
-        result_memory = _materialise(
-            one, lambda: _apply(outputs, list(products)), result_memory
-        )
-        lines = result_memory.reshape(m, n, size, rows, columns, filters)
+        lines = _stored(_apply(outputs, list(products.reshape(n, -1))), never)
+        lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
         # Starts where `_block` does: the last block overlaps the one before.
-        y = lax.dynamic_update_slice_in_dim(y, squares, start, 0)
-        return y, memory, result_memory
+        return lax.dynamic_update_slice_in_dim(y, squares, start, 0)
 
-    state = (
-        jnp.zeros((images, rows, m, columns, m, filters), x.dtype),
-        jnp.zeros((n, size, rows, frame[1] * channels), x.dtype),
-        jnp.zeros((m, n * size * rows * columns * filters), x.dtype),
-    )
-    y = _for_each_block(images, size, add_block, state)[0]
+    y = jnp.zeros((images, rows, m, columns, m, filters), x.dtype)
+    y = _for_each_block(images, size, add_block, y)
     return y.reshape(images, rows * m, columns * m, filters)[:, :height, :width]
 
 
@@ -412,32 +390,19 @@ def _tiled_weight_gradient(x, g, padding, taps):
     channels = x.shape[3]
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts)
-    one = _unforeseeable_one(x)
+    size = _images_per_block(images, counts, channels)
+    never = _never(x)
 
-    def add_block(start, state):
-        total, memory, g_memory = state
+    def add_block(start, total):
+        block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
+        tiles = _transformed_tiles(inputs, block, counts, m, never)
+        g_block = _framed(_block_once(g, start, size), 0, 0, rows * m, columns * m)
+        g_tiles = _transformed_tiles(outputs.T, g_block, counts, m, never)
+        return total + lax.dot_general(tiles, g_tiles, (((1,), (1,)), ((0,), (0,))))
 
-        def image():
-            return _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-
-        def cotangent():
-            return _framed(_block_once(g, start, size), 0, 0, rows * m, columns * m)
-
-        tiles, memory = _transformed_tiles(inputs, image, counts, m, one, memory)
-        g_tiles, g_memory = _transformed_tiles(
-            outputs.T, cotangent, counts, m, one, g_memory
-        )
-        total += lax.dot_general(tiles, g_tiles, (((1,), (1,)), ((0,), (0,))))
-        return total, memory, g_memory
-
-    state = (
-        jnp.zeros((n * n, channels, filters), x.dtype),
-        jnp.zeros((n, size, rows, frame[1] * channels), x.dtype),
-        jnp.zeros((n, size, rows, columns * m * filters), x.dtype),
-    )
-    total = _for_each_block(images, size, add_block, state)[0]
-    return _both_axes(weights.T, total.reshape(n, n, channels, filters), one)
+    total = jnp.zeros((n * n, channels, filters), x.dtype)
+    total = _for_each_block(images, size, add_block, total)
+    return _both_axes(weights.T, total.reshape(n, n, channels, filters), never)
 
 
 def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
