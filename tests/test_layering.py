@@ -50,6 +50,7 @@ ALLOWED = {
         "edges",
         "initializers",
         "optim",
+        "recipe",
         "transforms",
     },
 }

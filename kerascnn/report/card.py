@@ -110,8 +110,9 @@ def _matters(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        sign = " × " if all(isinstance(item, int) for item in value) else ", "
-        return sign.join(_text(item) for item in value)
+        words = [_text(item) for item in value]
+        whole = all(isinstance(item, int) for item in value)
+        return " × ".join(words) if whole else f"({', '.join(words)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

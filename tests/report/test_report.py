@@ -126,7 +126,7 @@ def test_the_card_shows_every_setting_that_a_lecture_is_about():
     text = console.export_text()
     assert "Conv2D(10, 1 × 1)" in text
     assert re.search(r"Conv2D\(128, 7 × 7, relu\).*1 × 1 × 128.*401,536", text)
-    console = Console(record=True, width=120)
+    console = Console(record=True, width=200)
     card.show(recipe.load("cifar_vgg_erase"), console)
     text = console.export_text()
-    assert "RandomErasing(p 0.75, scale 0.01, 0.3" in text
+    assert "RandomErasing(p 0.75, scale (0.01, 0.3), ratio (1, 1))" in text

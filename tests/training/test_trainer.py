@@ -168,7 +168,8 @@ from kerascnn.recipe import Course, Recipe
 
 def network():
     image = keras.Input({shape})
-    return keras.Model(image, keras.layers.Dense({units})(keras.layers.Flatten()(image)))
+    x = keras.layers.Flatten()(image)
+    return keras.Model(image, keras.layers.Dense({units})(x))
 
 RECIPE = Recipe(
     name="mine", dataset="fashion_mnist", network=network,
