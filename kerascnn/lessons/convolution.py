@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
 
     images = data.load("cifar10", data="sample").train.images
-    photograph = images[7] / 255
+    photograph = images[24] / 255
     kernels = kernels_for_a_photograph()
     by_hand = convolve(photograph, kernels)
     by_keras = convolve_in_keras(photograph, kernels)

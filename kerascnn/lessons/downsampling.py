@@ -149,7 +149,7 @@ def edges_of_a_photograph() -> tuple[np.ndarray, np.ndarray]:
         (32, 32, 3) in 0..1, and (32, 32): the length of the change of grey from a pixel
         to its right and lower neighbours.
     """
-    photograph = data.load("cifar10", data="sample").train.images[46] / 255
+    photograph = data.load("cifar10", data="sample").train.images[33] / 255
     grey = photograph.mean(-1)
     across = np.diff(grey, axis=1, append=grey[:, -1:])
     down = np.diff(grey, axis=0, append=grey[-1:])

@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         rows,
     )
 
-    garment = data.load("fashion_mnist", data="sample").train.images[6, :, :, 0] / 255
+    garment = data.load("fashion_mnist", data="sample").train.images[0, :, :, 0] / 255
     kernel = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     rows = []
     for stride in (1, 2):

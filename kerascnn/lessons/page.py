@@ -121,8 +121,18 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a lesson's figure and say where it is."""
-    figure.savefig(path, dpi=120)
+    """Save a lesson's figure and say where it is.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise UsageError(
+            f"the figure {path} cannot be written ({error.strerror}): choose another "
+            f"place with --out."
+        ) from error
     print(f"figure: {path}")
 
 
