@@ -60,7 +60,7 @@ RECIPE = Recipe(
         transforms.standard("cifar10"),
     ],
     optimizer=lambda: optim.adam(1e-3),
-    callbacks=lambda: [optim.ExponentialDecay(0.96)],
+    callbacks=lambda: [optim.ExponentialDecay(gamma=0.96)],
     batch_size=256,
     epochs=60,
     parameters=2_488_906,

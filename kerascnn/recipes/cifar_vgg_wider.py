@@ -70,7 +70,7 @@ RECIPE = Recipe(
         transforms.RandomErasing(p=0.75, scale=(0.01, 0.3), ratio=(1.0, 1.0)),
     ],
     optimizer=lambda: optim.adam(1e-3),
-    callbacks=lambda: [optim.ExponentialDecay(0.96)],
+    callbacks=lambda: [optim.ExponentialDecay(gamma=0.96)],
     batch_size=256,
     epochs=80,
     parameters=39_582_730,

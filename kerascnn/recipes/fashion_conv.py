@@ -41,7 +41,8 @@ RECIPE = Recipe(
     epochs=30,
     parameters=2_635_146,
     course=Course(
-        source="lecture 1, CNN for Fashion-MNIST, case 1", says="the layer table only"
+        source="lecture 1, convolutions for Fashion-MNIST, case 1",
+        says="the layer table only",
     ),
     after="fashion_conv_linear",
     changes={"network"},

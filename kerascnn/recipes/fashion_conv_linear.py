@@ -44,7 +44,9 @@ RECIPE = Recipe(
     drop_last=True,
     epochs=30,
     parameters=2_150_410,
-    course=Course(source="lecture 1, CNN for Fashion-MNIST", says="the code only"),
+    course=Course(
+        source="lecture 1, convolutions for Fashion-MNIST", says="the code only"
+    ),
     after="fashion_mlp",
     changes={"network", "optimizer", "epochs"},
 )

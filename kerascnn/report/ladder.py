@@ -48,14 +48,15 @@ def lecture(item: Outline) -> str:
 def in_order(outlines: Sequence[Outline]) -> list[Outline]:
     """Sort recipes by lecture, and within one so that each follows its `after`.
 
-    The first rungs of a lecture come in the order of their sources, its slides.
+    Where several follow the same one, they come in the order of their sources:
+    solution 1 before solution 2.
     """
 
     ordered: list[Outline] = []
 
     def climb(item: Outline) -> None:
         ordered.append(item)
-        for other in waiting.pop(item.name, []):
+        for other in sorted(waiting.pop(item.name, []), key=lambda o: o.course.source):
             climb(other)
 
     for name in sorted({lecture(item) for item in outlines}):

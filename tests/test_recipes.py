@@ -1,0 +1,769 @@
+"""Every recipe against the course: what it is, what it is built of, that it trains."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+
+from kerascnn import recipe as recipes
+from kerascnn.training import models
+
+# Typed from the lectures, by hand. init: how all weights start; rate: Adam's; test and
+# train: as the slides print them, in percent. Where the slides give no value, ours.
+TABLE = """
+name                 lecture data          scaling  init   rate batch  parameters test train
+
+fashion_mlp                1 fashion_mnist pm1      he_u   1e-3  1024     203_530   89     -
+cifar_mlp                  1 cifar10       pm1      he_u   1e-3  1024     789_258    -     -
+cifar_mlp_2                1 cifar10       pm1      he_u   1e-3  1024     855_050    -     -
+cifar_mlp_3                1 cifar10       pm1      he_u   1e-3  1024     920_842    -     -
+fashion_conv_linear        1 fashion_mnist pm1      torch  1e-5  1024   2_150_410    -     -
+fashion_conv               1 fashion_mnist pm1      torch  1e-5  1024   2_635_146    -     -
+cifar_conv                 1 cifar10       pm1      torch  1e-5  1024   4_211_146    -     -
+
+fashion_pool               2 fashion_mnist pm1      torch  1e-5  1024   1_588_490    -     -
+fashion_stride             2 fashion_mnist pm1      torch  1e-5  1024   1_588_490    -     -
+fashion_down_max           2 fashion_mnist pm1      torch  1e-5  1024     592_074    -     -
+fashion_down_avg           2 fashion_mnist pm1      torch  1e-5  1024     592_074    -     -
+fashion_down_resize        2 fashion_mnist pm1      torch  1e-5  1024     592_074    -     -
+fashion_down_stride        2 fashion_mnist pm1      torch  1e-5  1024     592_074    -     -
+fashion_padding            2 fashion_mnist pm1      torch  1e-5  1024   1_818_890    -     -
+cifar_edges                2 cifar10       unit     torch  1e-3   256     165_258    -     -
+cifar_edges_cnn            2 cifar10       unit     torch  1e-3   256     165_308    -     -
+fashion_lenet_fc           2 fashion_mnist pm1      torch  1e-3   256     421_642    -     -
+fashion_lenet_1x1          2 fashion_mnist pm1      torch  1e-3   256     421_642    -     -
+fashion_lenet              2 fashion_mnist pm1      torch  1e-3   256      61_706    -     -
+cifar_vgg16_128            2 cifar10       pm1      he_n   1e-4   256  14_798_154    -     -
+
+imagenet_vgg16             3 imagenette    standard he_n   1e-4    32 138_357_544    -     -
+cifar_vgg16                3 cifar10       standard he_n   1e-4   256  14_914_378    -     -
+fashion_sigmoid            3 fashion_mnist unit     glorot 1e-3   256   3_291_402    -     -
+cifar_sigmoid              3 cifar10       unit     glorot 1e-3   256   4_275_594 64.5  69.3
+cifar_sigmoid_3            3 cifar10       unit     glorot 1e-3   256   2_473_610 68.7  93.8
+cifar_sigmoid_9            3 cifar10       unit     glorot 1e-3   256   4_022_794    -     -
+cifar_relu_9               3 cifar10       unit     glorot 1e-3   256   4_022_794    -    99
+cifar_relu_12              3 cifar10       unit     glorot 1e-3   256   8_873_994    -     -
+cifar_standard_12          3 cifar10       standard glorot 1e-3   256   8_873_994    -     -
+cifar_pm1_12               3 cifar10       pm1      glorot 1e-3   256   8_873_994    -     -
+cifar_bn_12                3 cifar10       unit     glorot 1e-3   256   8_879_754    -     -
+cifar_he_12                3 cifar10       unit     he_n   1e-3   256   8_873_994    -     -
+cifar_silu_12              3 cifar10       standard glorot 1e-3   256   8_873_994    -     -
+cifar_skip_12              3 cifar10       unit     glorot 1e-3   256  10_424_970    -     -
+cifar_skip_concat_12       3 cifar10       unit     glorot 1e-3   256  14_570_122    -     -
+cifar_low_lr_12            3 cifar10       unit     glorot 1e-4   256   8_873_994    -     -
+
+cifar_vgg                  4 cifar10       standard he_n   1e-3   256   2_486_026   78     -
+cifar_vgg_erase            4 cifar10       standard he_n   1e-3   256   2_486_026   80     -
+cifar_vgg_bn               4 cifar10       standard he_n   1e-3   256   2_488_906   84     -
+cifar_vgg_dropout          4 cifar10       standard he_n   1e-3   256   2_488_906 86.6     -
+cifar_vgg_l2               4 cifar10       standard he_n   1e-3   256   2_488_906 87.5     -
+cifar_vgg_aug              4 cifar10       standard he_n   1e-3   256   2_488_906 90.6    92
+cifar_vgg_decay            4 cifar10       standard he_n   1e-3   256   2_488_906 90.6    98
+cifar_vgg_more_aug         4 cifar10       standard he_n   1e-3   256   2_488_906    -     -
+cifar_vgg_wide             4 cifar10       standard he_n   1e-3   256   8_879_754   93    96
+cifar_vgg_skip             4 cifar10       standard he_n   1e-3   256  10_430_730   93    97
+cifar_vgg_wider            4 cifar10       standard he_n   1e-3   256  39_582_730 94.5  98.3
+"""  # noqa: E501
+
+# Output shapes and parameters as the lectures' layer tables print them, heights and
+# widths before channels.
+PRINTED = {
+    "fashion_conv": [
+        ((22, 22, 32), 1_600),
+        ((16, 16, 64), 100_416),
+        ((10, 10, 128), 401_536),
+        ((4, 4, 256), 1_605_888),
+        ((128,), 524_416),
+        ((10,), 1_290),
+    ],
+    "fashion_lenet_fc": [
+        ((28, 28, 32), 320),
+        ((14, 14, 64), 18_496),
+        ((128,), 401_536),
+        ((10,), 1_290),
+    ],
+    "fashion_lenet_1x1": [
+        ((28, 28, 32), 320),
+        ((14, 14, 64), 18_496),
+        ((1, 1, 128), 401_536),
+        ((1, 1, 10), 1_290),
+    ],
+    "fashion_lenet": [
+        ((28, 28, 6), 156),
+        ((10, 10, 16), 2_416),
+        ((120,), 48_120),
+        ((84,), 10_164),
+        ((10,), 850),
+    ],
+}
+
+# What enters the flattening, from the lectures' `nn.Linear(h * w * c, ...)`.
+FLATTENED = {
+    "fashion_conv_linear": (4, 4, 256),
+    "fashion_conv": (4, 4, 256),
+    "cifar_conv": (8, 8, 256),
+    "fashion_pool": (2, 2, 512),
+    "fashion_stride": (2, 2, 512),
+    "fashion_down_max": (12, 12, 32),
+    "fashion_down_avg": (12, 12, 32),
+    "fashion_down_resize": (12, 12, 32),
+    "fashion_down_stride": (12, 12, 32),
+    "fashion_padding": (7, 7, 512),
+    "fashion_lenet_fc": (7, 7, 64),
+    "fashion_lenet": (5, 5, 16),
+    "cifar_vgg16_128": (1, 1, 512),
+    "imagenet_vgg16": (7, 7, 512),
+    "cifar_vgg16": (1, 1, 512),
+    "fashion_sigmoid": (7, 7, 128),
+    "cifar_sigmoid": (8, 8, 128),
+    "cifar_sigmoid_3": (4, 4, 256),
+    "cifar_sigmoid_9": (4, 4, 256),
+    "cifar_relu_9": (4, 4, 256),
+    "cifar_relu_12": (2, 2, 512),
+    "cifar_skip_12": (2, 2, 512),
+    "cifar_skip_concat_12": (2, 2, 1024),
+    "cifar_vgg": (2, 2, 256),
+    "cifar_vgg_wide": (2, 2, 512),
+    "cifar_vgg_wider": (2, 2, 1024),
+}
+
+# The lectures' own comparisons: what each rung is set beside.
+LADDERS = [
+    ["fashion_mlp", "cifar_mlp", "cifar_mlp_2", "cifar_mlp_3", "cifar_conv"],
+    ["fashion_mlp", "fashion_conv_linear", "fashion_conv"],
+    ["fashion_conv_linear", "fashion_pool", "fashion_stride", "fashion_padding"],
+    ["fashion_down_max", "fashion_down_avg", "fashion_down_resize"],
+    ["fashion_down_max", "fashion_down_stride"],
+    ["cifar_edges", "cifar_edges_cnn"],
+    ["fashion_lenet_fc", "fashion_lenet_1x1"],
+    ["imagenet_vgg16", "cifar_vgg16"],
+    [
+        *("fashion_sigmoid", "cifar_sigmoid", "cifar_sigmoid_3", "cifar_sigmoid_9"),
+        *("cifar_relu_9", "cifar_relu_12"),
+    ],
+    ["cifar_relu_12", "cifar_standard_12", "cifar_silu_12"],
+    ["cifar_relu_12", "cifar_pm1_12"],
+    ["cifar_relu_12", "cifar_bn_12"],
+    ["cifar_relu_12", "cifar_he_12"],
+    ["cifar_relu_12", "cifar_skip_12", "cifar_skip_concat_12"],
+    ["cifar_relu_12", "cifar_low_lr_12"],
+    [
+        *("cifar_vgg", "cifar_vgg_erase", "cifar_vgg_bn", "cifar_vgg_dropout"),
+        *("cifar_vgg_l2", "cifar_vgg_aug", "cifar_vgg_decay", "cifar_vgg_more_aug"),
+        *("cifar_vgg_wide", "cifar_vgg_skip", "cifar_vgg_wider"),
+    ],
+]
+
+# Compiling a network takes seconds, a deep one many: where tests compute, these, of
+# every kind, stand for the others in a plain run. `-m slow` takes all the others.
+QUICK = (
+    *("fashion_mlp", "fashion_conv_linear", "fashion_padding", "fashion_down_avg"),
+    *("fashion_down_resize", "fashion_down_stride", "cifar_edges", "cifar_edges_cnn"),
+    *("fashion_lenet_1x1", "fashion_lenet", "cifar_sigmoid_3"),
+)
+DEEP = "cifar_vgg_skip"
+SAVED = ("fashion_mlp", "fashion_down_resize", "cifar_edges")
+
+
+class Case(NamedTuple):
+    lecture: int
+    dataset: str
+    scaling: str
+    initial: str
+    learning_rate: float
+    batch_size: int
+    parameters: int
+    test: float | None
+    train: float | None
+
+
+def read(line):
+    name, *cells = line.split()
+    lecture, dataset, scaling, initial, rate, batch, parameters, *figures = cells
+    test, train = (None if f == "-" else float(f"{f}e-2") for f in figures)
+    return name, Case(
+        *(int(lecture), dataset, scaling, initial, float(rate)),
+        *(int(batch), int(parameters), test, train),
+    )
+
+
+CASES = dict(read(line) for line in TABLE.split("\n")[2:] if line)
+NAMES = list(CASES)
+
+SHAPES = {
+    "fashion_mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "imagenette": (240, 320, 3),
+}
+
+
+@functools.cache
+def recipe_of(name):
+    """The recipe, on JAX with a network whose weights are not drawn.
+
+    JAX compiles a program for every shape that it draws: a minute for them all, where
+    most tests look at shapes, settings and connections only.
+    """
+    recipe = recipes.load(name)
+    if keras.backend.backend() != "jax":
+        return recipe
+
+    @functools.wraps(recipe.network)
+    def network():
+        with keras.StatelessScope(initialize_variables=False):
+            model = recipe.network()
+        keras.utils.clear_session()  # or Keras would draw the weights after all, later
+        return model
+
+    return dataclasses.replace(recipe, network=network)
+
+
+@functools.cache
+def network_of(name):
+    return recipe_of(name).network()
+
+
+def description_of(name):
+    """What `describe` and `diff` look at, from one network for all tests."""
+    return dataclasses.replace(recipe_of(name), network=lambda: network_of(name))
+
+
+def draw(model):
+    """Give a model weights that NumPy draws: He's, and neither zeros nor ones."""
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        if not variable.trainable:
+            variable.assign(variable.value)  # fixed kernels, statistics, seeds
+        elif len(variable.shape) == 1:
+            start = 1 if variable.name == "gamma" else 0
+            variable.assign(start + generator.uniform(-0.2, 0.2, variable.shape))
+        else:
+            deviation = math.sqrt(2 / math.prod(variable.shape[:-1]))
+            variable.assign(deviation * generator.standard_normal(variable.shape, "f4"))
+    return model
+
+
+def images_of(name, count):
+    shape = SHAPES[CASES[name].dataset]
+    return np.random.default_rng(1).integers(0, 256, (count, *shape), "uint8")
+
+
+def size(weights):
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def learning(model):
+    """The layers with something to learn, in order."""
+    return [layer for layer in model.layers if layer.trainable_weights]
+
+
+def kernels(model):
+    return [layer for layer in learning(model) if hasattr(layer, "kernel")]
+
+
+def numpy_of(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def test_the_recipes_are_those_of_the_course():
+    assert len(NAMES) == 47
+    assert recipes.names() == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryRecipe:
+    def test_is_named_as_its_file(self, name):
+        recipe = recipes.load(name)
+        assert recipe.name == name
+        assert recipe.network.__module__ == f"kerascnn.recipes.{name}"
+
+    def test_says_what_it_is_and_how_to_run_it(self, name):
+        case, idea = CASES[name], recipes.load(name).idea
+        first, _, rest = idea.partition("\n")
+        data = {
+            "fashion_mnist": "Fashion-MNIST",
+            "cifar10": "CIFAR-10",
+            "imagenette": "ImageNet",
+        }
+        assert first.startswith(f"{data[case.dataset]}, lecture {case.lecture}")
+        assert first.endswith((".", "?"))
+        assert len(first) <= 88
+        assert f"\n    python -m kerascnn.recipes.{name}\n" in rest
+        assert "Deviations from the lecture:" in rest
+
+    def test_can_be_read_without_importing_it(self, name):
+        outline, recipe = recipes.outline(name), recipes.load(name)
+        for field in dataclasses.fields(outline):
+            if field.name != "summary":
+                assert getattr(outline, field.name) == getattr(recipe, field.name)
+        assert outline.summary == recipe.idea.partition("\n")[0]
+
+    def test_has_the_course_s_settings(self, name):
+        case, recipe = CASES[name], recipes.load(name)
+        assert recipe.dataset == case.dataset
+        assert recipe.batch_size == case.batch_size
+        assert recipe.drop_last == (case.lecture in (1, 2))
+        assert recipe.course.source.startswith(f"lecture {case.lecture}, ")
+        assert recipe.course.test == case.test
+        assert recipe.course.train == case.train
+
+    def test_trains_with_pytorch_s_adam(self, name):
+        optimizer = recipes.load(name).optimizer()
+        rate = CASES[name].learning_rate
+        assert float(optimizer.learning_rate) == pytest.approx(rate, rel=1e-6)
+        settings = optimizer.get_config()
+        assert "adam" in type(optimizer).__name__.lower()
+        assert settings["epsilon"] == pytest.approx(1e-8, rel=1e-6)
+
+    def test_scales_the_pixels_as_the_course_does(self, name):
+        case = CASES[name]
+        pixels = np.float32([0, 100, 255]).reshape(3, 1, 1, 1)
+        pixels = np.tile(pixels, SHAPES[case.dataset][-1])
+        mean, deviation = {
+            "unit": (0, 1),
+            "pm1": (0.5, 0.5),
+            "standard": (
+                ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+                if case.dataset == "imagenette"
+                else ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+            ),
+        }[case.scaling]
+        (scaling,) = (
+            layer
+            for layer in recipes.load(name).transform()
+            if isinstance(layer, keras.layers.Rescaling)
+        )
+        # Scale and offset are rounded to float32 before they are applied.
+        np.testing.assert_allclose(
+            numpy_of(scaling(pixels)), (pixels / 255 - mean) / deviation, atol=1e-6
+        )
+
+    def test_has_the_course_s_number_of_parameters(self, name):
+        found = size(network_of(name).trainable_weights)
+        assert found == CASES[name].parameters == recipes.load(name).parameters
+
+    def test_goes_from_images_to_logits(self, name):
+        model, case = network_of(name), CASES[name]
+        height, width, channels = SHAPES[case.dataset]
+        classes = 10
+        if name == "imagenet_vgg16":
+            height, width, classes = 224, 224, 1000
+        if name.startswith("cifar_edges"):
+            channels = 1
+        assert model.input_shape == (None, height, width, channels)
+        assert model.output_shape == (None, classes)
+        last = kernels(model)[-1]
+        assert last.activation is keras.activations.linear
+
+    def test_starts_from_the_course_s_weights(self, name):
+        initial = CASES[name].initial
+        for layer in kernels(network_of(name)):
+            fan_in = math.prod(layer.kernel.shape[:-1])
+            kernel, bias = layer.kernel_initializer, layer.bias_initializer
+            if initial == "torch":
+                bound = 1 / math.sqrt(fan_in)
+                for start in (kernel, bias):
+                    assert isinstance(start, keras.initializers.RandomUniform)
+                    assert start.maxval == -start.minval == pytest.approx(bound)
+            elif initial == "glorot":
+                assert isinstance(kernel, keras.initializers.GlorotUniform)
+                assert isinstance(bias, keras.initializers.Zeros)
+            else:
+                assert type(kernel) is keras.initializers.VarianceScaling
+                assert (kernel.scale, kernel.mode) == (2, "fan_in")
+                assert kernel.distribution == {
+                    "he_u": "uniform",
+                    "he_n": "untruncated_normal",
+                }.get(initial)
+                assert isinstance(bias, keras.initializers.Zeros)
+
+    def test_normalises_as_pytorch_does(self, name):
+        for layer in network_of(name).layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
+
+    def test_differs_from_the_rung_before_in_what_it_declares(self, name):
+        recipe = description_of(name)
+        if recipe.after is None:
+            assert recipe.changes == frozenset()
+        else:
+            assert recipe.after in NAMES
+            before = description_of(recipe.after)
+            assert set(recipes.diff(before, recipe)) == recipe.changes
+            assert recipe.changes
+
+    def test_describes_itself_in_plain_values(self, name):
+        description = recipes.describe(description_of(name))
+        text = json.dumps(description, allow_nan=False)
+        assert json.loads(text) == description
+
+
+def test_two_builds_of_a_recipe_have_one_fingerprint():
+    first, second, other = (
+        recipes.fingerprint(recipes.describe(recipe))
+        for recipe in (recipe_of(DEEP), recipe_of(DEEP), recipe_of("cifar_vgg_wide"))
+    )
+    assert first == second != other
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_layers_are_those_that_the_lecture_prints(name):
+    found = [
+        (layer.output.shape[1:], size(layer.trainable_weights))
+        for layer in learning(network_of(name))
+    ]
+    assert found == PRINTED[name]
+
+
+@pytest.mark.parametrize("name", FLATTENED)
+def test_what_is_flattened_has_the_lecture_s_shape(name):
+    (flatten,) = (
+        layer
+        for layer in network_of(name).layers
+        if isinstance(layer, keras.layers.Flatten)
+    )
+    assert flatten.input.shape == (None, *FLATTENED[name])
+
+
+@pytest.mark.parametrize("ladder", LADDERS, ids=lambda ladder: ladder[-1])
+def test_rungs_follow_the_lecture(ladder):
+    for before, name in itertools.pairwise(ladder):
+        assert recipes.outline(name).after == before
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("cifar_vgg16", "conv conv pool conv conv pool conv conv conv pool"),
+        ("cifar_relu_12", "conv conv conv pool conv"),
+        ("cifar_bn_12", "conv norm conv norm conv norm pool conv"),
+        ("cifar_vgg_dropout", "conv norm conv norm conv norm pool drop conv"),
+    ],
+)
+def test_layers_follow_in_the_lecture_s_order(name, block):
+    """Convolution with its ReLU, normalisation, pooling, dropout."""
+    words = {
+        "Conv2D": "conv",
+        "BatchNormalization": "norm",
+        "MaxPooling2D": "pool",
+        "Dropout": "drop",
+    }
+    found = network_of(name).layers[1:]
+    kinds = [words.get(type(layer).__name__, "other") for layer in found]
+    assert " ".join(kinds).startswith(block)
+    for layer in found:
+        if isinstance(layer, keras.layers.Conv2D):
+            assert layer.activation is keras.activations.relu
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        ("cifar_sigmoid_9", keras.activations.sigmoid),
+        ("cifar_relu_9", keras.activations.relu),
+        ("cifar_silu_12", keras.activations.silu),
+    ],
+)
+def test_all_hidden_layers_have_the_rung_s_activation(name, activation):
+    hidden = kernels(network_of(name))[:-1]
+    assert all(layer.activation is activation for layer in hidden)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("cifar_vgg_")])
+def test_weight_decay_is_on_every_kernel_from_trick_4_on(name):
+    from_trick_4 = NAMES.index(name) >= NAMES.index("cifar_vgg_l2")
+    for layer in kernels(network_of(name)):
+        if from_trick_4:
+            # PyTorch's weight_decay of 5e-4 is the gradient of 5e-4 / 2 * w**2.
+            assert layer.kernel_regularizer.l2 == pytest.approx(2.5e-4)
+        else:
+            assert layer.kernel_regularizer is None
+        assert layer.bias_regularizer is None
+
+
+TRANSFORMS = {
+    "cifar_vgg": "Rescaling",
+    "cifar_vgg_erase": "Rescaling Erasing",
+    "cifar_vgg_l2": "Rescaling Erasing",
+    "cifar_vgg_aug": "Crop Flip Rescaling",
+    "cifar_vgg_decay": "Crop Flip Rescaling",
+    "cifar_vgg_more_aug": "Crop Flip Rotation Rescaling Erasing",
+    "cifar_vgg_wider": "Crop Flip Rotation Rescaling Erasing",
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_augmentation_is_the_lecture_s(name):
+    found = recipes.load(name).transform()
+    kinds = [type(layer).__name__.removeprefix("Random") for layer in found]
+    assert " ".join(kinds) == TRANSFORMS[name]
+    expected = {
+        "Crop": {"padding": 2},
+        "Flip": {"mode": "horizontal"},
+        "Rotation": {"degrees": (-5, 5)},
+        "Erasing": {"p": 0.75, "scale": (0.01, 0.3), "ratio": (1, 1), "value": 0},
+    }
+    for kind, layer in zip(kinds, found, strict=True):
+        settings = layer.get_config()
+        for key, value in expected.get(kind, {}).items():
+            assert settings[key] == value
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if CASES[n].lecture == 4])
+def test_learning_rate_decays_from_trick_6_on(name):
+    callbacks = recipes.load(name).callbacks()
+    if NAMES.index(name) < NAMES.index("cifar_vgg_decay"):
+        assert callbacks == []
+    else:
+        (decay,) = callbacks
+        assert type(decay).__name__ == "ExponentialDecay"
+        assert decay.gamma == 0.96
+
+
+@pytest.mark.parametrize("name", ["cifar_skip_12", "cifar_vgg_skip"])
+def test_shortcuts_pad_both_sides_and_join_after_the_pooling(name):
+    model = network_of(name)
+    joins = [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
+    assert len(joins) == 4
+    for join in joins:
+        block, shortcut = (tensor._keras_history.operation for tensor in join.input)
+        wanted = keras.layers.MaxPooling2D
+        if name == "cifar_vgg_skip":
+            wanted = keras.layers.Dropout
+        assert isinstance(block, wanted)
+        assert isinstance(shortcut, keras.layers.Conv2D)
+        assert (shortcut.strides, shortcut.padding) == ((2, 2), "valid")
+        assert shortcut.activation is keras.activations.relu
+        padding = shortcut.input._keras_history.operation
+        assert isinstance(padding, keras.layers.ZeroPadding2D)
+        assert padding.padding == ((1, 1), (1, 1))
+
+
+# One shape for all: JAX compiles once for each distribution.
+KERNEL = (3, 3, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "deviation", "largest"),
+    [
+        # He: variance 2 / (3 * 3 * 64). A normal distribution cut off at two standard
+        # deviations, as Keras's he_normal is, ends at 2.3 after its rescaling.
+        ("cifar_he_12", math.sqrt(2 / 576), (3.5, 6)),
+        # Uniform distributions end at sqrt(3) standard deviations.
+        ("cifar_mlp", math.sqrt(2 / 576), (1.72, 1.7321)),
+        ("cifar_relu_12", math.sqrt(2 / (576 + 1152)), (1.72, 1.7321)),
+    ],
+)
+def test_initial_weights_are_distributed_as_pytorch_s(name, deviation, largest):
+    initializer = kernels(network_of(name))[0].kernel_initializer
+    drawn = numpy_of(initializer(KERNEL))
+    # 73,728 draws: four standard errors of the deviation are 1.1 %, of the mean 1.5 %.
+    assert np.std(drawn) == pytest.approx(deviation, rel=0.011)
+    assert abs(np.mean(drawn)) < 0.015 * deviation
+    assert largest[0] < np.abs(drawn).max() / deviation < largest[1]
+
+
+def test_resizing_is_average_pooling():
+    pooled, resized = (
+        draw(recipe_of(f"fashion_down_{name}").network()) for name in ("avg", "resize")
+    )
+    resized.set_weights(pooled.get_weights())
+    images = np.random.default_rng(2).uniform(-1, 1, (4, 28, 28, 1)).astype("float32")
+    # Sums of four float32 in another order, through two dense layers.
+    np.testing.assert_allclose(
+        numpy_of(resized(images)), numpy_of(pooled(images)), rtol=0, atol=1e-5
+    )
+
+
+def test_a_dense_network_s_weights_fit_the_convolutional_one():
+    dense, convolutional = (
+        draw(recipe_of(f"fashion_lenet_{name}").network()) for name in ("fc", "1x1")
+    )
+    first, first_bias, last, last_bias = dense.get_weights()[4:]
+    convolutional.set_weights(
+        [
+            *dense.get_weights()[:4],
+            *(first.reshape(7, 7, 64, 128), first_bias),
+            *(last.reshape(1, 1, 128, 10), last_bias),
+        ]
+    )
+    images = np.random.default_rng(3).uniform(-1, 1, (8, 28, 28, 1)).astype("float32")
+    # The same products, summed in another order: 3,136 float32 terms.
+    np.testing.assert_allclose(
+        numpy_of(convolutional(images)), numpy_of(dense(images)), rtol=0, atol=1e-5
+    )
+
+
+def test_the_convolutional_network_slides_over_larger_images():
+    from kerascnn.recipes import fashion_lenet_1x1
+
+    model = draw(recipe_of("fashion_lenet_1x1").network())
+    # A garment with a border of zeros, convolutions without biases: the canvas around
+    # it stays zero at each layer, as the padding is around a single image.
+    for layer in kernels(model)[:2]:
+        layer.bias.assign(np.zeros(layer.bias.shape))
+    on_larger_images = fashion_lenet_1x1.on_larger_images(model)
+    garment = np.zeros((1, 28, 28, 1), "float32")
+    garment[:, 1:-1, 1:-1] = np.random.default_rng(4).uniform(-1, 1, (1, 26, 26, 1))
+    canvas = np.zeros((1, 64, 80, 1), "float32")
+    for row, column in ((0, 0), (3, 7), (9, 13)):
+        canvas[:] = 0
+        canvas[:, 4 * row : 4 * row + 28, 4 * column : 4 * column + 28] = garment
+        logits = numpy_of(on_larger_images(canvas))
+        assert logits.shape == (1, 64 // 4 - 6, 80 // 4 - 6, 10)
+        np.testing.assert_allclose(
+            logits[0, row, column], numpy_of(model(garment))[0], rtol=0, atol=1e-5
+        )
+    assert on_larger_images.trainable_weights[0] is model.trainable_weights[0]
+
+
+def test_learned_and_engineered_features_enter_the_same_head():
+    engineered, learned = map(network_of, ("cifar_edges", "cifar_edges_cnn"))
+    heads = [
+        [layer.kernel.shape for layer in model.layers if hasattr(layer, "units")]
+        for model in (engineered, learned)
+    ]
+    assert heads == [[(16 * 16 * 5, 128), (128, 10)]] * 2
+    fixed = engineered.non_trainable_weights
+    assert [kernel.shape[:2] for kernel in fixed] == [
+        *((3, 3), (3, 3)),  # Sobel
+        *((3, 3), (3, 3)),  # Scharr
+        *((3, 3), (3, 3)),  # Prewitt
+        *((2, 2), (2, 2)),  # Roberts
+        (3, 3),  # Laplacian
+    ]
+
+
+def in_plain_keras(program, folder):
+    """Run a program in a process without this package; return its `result`."""
+    check = "assert not any(name.startswith('kerascnn') for name in sys.modules)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program + check + "print(json.dumps(result))", folder],
+        env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_is_kept_is_made_of_keras_s_own_parts(tmp_path):
+    for name in NAMES:
+        fixed = [x for x in recipes.load(name).transform() if not models.is_random(x)]
+        parts = [keras.saving.serialize_keras_object(x) for x in fixed]
+        parts.append(keras.saving.serialize_keras_object(network_of(name)))
+        (tmp_path / f"{name}.json").write_text(json.dumps(parts))
+    found = in_plain_keras(
+        """
+import json, pathlib, sys
+import keras
+result = {}
+for path in pathlib.Path(sys.argv[1]).glob("*.json"):
+    with keras.StatelessScope(initialize_variables=False):
+        *transform, network = map(
+            keras.saving.deserialize_keras_object, json.loads(path.read_text())
+        )
+    keras.utils.clear_session()
+    result[path.stem] = [weight.shape for weight in network.trainable_weights]
+""",
+        tmp_path,
+    )
+    sizes = {name: sum(map(math.prod, shapes)) for name, shapes in found.items()}
+    assert sizes == {name: case.parameters for name, case in CASES.items()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(SAVED, id="quick"),
+        pytest.param(
+            [name for name in NAMES if name not in SAVED],
+            id="others",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_saved_models_load_with_keras_alone(names, tmp_path):
+    for name in names:
+        images = images_of(name, 2)
+        _, kept = models.build(recipe_of(name), images.shape[1:])
+        draw(kept).save(tmp_path / f"{name}.keras")
+        logits = kept.predict_on_batch(images)
+        np.savez(tmp_path / f"{name}.npz", images=images, logits=logits)
+        assert np.abs(logits).max() > 0
+    differences = in_plain_keras(
+        """
+import json, pathlib, sys
+import keras, numpy as np
+result = {}
+for path in pathlib.Path(sys.argv[1]).glob("*.keras"):
+    expected = np.load(path.with_suffix(".npz"))
+    logits = keras.saving.load_model(path).predict_on_batch(expected["images"])
+    difference = np.abs(logits - expected["logits"]).max()
+    result[path.stem] = float(difference / np.abs(expected["logits"]).max())
+""",
+        tmp_path,
+    )
+    assert set(differences) == set(names)
+    # The same program on the same backend.
+    assert max(differences.values()) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in {*QUICK, DEEP} else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+def test_a_training_step_changes_every_weight_and_stays_finite(name):
+    images = images_of(name, 2)
+    labels = np.array([3, 7], "int32")
+    model, kept = models.build(recipe_of(name), images.shape[1:])
+    draw(model)
+    model.compile(
+        optimizer=recipes.load(name).optimizer(),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    before = [numpy_of(weight) for weight in kept.trainable_weights]
+    loss = float(model.train_on_batch(images, labels))
+    assert 0 < loss < math.inf
+    for weight, old in zip(kept.trainable_weights, before, strict=True):
+        new = numpy_of(weight)
+        assert np.isfinite(new).all()
+        assert (new != old).any(), weight.path
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(QUICK, id="quick"),
+        pytest.param(
+            [name for name in NAMES if name not in QUICK],
+            id="others",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_other_backends_train_too(backend, names):
+    step = test_a_training_step_changes_every_weight_and_stays_finite.__name__
+    tests = [f"{__file__}::{step}[{name}]" for name in names]
+    tests.append(f"{__file__}::{test_resizing_is_average_pooling.__name__}")
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *tests],
+        env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
