@@ -10,8 +10,8 @@ A recipe lists its transforms in order, as torchvision's `Compose` does:
 
 Each is a Keras layer on a batch of raw images, (batch, height, width, channels), uint8
 or float in 0..255, and runs inside the compiled training step on every Keras backend.
-The random ones give every image its own draw and act with `training=True` only. Call
-them one after another: `keras.Sequential` would first turn uint8 images into floats.
+The random ones give every image its own draw and act with `training=True` only. In a
+model, `keras.Input(shape, dtype="uint8")` keeps raw images small until the scaling.
 
 A random transform has two halves: `draw` rolls the dice, `transform` is a pure function
 of the images and the draw, so that two implementations can be fed the same draw.
@@ -470,8 +470,7 @@ def _pixels_at(images: Any, rows: Any, columns: Any) -> Any:
     in_columns = ops.logical_and(columns >= 0, columns < width)
     inside = ops.logical_and(in_rows, in_columns)
     source = ops.where(inside, rows * width + columns, 0)
-    # One gather of whole pixels: among the forms that every backend has, the one that
-    # is quick on all three.
+    # One gather of whole pixels: of rows, then of columns, is slower on PyTorch.
     pixels = ops.reshape(images, (-1, height * width, channels))
     source = ops.reshape(source, (-1, height * width, 1))
     pixels = ops.take_along_axis(pixels, source, axis=1)

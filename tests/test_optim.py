@@ -476,6 +476,21 @@ def test_optax_under_loss_scaling():
 
 
 @ON_JAX
+def test_optax_with_averaged_weights():
+    import optax
+
+    optimizer = optim.Optax(optax.adam(1e-2), use_ema=True, ema_momentum=0.75)
+    variables = variables_of(weights_at_start())
+    path = stateless_path(optimizer, variables, 3)
+    average = path[0]
+    for step in path[1:]:
+        average = [0.75 * a + 0.25 * w for a, w in zip(average, step, strict=True)]
+    optimizer.finalize_variable_values(variables)
+    for variable, expected in zip(variables, average, strict=True):
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=0, atol=1e-6)
+
+
+@ON_JAX
 def test_optax_in_a_saved_model(tmp_path):
     import optax
 
