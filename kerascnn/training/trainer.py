@@ -14,6 +14,7 @@ import numpy as np
 
 from kerascnn import UsageError, data, runs, spare_tensorflow
 from kerascnn import recipe as recipes
+from kerascnn.data.cache import cache_directory
 from kerascnn.training import environment, fit, models
 from kerascnn.training.callbacks import Progress, Record, learning_rate
 from kerascnn.training.overrides import Overrides
@@ -57,6 +58,8 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
             f"backend {overrides.backend!r}: Keras runs on {backend} already; set the "
             "environment variable KERAS_BACKEND before Keras is imported."
         )
+    if backend == "jax":
+        environment.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
     dataset = data.load(
         recipe.dataset, overrides.data, overrides.data_dir, overrides.cache_dir
     )

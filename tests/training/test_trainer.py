@@ -250,3 +250,19 @@ def test_engines_are_chosen_by_backend_callbacks_and_memory(monkeypatch, capsys)
     assert trainer.choose_engine("auto", mlp, *splits) is fit
     with pytest.raises(UsageError, match="--engine epoch needs JAX"):
         trainer.choose_engine("epoch", mlp, *splits)
+
+
+def test_what_jax_compiled_is_kept_for_the_next_start(tmp_path):
+    """The first run fills the cache; the second adds nothing to it."""
+    cache = tmp_path / "cache"
+    options = ["--data", "sample", "--limit", "1024", "--epochs", "1"]
+    kept = []
+    for name in ("a", "b"):
+        done = run_recipe(
+            *(tmp_path, "fashion_lenet", *options, "--out", name),
+            KERASCNN_CACHE_DIR=str(cache),
+        )
+        assert done.returncode == 0, done.stderr
+        kept.append(sorted(p.name for p in (cache / "compiled").rglob("*-cache")))
+    assert kept[0] == kept[1]
+    assert kept[0]
