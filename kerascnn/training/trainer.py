@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
 
 # A run on the bundled sample is a taste, not a result: it need not go on for hours.
-SAMPLE_EPOCHS = 10
+SAMPLE_EPOCHS = 8
 
 
 def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
