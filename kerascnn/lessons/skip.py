@@ -62,7 +62,8 @@ def initial_kernels(
 
     Args:
         join: "none", "add" or "concatenate".
-        widths: filters of each block; the lecture's are 64, 128, 256, 512.
+        widths: filters of each block; the lecture's are 64, 128, 256, 512. The hidden
+            dense layer is as wide as the last.
         scale: multiplies the variance 2 / (fan_in + fan_out).
 
     Returns:
@@ -87,8 +88,8 @@ def initial_kernels(
             kernels[f"shortcut {block}"] = glorot(3, 3, block_channels, filters)
         if join == "concatenate":
             channels = 2 * filters
-    kernels["dense 1"] = glorot(2 * 2 * channels, 8 * widths[-1])
-    kernels["dense 2"] = glorot(8 * widths[-1], 10)
+    kernels["dense 1"] = glorot(2 * 2 * channels, widths[-1])
+    kernels["dense 2"] = glorot(widths[-1], 10)
     return kernels
 
 
