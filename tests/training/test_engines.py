@@ -155,6 +155,7 @@ def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch, accelerat
     np.testing.assert_allclose(losses, expected, rtol=2e-4)
 
 
+@pytest.mark.slow
 @jax_only
 def test_mixed_precision_trains_the_same(splits):
     """bfloat16 keeps three digits: after 26 steps the losses agree to one in a hundred.
