@@ -168,6 +168,7 @@ class TestOnEveryBackend:
         assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="starts the other backends from JAX")
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_other_backend(backend):

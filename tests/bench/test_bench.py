@@ -96,6 +96,7 @@ def test_results_without_our_own_are_no_report():
         command.report("title", [other], ["kerascnn ended: no memory"], 1, 1, False)
 
 
+@pytest.mark.slow
 def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
     """The whole command, with two contenders on a small net."""
     monkeypatch.setattr(command, "installed", lambda: ["jax"])

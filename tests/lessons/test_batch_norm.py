@@ -168,6 +168,7 @@ def test_noise_fades_with_the_batch():
     assert (spread[1] > 1.5 * spread[2]).all()
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Processor time, since the machine may be busy with other things.

@@ -96,6 +96,7 @@ def test_other_backends_are_told_so(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Processor time, since the machine may be busy with other things.
