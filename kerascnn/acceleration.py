@@ -14,6 +14,7 @@ Keras backend than JAX it returns the model it was given.
 
 import functools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid"):
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
     padding = tuple((int(low), int(high)) for low, high in padding)
-    if not _covered(x, kernel, padding):
+    if not _covered(x, kernel, padding) or not _trusted():
         groups = x.shape[3] // kernel.shape[2]
         return _stock_convolution(x, kernel, strides, padding, groups)
     return _convolution.bind(x, kernel, strides=strides, padding=padding)
@@ -77,6 +78,49 @@ def _covered(x, kernel, padding):
             )
         )
     )
+
+
+@functools.cache
+def _trusted():
+    """Whether this process computes the fast convolution right.
+
+    XLA for the CPU has had releases that computed wrong values without an error
+    (jax#39103). Once per process, at first use, a small convolution and its weight
+    gradient are compared with NumPy's; if they differ, the stock operation is used.
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 40, 8, 8, 32), np.float32)
+    kernel = rng.standard_normal((3, 3, 32, 32), np.float32)
+    padding = ((1, 1), (1, 1))
+
+    @jax.jit
+    def fast(x, kernel, g):
+        return (
+            _tiled_convolution(x, kernel, padding),
+            _tiled_weight_gradient(x, g, padding, 3),
+        )
+
+    # Concrete arrays stay concrete, also while another function is traced.
+    with jax.ensure_compile_time_eval():
+        results = [np.asarray(value) for value in fast(x, kernel, g)]
+    framed = np.pad(x, ((0, 0), *padding, (0, 0)))
+    taps = [framed[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+    images = np.stack(taps, axis=3).reshape(-1, 9 * 32).astype(np.float64)
+    exact = (images @ kernel.reshape(-1, 32), images.T @ g.reshape(-1, 32))
+    for value, expected in zip(results, exact, strict=True):
+        error = np.max(np.abs(value.reshape(expected.shape) - expected))
+        if not error < 1e-4 * np.max(np.abs(expected)):
+            warnings.warn(
+                "XLA computes kerascnn's fast convolution wrong on this machine "
+                f"(error {error:.1e}); the slow stock convolution is used instead. "
+                f"Try another version of jaxlib than {jax.lib.__version__}.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return False
+    return True
 
 
 def _stock_convolution(x, kernel, strides, padding, groups=1):
@@ -109,72 +153,105 @@ def _stock_weight_gradient(x, g, strides, padding, taps):
 
 
 def _fast_convolution(x, kernel, strides, padding):
+    if _is_dense(x.shape[1:3], kernel.shape[:2], padding):
+        return jnp.dot(_flat(x), kernel.reshape(-1, kernel.shape[3]))[:, None, None]
     if _tiles_pay(kernel.shape, strides):
         return _tiled_convolution(x, kernel, padding)
+    if math.prod(kernel.shape[:3]) <= 32 and kernel.shape[3] <= 32:
+        return _summed_convolution(x, kernel, strides, padding)
     return _stock_convolution(x, kernel, strides, padding)
 
 
 def _fast_input_gradient(g, kernel, strides, padding, size):
-    """The convolution of `g` with the kernel turned by 180 degrees, channels swapped.
-
-    With a stride, zeros are written between the elements of `g` first.
-    """
+    if _is_dense(size, kernel.shape[:2], padding):
+        x = jnp.dot(_flat(g), kernel.reshape(-1, kernel.shape[3]).T)
+        return x.reshape(-1, *kernel.shape[:3])
     if strides != (1, 1):
-        inner = [(0, 0, step - 1) for step in strides]
-        g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
-    edges = []
-    for taps, (low, _), pixels, steps in zip(
-        kernel.shape[:2], padding, size, g.shape[1:3], strict=True
-    ):
-        before = taps - 1 - low
-        edges.append((before, pixels + taps - 1 - before - steps))
+        # XLA has no fast code for a kernel larger than the image.
+        missing = [
+            max(0, taps - pixels)
+            for taps, pixels in zip(kernel.shape[:2], g.shape[1:3], strict=True)
+        ]
+        g = jnp.pad(g, [(0, 0), *((0, more) for more in missing), (0, 0)])
+        larger = [
+            pixels + more * step
+            for pixels, more, step in zip(size, missing, strides, strict=True)
+        ]
+        x = _stock_input_gradient(g, kernel, strides, padding, larger)
+        return x[:, : size[0], : size[1]]
+    # The convolution of `g` with the kernel turned by 180 degrees, channels swapped.
+    edges = [
+        (taps - 1 - low, taps - 1 - high)
+        for taps, (low, high) in zip(kernel.shape[:2], padding, strict=True)
+    ]
     if _tiles_pay(kernel.shape, strides):
         return _tiled_convolution(g, kernel, edges, turned=True)
     # Materialised: XLA then sees the plain forward convolution that it runs fast.
     turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    return _stock_convolution(g, turned, (1, 1), edges)
+    return _stock_convolution(g, turned, strides, edges)
 
 
 def _fast_weight_gradient(x, g, strides, padding, taps):
+    if _is_dense(x.shape[1:3], taps, padding):
+        return jnp.dot(_flat(x).T, _flat(g)).reshape(*x.shape[1:], -1)
     if _tiles_pay((*taps, x.shape[3], g.shape[3]), strides):
         return _tiled_weight_gradient(x, g, padding, taps[0])
     return _row_weight_gradient(x, g, strides, padding, taps)
 
 
+def _is_dense(size, taps, padding):
+    """Whether the kernel covers the whole image, so that one product does it all."""
+    return tuple(size) == tuple(taps) and not any(map(any, padding))
+
+
+def _flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def _shifted(x, taps, strides, padding):
+    """The image under each tap of the kernel: a list of rows of arrays."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = (
+        (pixels - size) // step + 1
+        for pixels, size, step in zip(x.shape[1:3], taps, strides, strict=True)
+    )
+    rows = _every(x, 1, strides[0], height, taps[0])
+    return [_every(row, 2, strides[1], width, taps[1]) for row in rows]
+
+
+def _summed_convolution(x, kernel, strides, padding):
+    """Shifted images times numbers, for a few channels and filters: one fused loop."""
+    images = _shifted(x, kernel.shape[:2], strides, padding)
+    terms = [
+        images[i][j][..., c, None] * kernel[i, j, c]
+        for i, j, c in np.ndindex(kernel.shape[:3])
+    ]
+    return functools.reduce(jnp.add, terms)
+
+
 def _row_weight_gradient(x, g, strides, padding, taps):
     """Matrix products over a few images at a time.
 
-    For each row of the kernel the shifted images stand side by side in the channels,
-    so that one product gives the gradient of the whole row.
+    The images shifted along a row of the kernel stand side by side in the channels, so
+    that one product gives the gradient of the row; with few channels, of all rows.
     """
     channels, filters = x.shape[3], g.shape[3]
     height, width = g.shape[1:3]
 
     def add_block(start, total):
-        image = _block(x, start, size)
-        image = jnp.pad(image, ((0, 0), *padding, (0, 0)))
-        columns = jnp.concatenate(
-            [
-                image[:, :, j : j + (width - 1) * strides[1] + 1 : strides[1]]
-                for j in range(taps[1])
-            ],
-            axis=3,
-        )
+        image = jnp.pad(_block(x, start, size), ((0, 0), *padding, (0, 0)))
+        columns = jnp.concatenate(_every(image, 2, strides[1], width, taps[1]), axis=3)
+        rows = _every(columns, 1, strides[0], height, taps[0])
+        if channels <= 4:
+            rows = [jnp.concatenate(rows, axis=3)]
         cotangent = _block_once(g, start, size).reshape(-1, filters)
-        rows = [
-            lax.dot_general(
-                columns[:, i : i + (height - 1) * strides[0] + 1 : strides[0]].reshape(
-                    -1, taps[1] * channels
-                ),
-                cotangent,
-                (((0,), (0,)), ((), ())),
-            )
-            for i in range(taps[0])
+        products = [
+            jnp.dot(row.reshape(len(cotangent), -1).T, cotangent) for row in rows
         ]
-        return total + jnp.stack(rows)
+        return total + jnp.concatenate(products)
 
     size = min(x.shape[0], max(1, 4096 // (height * width)))
-    total = jnp.zeros((taps[0], taps[1] * channels, filters), x.dtype)
+    total = jnp.zeros((math.prod(taps) * channels, filters), x.dtype)
     total = _for_each_block(x.shape[0], size, add_block, total)
     return total.reshape(*taps, channels, filters)
 
@@ -211,15 +288,16 @@ def _block_once(x, start, size):
 # that is 36 instead of 144, and they are matrix products over the channels.
 # Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015.
 
-# Points at which the polynomials are evaluated (infinity is one more), by the size of
-# the kernel. Rounding errors depend on them alone: these make about half the error of
-# the usual 0, 1, -1, 2, -2.
+# Points at which the polynomials are evaluated (infinity is one more), by n. Rounding
+# errors depend on them alone: those for 6 make half the error of the usual 1 and 2.
 _POINTS = {
-    3: (0.0, 0.625, -0.625, 1.5, -1.5),
-    5: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
-    7: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
+    4: (0.0, 1.0, -1.0),
+    6: (0.0, 0.625, -0.625, 1.5, -1.5),
+    8: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
 }
 
+# The sizes of n that keep the error of a kernel's size below 1e-5.
+_TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (8,)}
 
 # Squares that a block holds at least, about. Few, so that their transforms stay in the
 # cache; as many as there are channels, so that the kernel's are not read too often.
@@ -228,28 +306,35 @@ _TILES_PER_BLOCK = 128
 
 def _tiles_pay(kernel_shape, strides):
     """Whether tiles are faster than the direct sum: measured on two AVX2 cores."""
-    taps, _, channels, filters = kernel_shape
+    rows, columns, channels, filters = kernel_shape
     return (
         strides == (1, 1)
-        and kernel_shape[0] == kernel_shape[1]
-        and taps in _POINTS
-        and min(channels, filters) >= 32
+        and rows == columns
+        and rows in _TILE_SIZES
+        and min(channels, filters) >= 16
+    )
+
+
+def _tile_size(taps, height, width):
+    """The n that takes the fewest multiplications for an output of this size."""
+    return min(
+        _TILE_SIZES[taps],
+        key=lambda n: n * n * math.prod(_tile_counts(height, width, n - taps + 1)),
     )
 
 
 @functools.cache
-def _winograd_matrices(taps):
+def _winograd_matrices(taps, n):
     """Matrices (inputs, kernel, outputs) of the one-dimensional algorithm.
 
     With `d` the n inputs and `k` the kernel, the m outputs are
     `outputs @ ((kernel @ k) * (inputs @ d))`.
     """
-    points = np.array(_POINTS[taps])
-    size = len(points) + 1
-    m = size - taps + 1
-    inputs = np.zeros((size, size))
-    kernel = np.zeros((size, taps))
-    outputs = np.zeros((m, size))
+    points = np.array(_POINTS[n])
+    m = n - taps + 1
+    inputs = np.zeros((n, n))
+    kernel = np.zeros((n, taps))
+    outputs = np.zeros((m, n))
     for i, point in enumerate(points):
         others = np.delete(points, i)
         inputs[i, :-1] = np.polynomial.polynomial.polyfromroots(others)
@@ -352,9 +437,10 @@ def _tiled_convolution(x, kernel, padding, turned=False):
     transform takes its taps in reverse, the matrix products the other side.
     """
     taps, _, channels, filters = kernel.shape
-    inputs, weights, outputs = _winograd_matrices(taps)
-    m, n = outputs.shape
     images, height, width, _ = _output_shape(x, kernel, (1, 1), padding)
+    n = _tile_size(taps, height, width)
+    m = n - taps + 1
+    inputs, weights, outputs = _winograd_matrices(taps, n)
     never = _never(x)
     if turned:
         weights = weights[:, ::-1]
@@ -384,9 +470,10 @@ def _tiled_convolution(x, kernel, padding, turned=False):
 
 def _tiled_weight_gradient(x, g, padding, taps):
     """The transpose of the same algorithm with respect to the kernel."""
-    inputs, weights, outputs = _winograd_matrices(taps)
-    m, n = outputs.shape
     images, height, width, filters = g.shape
+    n = _tile_size(taps, height, width)
+    m = n - taps + 1
+    inputs, weights, outputs = _winograd_matrices(taps, n)
     channels = x.shape[3]
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
@@ -635,8 +722,7 @@ def accelerate(model):
     """
     if keras.backend.backend() != "jax":
         return model
-    # Functional models are known by their list of operations: Keras exports no class.
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+    if not _is_graph(model):
         raise UsageError(
             f"accelerate() got a {type(model).__name__}; it takes a Functional or "
             "Sequential model: pass its inputs and outputs to keras.Model first."
@@ -646,8 +732,27 @@ def accelerate(model):
             f"accelerate() got the unbuilt model {model.name!r}; it takes a built one: "
             "start the model with keras.Input(shape)."
         )
+    return _fast_model(model, twins={})
+
+
+def _is_graph(layer):
+    # Keras exports no class for Functional models; their list of operations is public.
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    )
+
+
+def _fast_model(model, twins):
+    """The fast twin of a model; `twins` are those of layers met before, by identity."""
 
     def twin(layer):
+        if id(layer) not in twins:
+            twins[id(layer)] = make(layer)
+        return twins[id(layer)]
+
+    def make(layer):
+        if _is_graph(layer):
+            return _fast_model(layer, twins)
         # A subclass may compute something else, and LoRA changes the kernel.
         if type(layer) is keras.layers.Conv2D and not layer.lora_enabled:
             return Conv2D.sharing(layer)
@@ -655,4 +760,18 @@ def accelerate(model):
             return MaxPooling2D.from_config(layer.get_config())
         return layer
 
-    return keras.models.clone_model(model, clone_function=twin, recursive=True)
+    inputs = None
+    if not isinstance(model, keras.Sequential):
+        # Left alone, clone_model gives the inputs new names.
+        names = {
+            id(layer.output): layer.name
+            for layer in model.layers
+            if isinstance(layer, keras.layers.InputLayer)
+        }
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(
+                batch_shape=x.shape, dtype=x.dtype, name=names.get(id(x))
+            ),
+            model.input,
+        )
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=twin)
