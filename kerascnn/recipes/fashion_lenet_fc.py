@@ -24,8 +24,8 @@ def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
     torch = initializers.torch_default
     x = image
-    for filters in (32, 64):
-        fan_in = 3 * 3 * x.shape[-1]
+    for channels, filters in ((1, 32), (32, 64)):
+        fan_in = 3 * 3 * channels
         x = layers.Conv2D(
             filters, 3, padding="same", activation="relu", **torch(fan_in)
         )(x)

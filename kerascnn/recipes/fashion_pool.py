@@ -23,9 +23,9 @@ def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
     torch = initializers.torch_default
     x = image
-    for first, second in ((32, 64), (128, 256)):
-        for filters in (first, second):
-            fan_in = 3 * 3 * x.shape[-1]
+    for block in (((1, 32), (32, 64)), ((64, 128), (128, 256))):
+        for channels, filters in block:
+            fan_in = 3 * 3 * channels
             x = layers.Conv2D(filters, 3, activation="relu", **torch(fan_in))(x)
         x = layers.MaxPooling2D(2)(x)
     x = layers.Conv2D(512, 3, activation="relu", **torch(fan_in=3 * 3 * 256))(x)

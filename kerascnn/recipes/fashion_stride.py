@@ -22,8 +22,14 @@ def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
     torch = initializers.torch_default
     x = image
-    for filters, stride in ((32, 1), (64, 2), (128, 1), (256, 2), (512, 1)):
-        fan_in = 3 * 3 * x.shape[-1]
+    for channels, filters, stride in (
+        (1, 32, 1),
+        (32, 64, 2),
+        (64, 128, 1),
+        (128, 256, 2),
+        (256, 512, 1),
+    ):
+        fan_in = 3 * 3 * channels
         x = layers.Conv2D(
             filters, 3, strides=stride, activation="relu", **torch(fan_in)
         )(x)
