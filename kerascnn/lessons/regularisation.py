@@ -100,7 +100,7 @@ class Trained:
     test: float
 
 
-def train(weight_decay: float, epochs: int = 40) -> Trained:
+def train(weight_decay: float, epochs: int = 30) -> Trained:
     """Train a network with one hidden layer on the sample of Fashion-MNIST.
 
     Args:
