@@ -80,12 +80,14 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary an epoch, in order.
+        """One dictionary an epoch, in order; none before the first epoch's end.
 
         Raises:
             UsageError: The folder holds no run, or its file is damaged.
         """
         path = self.folder / "metrics.jsonl"
+        if not path.exists() and (self.folder / "config.json").exists():
+            return []
         try:
             lines = path.read_text("utf-8").splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.

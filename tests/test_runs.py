@@ -51,6 +51,14 @@ def test_a_file_in_the_way_is_one_clear_line(tmp_path):
         Run.create("fashion_mlp", tmp_path / "file" / "run")
 
 
+def test_a_run_has_no_metrics_before_its_first_epoch_ends(tmp_path):
+    run = Run.create("fashion_mlp", tmp_path / "run")
+    run.write_config({"seed": 3})
+    assert run.metrics == []
+    with pytest.raises(UsageError, match=r"metrics\.jsonl"):
+        _ = Run(tmp_path / "nothing").metrics
+
+
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UsageError, match=r"config\.json"):
