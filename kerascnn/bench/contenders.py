@@ -113,12 +113,8 @@ def keras_epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
     def work(number: int) -> None:
         nonlocal begun
         begun += number
-        module.fit(
-            model,
-            train,
-            test,
-            Plan(begun, plan.batch_size, plan.seed, True, begun - number),
-        )
+        chosen = dataclasses.replace(plan, epochs=begun, initial_epoch=begun - number)
+        module.fit(model, train, test, chosen)
 
     return work
 

@@ -60,7 +60,7 @@ def fit(
     if steps_a_call is None:
         steps_a_call = 1 if jax.default_backend() == "cpu" else STEPS_A_CALL
     model.optimizer.build(model.trainable_variables)
-    training, evaluation = training_function(model), _evaluation_function(model)
+    training, evaluation = _functions(model, model.optimizer)
     train_images, train_labels = jax.device_put((train.images, train.labels))
     test_images, test_labels = jax.device_put((test.images, test.labels))
     hooks = keras.callbacks.CallbackList(
@@ -139,6 +139,15 @@ def fits(*splits: Split) -> bool:
             os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         )
     return needed < memory["bytes_limit"] - memory["bytes_in_use"]
+
+
+@functools.lru_cache(maxsize=1)
+def _functions(
+    model: keras.Model, optimizer: keras.Optimizer
+) -> tuple[Callable[..., State], Callable[..., State]]:
+    # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
+    # nothing. Another optimiser is part of the training step, so it counts too.
+    return training_function(model), _evaluation_function(model)
 
 
 def training_function(model: keras.Model) -> Callable[..., State]:

@@ -209,6 +209,24 @@ def test_an_interrupted_epoch_leaves_a_usable_model(splits):
 
 
 @jax_only
+def test_a_second_fit_compiles_nothing(splits, monkeypatch):
+    built = []
+    function = epoch.training_function
+    monkeypatch.setattr(
+        epoch, "training_function", lambda model: built.append(1) or function(model)
+    )
+    model = compiled(recipe=PLAIN)
+    for initial in (0, 1):
+        epoch.fit(model, *splits, Plan(initial + 1, 20, 5, initial_epoch=initial))
+    assert len(built) == 1
+    assert int(model.optimizer.iterations) == 2 * 26
+    trainer.compile_model(model, PLAIN)  # another optimiser
+    epoch.fit(model, *splits, Plan(1, 20, 5))
+    assert len(built) == 2
+    assert int(model.optimizer.iterations) == 26
+
+
+@jax_only
 def test_callbacks_can_stop_and_change_the_learning_rate(splits):
     rates = []
 
