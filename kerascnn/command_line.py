@@ -63,6 +63,23 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
     raise UsageError(f"there is no {what} {word!r}: {hint}")
 
 
+def check_positive(options: Any, *names: str) -> None:
+    """Check that options, where they are given, are 1 or more.
+
+    Args:
+        options: What holds them as attributes.
+        names: The attributes' names.
+
+    Raises:
+        UsageError: One is not; the message names the option.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {value}: expected 1 or more.")
+
+
 def run(program: Callable[[], object]) -> int:
     """Run a program and turn how it ended into an exit code.
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import platform
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from kerascnn import UsageError
+from kerascnn import UsageError, command_line
 from kerascnn import recipe as recipes
 from kerascnn.bench import measure
 from kerascnn.training import environment
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import keras
 
     from kerascnn.bench.measure import Result
+    from kerascnn.recipe import Recipe
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 
@@ -44,7 +46,7 @@ class Step:
     """Print JSON instead of a table."""
 
     def __post_init__(self):
-        _positive(self, "batch", "rounds")
+        command_line.check_positive(self, "batch", "rounds")
 
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
@@ -53,7 +55,7 @@ class Step:
         results, missing = measure.compare(
             [(name, name, words) for name in contenders], self.rounds
         )
-        work = self.batch * training_operations(recipe.network())
+        work = self.batch * _operations(recipe)
         report(
             f"{self.recipe}: one training step, batch {self.batch}",
             results,
@@ -80,7 +82,7 @@ class Epoch:
     """Print JSON instead of a table."""
 
     def __post_init__(self):
-        _positive(self, "batch", "images", "rounds")
+        command_line.check_positive(self, "batch", "images", "rounds")
 
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
@@ -102,7 +104,7 @@ class Epoch:
             results,
             missing,
             images=steps * batch,
-            operations=steps * batch * training_operations(recipe.network()),
+            operations=steps * batch * _operations(recipe),
             as_json=self.json,
         )
 
@@ -117,7 +119,7 @@ class Scale:
     """Print JSON instead of a table."""
 
     def __post_init__(self):
-        _positive(self, "rounds")
+        command_line.check_positive(self, "rounds")
 
     def __call__(self) -> None:
         cases = [
@@ -139,7 +141,7 @@ class Scale:
             if missing:
                 raise UsageError("; ".join(missing))
             for result, (name, batch, _) in zip(results, chosen, strict=True):
-                operations = batch * training_operations(recipes.load(name).network())
+                operations = batch * _operations(recipes.load(name))
                 rows.append((series, result, batch, operations))
         if self.json:
             print(
@@ -165,13 +167,6 @@ WIDTHS = ("cifar_vgg_bn", "cifar_vgg_wide", "cifar_vgg_wider")
 DEPTHS = ("cifar_sigmoid", "cifar_sigmoid_3", "cifar_relu_9", "cifar_relu_12")
 
 
-def _positive(options: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value}: expected 1 or more.")
-
-
 def installed() -> list[str]:
     """Return the Keras backends that are installed here."""
     backends = ("jax", "tensorflow", "torch")
@@ -195,15 +190,18 @@ def training_operations(model: keras.Model) -> int:
         kernel = getattr(layer, "kernel", None)
         if kernel is None:
             continue
-        places = 1
-        for length in layer.output.shape[1:-1]:
-            places *= length
-        weights = 1
-        for length in kernel.shape:
-            weights *= length
-        total += 2 * weights * places * (2 if first else 3)
+        uses = math.prod(kernel.shape) * math.prod(layer.output.shape[1:-1])
+        total += 2 * uses * (2 if first else 3)
         first = False
     return total
+
+
+def _operations(recipe: Recipe) -> int:
+    """Count a recipe's, without drawing the weights of its network."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        return training_operations(recipe.network())
 
 
 def matmul_peak() -> float:

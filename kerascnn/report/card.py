@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -77,13 +78,13 @@ def _settings(recipe: Recipe) -> Table:
 
 def _layers(model: keras.Model) -> Table:
     table = Table(title="network", title_justify="left", show_footer=True)
-    total = sum(_size(w.shape) for w in model.trainable_weights)
+    total = sum(math.prod(w.shape) for w in model.trainable_weights)
     table.add_column("layer", footer="trainable parameters")
     table.add_column("output")
     table.add_column("parameters", justify="right", footer=f"{total:,}")
     for layer in model.layers:
         shape = " × ".join(str(n) for n in layer.output.shape[1:])
-        parameters = sum(_size(w.shape) for w in layer.trainable_weights)
+        parameters = sum(math.prod(w.shape) for w in layer.trainable_weights)
         table.add_row(_call(layer), shape, f"{parameters:,}" if parameters else "")
     return table
 
@@ -114,10 +115,3 @@ def _text(value: Any) -> str:
         whole = all(isinstance(item, int) for item in value)
         return " × ".join(words) if whole else f"({', '.join(words)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

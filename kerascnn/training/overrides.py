@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from kerascnn import UsageError
+from kerascnn import UsageError, command_line
 
 Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
@@ -50,11 +50,7 @@ class Overrides:
     """The run's folder (default: runs/<recipe>/<time>)."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {value}: expected 1 or more.")
+        command_line.check_positive(self, "epochs", "batch_size", "limit")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise UsageError(
                 f"--learning-rate {self.learning_rate}: expected a number above 0."
