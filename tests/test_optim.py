@@ -6,9 +6,6 @@ on TensorFlow and PyTorch.
 
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -171,15 +168,8 @@ class TestOnEveryBackend:
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="starts the other backends from JAX")
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_other_backend(backend):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*command, f"{__file__}::TestOnEveryBackend"],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_other_backend(backend, passes_on):
+    passes_on(backend, f"{__file__}::TestOnEveryBackend")
 
 
 def test_weight_decay_is_half_the_square():

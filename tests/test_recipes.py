@@ -755,15 +755,8 @@ def test_a_training_step_changes_every_weight_and_stays_finite(name):
         ),
     ],
 )
-def test_other_backends_train_too(backend, names):
+def test_other_backends_train_too(backend, names, passes_on):
     step = test_a_training_step_changes_every_weight_and_stays_finite.__name__
     tests = [f"{__file__}::{step}[{name}]" for name in names]
     tests.append(f"{__file__}::{test_resizing_is_average_pooling.__name__}")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, *tests],
-        env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    passes_on(backend, *tests)

@@ -7,7 +7,6 @@ seeds: a test that passes keeps passing until a backend changes its random strea
 
 import json
 import math
-import os
 import subprocess
 import sys
 import zipfile
@@ -419,15 +418,8 @@ class TestOnEveryBackend:
 
 @pytest.mark.skipif(BACKEND != "jax", reason="starts the other backends from JAX")
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
-def test_other_backend(backend):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*command, f"{__file__}::TestOnEveryBackend"],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_other_backend(backend, passes_on):
+    passes_on(backend, f"{__file__}::TestOnEveryBackend")
 
 
 def test_saved_scaling_needs_keras_only(tmp_path):
