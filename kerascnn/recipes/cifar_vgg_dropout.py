@@ -8,7 +8,9 @@ feature has to be of use whichever others are there.
     python -m kerascnn.recipes.cifar_vgg_dropout
 
 Deviations from the lecture: it shows where dropout goes, after each pooling, not the
-rates; ours is 0.3 everywhere. The number of epochs is ours, as many as cifar_vgg's.
+rates. Ours is 0.4 everywhere: of 0.1, 0.2, ... 0.5 it scored best, in the mean of the
+last five of 60 epochs, on 500 images of each class held out of the training set. The
+number of epochs is ours, as many as cifar_vgg's.
 """
 
 import keras
@@ -33,7 +35,7 @@ def network() -> keras.Model:
             )(x)
             x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
         x = layers.MaxPooling2D(2)(x)
-        x = layers.Dropout(0.3)(x)
+        x = layers.Dropout(0.4)(x)
     x = layers.Flatten()(x)  # 2 x 2 x 256 = 1024
     x = layers.Dense(
         512, activation="relu", kernel_initializer=initializers.he_normal()

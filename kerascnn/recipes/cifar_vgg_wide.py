@@ -35,7 +35,7 @@ def network() -> keras.Model:
             )(x)
             x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
         x = layers.MaxPooling2D(2)(x)
-        x = layers.Dropout(0.3)(x)
+        x = layers.Dropout(0.4)(x)
     x = layers.Flatten()(x)  # 2 x 2 x 512 = 2048
     x = layers.Dense(
         512,
