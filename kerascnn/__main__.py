@@ -103,9 +103,23 @@ class Import:
         command.import_(self.name, self.path, self.data_dir)
 
 
+@dataclasses.dataclass
+class Check:
+    """Find the images of a folder that can't be trained on, all at once."""
+
+    folder: Archive
+    """The folder, with train/CLASS/ and test/CLASS/ in it."""
+
+    def __call__(self) -> None:
+        from kerascnn.data import command
+
+        command.check(self.folder)
+
+
 def data(words: Sequence[str], program: str) -> None:
-    """Get, list and import data sets."""
-    _dispatch({"get": Get, "list": ListData, "import": Import}, words, program)
+    """Get, list, import and check data sets."""
+    commands = {"get": Get, "list": ListData, "import": Import, "check": Check}
+    _dispatch(commands, words, program)
 
 
 def bench(words: Sequence[str], program: str) -> None:

@@ -21,7 +21,7 @@ def passes_on():
     """Check that tests pass on another backend, in a process of their own."""
 
     def check(backend, *tests):
-        words = ["-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider"]
+        words = ["-m", "pytest", "-q", "-m", "", "-n", "0", "-p", "no:cacheprovider"]
         done = subprocess.run(
             [sys.executable, *words, *tests],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},

@@ -22,6 +22,8 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
+from kerascnn.data.folders import is_prepared
+from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.reading import Prepared, one_line, read
 
 # Raised whenever the decoding or the layout of the cache changes.
@@ -51,13 +53,16 @@ def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
 
 
 def decoded(
-    folder: Path, cache_dir: str | os.PathLike | None = None
+    folder: Path,
+    cache_dir: str | os.PathLike | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The arrays of a prepared set, from the cache if they are there and whole.
+    """The arrays of a set, from the cache if they are there and whole.
 
     Args:
-        folder: the prepared set.
+        folder: the prepared set, or the folder of images.
         cache_dir: see `cache_directory`.
+        image_size: see `Prepared.chunks`.
 
     Returns:
         The record (name, version, classes, hash) and the arrays named in `ARRAYS`,
@@ -66,41 +71,47 @@ def decoded(
     Raises:
         UsageError: the prepared set cannot be read.
     """
-    place = cache_directory(cache_dir) / f"{folder.parent.name}-{_state(folder)}"
+    state = _state(folder, image_size)
+    place = cache_directory(cache_dir) / f"{_title(folder)}-{state}"
     try:
         return _open(place)
     except (FileNotFoundError, NotADirectoryError):
         pass  # nothing is cached
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         _say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
-    prepared = read(folder)
+    prepared = read(folder) if is_prepared(folder) else ImageFolder(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        _write(place, prepared)
-        _remove_outdated(place, folder)
+        _write(place, prepared, image_size)
+        _remove_outdated(place, folder, image_size)
         return _open(place)
     except OSError as error:
         _say(
             f"The cache {place.parent} cannot be written ({error.strerror or error}): "
             f"{prepared.name} is decoded into memory, at every start."
         )
-        return _in_memory(prepared)
+        return _in_memory(prepared, image_size)
     finally:
         with contextlib.suppress(OSError):
             place.rmdir()  # if it is empty, after an error
 
 
-def _state(folder: Path) -> str:
-    """A name for the state of a prepared set: it changes whenever a file does."""
+def _title(folder: Path) -> str:
+    return folder.parent.name if is_prepared(folder) else folder.name
+
+
+def _state(folder: Path, image_size: tuple[int, int] | None) -> str:
+    """A name for the state of a set: it changes whenever a file does."""
+    pattern = "*" if is_prepared(folder) else "*/*/*"
     try:
         files = [
-            [each.name, status.st_size, status.st_mtime_ns]
-            for each in sorted(folder.iterdir())
+            [str(each.relative_to(folder)), status.st_size, status.st_mtime_ns]
+            for each in sorted(folder.glob(pattern))
             if not each.name.startswith(".") and (status := each.stat())
         ]
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
-    state = json.dumps([_FORMAT, str(folder), files])
+    state = json.dumps([_FORMAT, str(folder), files, *(image_size or ())])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
@@ -120,7 +131,9 @@ def _open(place: Path) -> tuple[dict, dict]:
     return record, arrays
 
 
-def _write(place: Path, prepared: Prepared) -> None:
+def _write(
+    place: Path, prepared: Prepared | ImageFolder, image_size: tuple[int, int] | None
+) -> None:
     """Decode a set into the cache; an array's file is written as it is decoded."""
     record = _record(prepared)
     with contextlib.ExitStack() as stack:
@@ -131,7 +144,7 @@ def _write(place: Path, prepared: Prepared) -> None:
         for role in ("train", "test"):
             images, labels = files[f"{role}_images"], files[f"{role}_labels"]
             count = prepared.count(role)
-            for chunk, chunk_labels in prepared.chunks(role):
+            for chunk, chunk_labels in prepared.chunks(role, image_size):
                 images.append(chunk, count)
                 labels.append(chunk_labels, count)
                 progress(len(chunk))
@@ -140,6 +153,7 @@ def _write(place: Path, prepared: Prepared) -> None:
             record["shapes"][name] = file.shape
         record["hash"] = hash_of([record["sha256"][name] for name in ARRAYS])
         record["folder"] = str(prepared.folder)
+        record["image_size"] = image_size
         record["checksum"] = _checksum(record)
         last = stack.enter_context(_File(place / "record.json"))
         last.write(json.dumps(record, indent=1).encode())
@@ -151,12 +165,14 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _in_memory(prepared: Prepared) -> tuple[dict, dict]:
+def _in_memory(
+    prepared: Prepared | ImageFolder, image_size: tuple[int, int] | None
+) -> tuple[dict, dict]:
     arrays = {}
     with _progress(prepared) as progress:
         for role in ("train", "test"):
             chunks = []
-            for chunk in prepared.chunks(role):
+            for chunk in prepared.chunks(role, image_size):
                 chunks.append(chunk)
                 progress(len(chunk[0]))
             images, labels = zip(*chunks, strict=True)
@@ -169,7 +185,7 @@ def _in_memory(prepared: Prepared) -> tuple[dict, dict]:
     return record, arrays
 
 
-def _record(prepared: Prepared) -> dict[str, Any]:
+def _record(prepared: Prepared | ImageFolder) -> dict[str, Any]:
     return {
         "name": prepared.name,
         "version": prepared.version,
@@ -223,24 +239,27 @@ class _File:
             self._temporary.unlink()
 
 
-def _remove_outdated(place: Path, folder: Path) -> None:
+def _remove_outdated(
+    place: Path, folder: Path, image_size: tuple[int, int] | None
+) -> None:
     """Remove what was decoded from an earlier state of the same folder, and what a
     process left that was killed while it decoded."""
     for part in place.glob(".*"):
         with contextlib.suppress(OSError):
             if part.stat().st_mtime < time.time() - 3600:
                 part.unlink()
-    for other in place.parent.glob(f"{folder.parent.name}-*"):
+    for other in place.parent.glob(f"{_title(folder)}-*"):
         if other == place:
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((other / "record.json").read_text())
-            if record["folder"] == str(folder):
+            same = tuple(record["image_size"] or ()) == (image_size or ())
+            if same and record["folder"] == str(folder):
                 shutil.rmtree(other)
 
 
 @contextlib.contextmanager
-def _progress(prepared: Prepared) -> Iterator[Any]:
+def _progress(prepared: Prepared | ImageFolder) -> Iterator[Any]:
     """A progress bar on the terminal, none elsewhere."""
     from rich.console import Console
     from rich.progress import Progress

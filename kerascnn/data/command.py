@@ -1,9 +1,11 @@
-"""The commands `kerascnn data get`, `data list` and `data import`."""
+"""The commands `kerascnn data get`, `data list`, `data import` and `data check`."""
 
 import json
 import os
 from pathlib import Path
 
+from kerascnn import UsageError
+from kerascnn.data import image_folders
 from kerascnn.data.fetching import get as fetch
 from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
@@ -73,6 +75,23 @@ def list_(data_dir: str | os.PathLike | None = None) -> None:
             (here or sample or Path()).parent.name,
         )
     Console().print(table)
+
+
+def check(folder: str | os.PathLike) -> None:
+    """Print a line for each image of a folder that can't be trained on.
+
+    Args:
+        folder: see `image_folders.ImageFolder`.
+
+    Raises:
+        UsageError: some can't, or the folder is not laid out as a data set.
+    """
+    images, problems = image_folders.check(folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UsageError(f"{len(problems):,} of {images:,} images can't be used.")
+    print(f"{images:,} images can be used.")
 
 
 def _prepared_sets(directory: Path) -> dict[str, Path]:

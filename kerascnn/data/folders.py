@@ -75,6 +75,11 @@ def prepared(name: str, data_dir: str | os.PathLike | None = None) -> Path | Non
         ) from error
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a set that tensorflow-datasets has prepared."""
+    return (folder / "dataset_info.json").is_file()
+
+
 def check_known(name: str) -> None:
     """Check that tensorflow-datasets has a set of this name.
 
@@ -118,7 +123,7 @@ def _newest(folder: Path, version: str | None) -> Path | None:
         each
         for each in folder.iterdir()
         if (_VERSION.fullmatch(each.name) if version is None else each.name == version)
-        and (each / "dataset_info.json").is_file()
+        and is_prepared(each)
     ]
     return max(
         versions, key=lambda each: [*map(int, each.name.split("."))], default=None

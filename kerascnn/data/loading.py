@@ -9,6 +9,7 @@ from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.cache import decoded
 from kerascnn.data.fetching import get
 from kerascnn.data.folders import SAMPLES, check_known, data_directory, prepared
+from kerascnn.data.image_folders import ImageFolder
 
 CHOICES = ("auto", "full", "sample")
 
@@ -18,13 +19,15 @@ def load(
     data: str = "auto",
     data_dir: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> DataSet:
-    """Load an image classification set of tensorflow-datasets as uint8 arrays.
+    """Load an image classification set as uint8 arrays.
 
     The images are decoded once into a cache and memory-mapped from it afterwards.
 
     Args:
-        name: the set's name in tensorflow-datasets, such as "cifar10".
+        name: the set's name in tensorflow-datasets, such as "cifar10"; or the path of
+            a folder of images (see `ImageFolder`), which begins with `/`, `.` or `~`.
         data: "auto" takes the full set if it is prepared on this machine, else the
             bundled sample, and never touches the network; "full" fetches the full set
             if need be; "sample" takes the bundled sample.
@@ -32,13 +35,16 @@ def load(
             `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
         cache_dir: the folder of decoded sets; None means the environment variable
             `KERASCNN_CACHE_DIR`, or else the platform's folder for caches.
+        image_size: height and width to bring images to (see `fitted`) where the set
+            does not promise one size for all.
 
     Returns:
         The set; its `notice` says so if it is a sample.
 
     Raises:
-        UsageError: there is no such set, it is not an image classification set of one
-            image size, it is not here, or its files are damaged.
+        UsageError: there is no such set, it is not an image classification set, its
+            images are of unequal size and `image_size` is not given, it is not here,
+            or its files are damaged.
 
     Example:
         >>> cifar = load("cifar10")
@@ -46,12 +52,14 @@ def load(
         ((50000, 32, 32, 3), ('airplane', 'automobile'))
     """
     command_line.choose(data, CHOICES, "choice of data")
+    if is_path(name):
+        return _from_folder(ImageFolder(name).folder, cache_dir, image_size)
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
-            return _from_folder(folder, cache_dir)
+            return _from_folder(folder, cache_dir, image_size)
         if data == "full":
-            return _from_folder(get(name, data_dir), cache_dir)
+            return _from_folder(get(name, data_dir), cache_dir, image_size)
     sample = prepared(name, SAMPLES)
     if sample is None:
         raise _nothing_here(name, data, data_dir)
@@ -62,7 +70,7 @@ def load(
             "that holds it, fetch it there with `kerascnn data get "
             f"{name} --data-dir {data_dir}`, or take the sample with --data sample."
         )
-    loaded = _from_folder(sample, cache_dir)
+    loaded = _from_folder(sample, cache_dir, image_size)
     missing = f", not in {data_directory()}" if data == "auto" else ""
     notice = (
         f"{loaded.name}: the bundled sample, {len(loaded.train):,} training and "
@@ -72,8 +80,17 @@ def load(
     return replace(loaded, sample=True, source="bundled sample", notice=notice)
 
 
-def _from_folder(folder: Path, cache_dir: str | os.PathLike | None) -> DataSet:
-    record, arrays = decoded(folder, cache_dir)
+def is_path(name: str) -> bool:
+    """Whether a data set's name is the path of a folder of images."""
+    return name.startswith((".", "~")) or Path(name).is_absolute()
+
+
+def _from_folder(
+    folder: Path,
+    cache_dir: str | os.PathLike | None,
+    image_size: tuple[int, int] | None,
+) -> DataSet:
+    record, arrays = decoded(folder, cache_dir, image_size)
     return DataSet(
         name=record["name"],
         classes=tuple(record["classes"]),

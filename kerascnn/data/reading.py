@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.data.image_folders import fitted
 
 _CHUNK = 256
 
@@ -41,11 +42,15 @@ class Prepared:
         """How many examples the set's record says that "train" or "test" holds."""
         return self.builder.info.splits[self.splits[role]].num_examples
 
-    def chunks(self, role: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(
+        self, role: str, image_size: tuple[int, int] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decode a split, in its prepared order.
 
         Args:
             role: "train" or "test".
+            image_size: height and width to bring the images to (see `fitted`) where
+                the set does not promise one size for all.
 
         Yields:
             uint8 images (n, height, width, channels) and int32 labels (n,), a few
@@ -60,15 +65,20 @@ class Prepared:
             raise UsageError(f"{self.folder}: the split {split.name} is empty.")
         array_record = self.builder.info.file_format.value == "array_record"
         examples = self._array_record if array_record else self._tfrecord
+        if None not in self.builder.info.features["image"].shape:
+            image_size = None
         shape, total = None, 0
         for batch in examples(split):
             images = [np.asarray(example["image"]) for example in batch]
+            if image_size:
+                images = [fitted(image, image_size) for image in images]
             shape = shape or images[0].shape
             for image in images:
                 if image.shape != shape:
                     raise UsageError(
                         f"{self.name} has images of unequal size, such as {shape} and "
-                        f"{image.shape}: this version loads sets of one image size."
+                        f"{image.shape}: pass an image size, or begin the recipe's "
+                        "transform with layers.Resizing(height, width)."
                     )
             labels = np.array([example["label"] for example in batch], np.int32)
             if labels.min() < 0 or labels.max() >= len(self.classes):

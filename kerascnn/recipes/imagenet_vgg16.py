@@ -48,7 +48,7 @@ RECIPE = Recipe(
     dataset="imagenette",
     network=network,
     transform=lambda: [
-        layers.Resizing(224, 224),
+        layers.Resizing(224, 224, crop_to_aspect_ratio=True, antialias=True),
         transforms.standard((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ],
     optimizer=lambda: optim.adam(1e-4),

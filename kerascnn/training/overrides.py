@@ -29,6 +29,9 @@ class Overrides:
     """Decides the initial weights, the order of the images and every random draw."""
     limit: Integer = None
     """Use the first N training and the first N test images only."""
+    dataset: Annotated[str | None, tyro.conf.arg(metavar="SET")] = None
+    """Train on another set: a name of tensorflow-datasets, or a folder of images,
+    such as ./pets, with train/CLASS/ and test/CLASS/ in it."""
     data: Literal["auto", "full", "sample"] = "auto"
     """auto: the full set if it is on this machine, else the bundled sample;
     full: the full set, downloaded if need be; sample: the bundled sample."""
@@ -64,6 +67,9 @@ class Overrides:
 
         The seed, and where the data or the run lie, do not.
         """
-        deciding = ("epochs", "batch_size", "learning_rate", "limit", "precision")
+        deciding = (
+            *("epochs", "batch_size", "learning_rate", "limit", "dataset"),
+            "precision",
+        )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]

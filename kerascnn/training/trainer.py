@@ -60,8 +60,14 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         )
     if backend == "jax":
         environment.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
+    if overrides.dataset is not None:
+        recipe = dataclasses.replace(recipe, dataset=overrides.dataset)
     dataset = data.load(
-        recipe.dataset, overrides.data, overrides.data_dir, overrides.cache_dir
+        recipe.dataset,
+        overrides.data,
+        overrides.data_dir,
+        overrides.cache_dir,
+        image_size(recipe),
     )
     train_split, test_split = (
         _limited(split, overrides.limit) for split in (dataset.train, dataset.test)
@@ -142,7 +148,12 @@ def _models(
     finally:
         keras.config.set_dtype_policy(policy)
     logits, classes = kept.output_shape[-1], len(dataset.classes)
-    if logits != classes:
+    if logits > classes:
+        print(
+            f"{recipe.name}'s network has {logits} logits for {classes} classes: the "
+            "others learn to stay low."
+        )
+    if logits < classes:
         raise UsageError(
             f"{recipe.name}'s network has {logits} logits, and {dataset.name} has "
             f"{classes} classes: give its last layer {classes} units."
@@ -214,6 +225,18 @@ def choose_engine(
         print(f"The callback {name} wants each batch's logs: training with `fit`.")
         return fit
     return fit if wanted == "fit" else epoch
+
+
+def image_size(recipe: Recipe) -> tuple[int, int] | None:
+    """Return the height and width that a recipe's transform begins by resizing to.
+
+    Images of unequal size can be batched only once they have it, so they are brought
+    to it where they are decoded.
+    """
+    first = next(iter(recipe.transform()), None)
+    if isinstance(first, keras.layers.Resizing):
+        return first.height, first.width
+    return None
 
 
 def set_seed(seed: int) -> None:

@@ -134,7 +134,7 @@ def test_other_sets_are_refused_with_what_was_found(prepare, tmp_path):
         data.load("unlabelled", data_dir=tmp_path / "data")
 
 
-def test_images_of_unequal_size_are_refused(prepare, tmp_path):
+def test_images_of_unequal_size_need_a_size(prepare, tmp_path):
     import tensorflow_datasets as tfds
 
     features = {
@@ -146,10 +146,22 @@ def test_images_of_unequal_size_are_refused(prepare, tmp_path):
         for shape in ((8, 6, 3), (8, 7, 3))
     ]
     prepare({"train": rows, "test": rows[:1]}, features)
-    with pytest.raises(
-        UsageError, match=r"unequal size.*\(8, [67], 3\).*one image size"
-    ):
+    with pytest.raises(UsageError, match=r"unequal size.*\(8, [67], 3\).*Resizing"):
         data.load("tiny", data_dir=tmp_path / "data")
+    folder = tmp_path / "data"
+    small = data.load("tiny", data_dir=folder, image_size=(4, 3))
+    assert small.train.images.shape == (2, 4, 3, 3)
+    # Each size has its own arrays in the cache.
+    large = data.load("tiny", data_dir=folder, image_size=(8, 6))
+    assert random_images(1)[0].tolist() in large.train.images.tolist()
+    again = data.load("tiny", data_dir=folder, image_size=(4, 3))
+    assert np.array_equal(again.train.images, small.train.images)
+
+
+def test_a_set_of_one_image_size_is_not_resized(tiny, tmp_path):
+    tiny()
+    loaded = data.load("tiny", data_dir=tmp_path / "data", image_size=(4, 4))
+    assert loaded.shape == (8, 6, 3)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +172,7 @@ def test_images_of_unequal_size_are_refused(prepare, tmp_path):
         ("FashionMNIST", "did you mean fashion_mnist"),
         ("zzzzz", "no data set 'zzzzz' in tensorflow-datasets"),
         ("mnist", "no bundled sample.*data get mnist.*--data-dir"),
-        ("../cifar10", "cannot be the name"),
+        ("../cifar10", "cifar10 is no data set"),
         ("", "cannot be the name"),
     ],
 )

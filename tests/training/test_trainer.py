@@ -193,6 +193,37 @@ def test_a_network_that_does_not_fit_the_data_is_refused(shape, units, message):
         training.train(namespace["RECIPE"], training.Overrides(data="sample"))
 
 
+def test_any_folder_of_images_trains_resized(tmp_path, capsys):
+    """Black and white squares of all sizes, told apart after a few steps."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 5)):
+        for name, brightness in (("black", 20), ("white", 230)):
+            folder = tmp_path / "squares" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = rng.integers(20, 60, 2)
+                noise = rng.integers(-20, 20, (height, width, 3)) + brightness
+                Image.fromarray(noise.astype("uint8")).save(folder / f"{i}.png")
+    namespace = {"__name__": "mine"}
+    exec(RECIPE.format(shape=(16, 12, 3), units=10), namespace)
+    resizing = keras.layers.Resizing(16, 12, crop_to_aspect_ratio=True, antialias=True)
+    pm1 = namespace["RECIPE"].transform
+    mine = dataclasses.replace(
+        namespace["RECIPE"], batch_size=16, transform=lambda: [resizing, *pm1()]
+    )
+    out = tmp_path / "run"
+    overrides = training.Overrides(
+        dataset=str(tmp_path / "squares"), epochs=6, learning_rate=0.01, out=out
+    )
+    run = training.train(mine, overrides)
+    assert "10 logits for 2 classes" in capsys.readouterr().out
+    assert run.result["test_accuracy"] == 1
+    assert run.config["overrides"] == ["epochs", "learning_rate", "dataset"]
+    assert run.config["data"]["classes"] == ["black", "white"]
+
+
 def test_another_backend_than_the_running_one_is_refused():
     overrides = training.Overrides(backend="tensorflow", data="sample")
     with pytest.raises(UsageError, match="KERAS_BACKEND"):
