@@ -116,7 +116,24 @@ def bench(words: Sequence[str], program: str) -> None:
     _dispatch(commands, words, program)
 
 
-COMMANDS = {"list": List, "show": Show, "run": run, "data": data, "bench": bench}
+def cookbook(words: Sequence[str], program: str) -> None:
+    """Render recipes/ (--check: is it stale?); `add RUN...` takes runs in."""
+    from kerascnn.report.cookbook import Add, Cookbook
+
+    if words[:1] == ["add"]:
+        command_line.parse(Add, words[1:], f"{program} add")()
+    else:
+        command_line.parse(Cookbook, words, program)()
+
+
+COMMANDS = {
+    "list": List,
+    "show": Show,
+    "run": run,
+    "data": data,
+    "bench": bench,
+    "cookbook": cookbook,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
