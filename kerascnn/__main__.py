@@ -44,6 +44,23 @@ class Show:
         card.show(recipe.load(self.recipe))
 
 
+@dataclasses.dataclass
+class Diff:
+    """Show what one recipe changes in another: layer by layer, and in code."""
+
+    old: RecipeName
+    """The recipe to start from; `kerascnn list` shows them all."""
+    new: RecipeName
+    """The recipe to arrive at."""
+
+    def __call__(self) -> None:
+        recipe.check_name(self.old)
+        recipe.check_name(self.new)
+        from kerascnn.report import difference
+
+        difference.show(recipe.load(self.old), recipe.load(self.new))
+
+
 def run(words: Sequence[str], program: str) -> None:
     """Train one recipe: `kerascnn run RECIPE [options]`."""
     if words and not words[0].startswith("-"):
@@ -129,6 +146,7 @@ def cookbook(words: Sequence[str], program: str) -> None:
 COMMANDS = {
     "list": List,
     "show": Show,
+    "diff": Diff,
     "run": run,
     "data": data,
     "bench": bench,

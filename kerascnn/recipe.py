@@ -252,14 +252,9 @@ def diff(old: Recipe, new: Recipe) -> dict[str, list[str]]:
         `lines`, each behind two characters as `difflib.ndiff` writes them: `"- "` in
         the old recipe only, `"+ "` in the new one only, `"  "` in both.
     """
-    return compare(describe(old), describe(new))
-
-
-def compare(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]]:
-    """Compare two descriptions, as `diff` compares the recipes they are of."""
     changed = {}
     for part in PARTS:
-        before, after = lines(old[part]), lines(new[part])
+        before, after = lines(_describe(old, part)), lines(_describe(new, part))
         if before != after:
             delta = difflib.ndiff(before, after)
             changed[part] = [line for line in delta if not line.startswith("?")]

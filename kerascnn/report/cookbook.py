@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascnn import UsageError, recipe
-from kerascnn.report import ladder, records, summary
+from kerascnn.report import difference, ladder, records, summary
 from kerascnn.runs import Run
 
 CARD = """\
@@ -167,7 +167,7 @@ def pages() -> dict[Path, str]:
             fingerprint = recipe.fingerprint(description)
             runs = records.counted(records.read(item.name), fingerprint)
             before = described[item.after] if item.after else description
-            changes = recipe.compare(before, description)
+            changes = difference.between(before, description)
             page = records.FOLDER / item.name / "README.md"
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))

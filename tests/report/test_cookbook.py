@@ -110,6 +110,27 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
                          "| A Chip (cpu), 2 cores |")  # fmt: skip
 
 
+def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90))]
+    __main__.main(["cookbook", "add", *runs])
+    capsys.readouterr()
+    assert __main__.main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][1:6] == ["parameters", "test*", "train*", "test", "train"]
+    rungs = {line[0]: line[1:6] for line in lines if line and line[0] in NAMES}
+    assert rungs == {
+        "fashion_mlp": ["203,530", "89.0%", "-", "89.0%", "92.0%"],
+        "cifar_mlp": ["789,258", "-", "-", "-", "-"],
+    }
+    for card in folder.glob("*/*"):
+        card.unlink()  # as in an installed package
+    assert __main__.main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (rung,) = (line[1:6] for line in lines if line and line[0] == "fashion_mlp")
+    assert rung == ["203,530", "89.0%", "-", "-", "-"]
+
+
 def test_what_is_not_measured_is_a_dash(folder):
     assert __main__.main(["cookbook"]) == 0
     card = (folder / "cifar_mlp/README.md").read_text()
@@ -117,7 +138,7 @@ def test_what_is_not_measured_is_a_dash(folder):
     assert "## Environment\n\n–\n" in card
     assert "curve.png" not in card
     assert "After [fashion_mlp](../fashion_mlp/README.md):" in card
-    assert "@@ dataset @@\n- 'fashion_mnist'\n+ 'cifar10'\n" in card
+    assert "@@ dataset @@\n- fashion_mnist\n+ cifar10\n" in card
 
 
 def test_a_seed_counts_once_and_an_earlier_version_of_the_recipe_never(
