@@ -122,7 +122,9 @@ def _setting(sign: str, key: str, item: dict[str, Any]) -> str:
     return f"{sign} {key} {wording.text(item[key])}" if key in item else ""
 
 
-def _varying(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, tuple]:
+def _varying(
+    old: list[dict[str, Any]], new: list[dict[str, Any]]
+) -> dict[str, list[str]]:
     """For each class, the settings whose values in the two lists are not the same."""
     sides = []
     for items in (old, new):
@@ -132,10 +134,10 @@ def _varying(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, 
                 if key != "of":
                     values[item["class"], key].add(wording.text(value))
         sides.append(values)
-    found = collections.defaultdict(tuple)
+    found = collections.defaultdict(list)
     for (kind, key), values in sides[0].items():
         if (kind, key) in sides[1] and sides[1][kind, key] != values:
-            found[kind] += (key,)
+            found[kind].append(key)
     return found
 
 
