@@ -78,8 +78,11 @@ class Cookbook:
     """Write nothing: name each stale card, and exit with code 1 if there is one."""
 
     def __call__(self) -> None:
-        stale = {page: text for page, text in pages().items() if _read(page) != text}
-        for page, text in stale.items():
+        stale = False
+        for page, text in pages().items():
+            if page.exists() and page.read_text("utf-8") == text:
+                continue
+            stale = True
             if self.check:
                 short = page.relative_to(records.FOLDER.parent)
                 print(f"{short} is stale: `kerascnn cookbook` renders it.")
@@ -127,7 +130,6 @@ def record_of(run: Run) -> dict[str, Any]:
     """
     config, mistake = run.config, None
     try:
-        recipe.check_name(config["recipe"])
         described = recipe.describe(recipe.load(config["recipe"]))
         if config["overrides"]:
             mistake = f"it changed the recipe: {', '.join(config['overrides'])}"
@@ -141,7 +143,8 @@ def record_of(run: Run) -> dict[str, Any]:
         mistake = f"its record says nothing of {missing}"
     if mistake:
         raise UsageError(f"{run.folder} is not for the cookbook: {mistake}.")
-    kept = {key: value for key, value in config.items() if key != "description"}
+    # The fingerprint stands for the description; the other fields say the options.
+    kept = {k: v for k, v in config.items() if k not in ("description", "options")}
     for part, path in (("data", "source"), ("environment", "command")):
         kept[part] = {k: v for k, v in config[part].items() if k != path}
     return kept | {"result": run.result, "metrics": run.metrics}
@@ -154,20 +157,17 @@ def pages() -> dict[Path, str]:
         UsageError: The package does not run from a checkout.
     """
     if not records.FOLDER.exists():
-        raise UsageError(
-            f"there is no {records.FOLDER}: the cookbook is in a checkout."
-        )
+        raise UsageError(f"there is no {records.FOLDER}: run it in a checkout.")
     outlines = ladder.in_order([recipe.outline(name) for name in recipe.names()])
     described = {o.name: recipe.describe(recipe.load(o.name)) for o in outlines}
     rendered, top = {}, TOP
     for lecture, rungs in itertools.groupby(outlines, ladder.lecture):
         rows = []
         for item in rungs:
-            description = described[item.name]
-            fingerprint = recipe.fingerprint(description)
+            before, after = described[item.after or item.name], described[item.name]
+            fingerprint = recipe.fingerprint(after)
             runs = records.counted(records.read(item.name), fingerprint)
-            before = described[item.after] if item.after else description
-            changes = difference.between(before, description)
+            changes = difference.between(before, after)
             page = records.FOLDER / item.name / "README.md"
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))
@@ -183,17 +183,14 @@ def _card(
 ) -> str:
     idea, _, deviations = item.idea.partition("\nDeviations from the lecture: ")
     command = f"python -m kerascnn.recipes.{item.name}"
-    delta = [
-        line for part, lines in changes.items() for line in (f"@@ {part} @@", *lines)
-    ]
+    delta = [x for part, lines in changes.items() for x in (f"@@ {part} @@", *lines)]
     before = f"After [{item.after}](../{item.after}/README.md):"
     return CARD.format(
         name=item.name,
         idea=idea.replace(f"    {command}\n", "").strip(),
-        test=" | ".join(_cells(item.course.test, runs, "test")),
-        train=" | ".join(_cells(item.course.train, runs, "train")),
-        source=item.course.source
-        + (f": {item.course.says}" if item.course.says else ""),
+        test=" | ".join(_cells(item, runs, "test")),
+        train=" | ".join(_cells(item, runs, "train")),
+        source=": ".join(filter(None, (item.course.source, item.course.says))),
         curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
         changes="\n".join([before, "", "```diff", *delta, "```"]) if delta else DASH,
         deviations=deviations[:1].upper() + deviations[1:],
@@ -205,42 +202,37 @@ def _card(
     )
 
 
-def _cells(course: float | None, runs: list[dict[str, Any]], split: str) -> list[str]:
+def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list[str]:
     """Write the course's figure, ours and the gap between them."""
-    ours = records.accuracy(runs, split)
-    figure = gap = DASH
+    course, ours = getattr(item.course, split), records.accuracy(runs, split)
+    cells = [DASH if course is None else f"{course:.1%}", DASH, DASH]
     if ours:
         seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
         deviation = f" ± {100 * ours[1]:.2f}" * (len(runs) > 1)
-        figure = f"{100 * ours[0]:.2f}{deviation}% ({seeds})"
+        cells[1] = f"{100 * ours[0]:.2f}{deviation}% ({seeds})"
         if course is not None:
-            gap = f"{100 * (ours[0] - course):+.1f}"
-    return [DASH if course is None else f"{course:.1%}", figure, gap]
+            cells[2] = f"{100 * (ours[0] - course):+.1f}"
+    return cells
 
 
 def _rung(item: recipe.Outline, runs: list[dict[str, Any]]) -> list[str]:
-    test, train = (
-        _cells(getattr(item.course, split), runs, split) for split in ("test", "train")
-    )
+    figures = [*_cells(item, runs, "test"), *_cells(item, runs, "train")]
     place = _run(runs[0])[3:5] if runs else [DASH, DASH]
     link = f"[{item.name}]({item.name}/README.md)"
-    return [link, f"{item.parameters:,}", *test, *train, *place]
+    return [link, f"{item.parameters:,}", *figures, *place]
 
 
 def _run(record: dict[str, Any]) -> list[str]:
     result, environment = record["result"], record["environment"]
-    backend, machine = environment["backend"], environment["device"]
-    if machine in ("cpu", "gpu"):
-        machine = (
-            f"{environment['processor']} ({machine}), {environment['cores']} cores"
-        )
-    versions = {name: environment["versions"][name] for name in ("keras", backend)}
+    machine, versions = environment["device"], environment["versions"]
+    if machine == "cpu":
+        machine = f"{environment['processor']}, {environment['cores']} cores"
     return [
         str(record["seed"]),
         *(f"{result[f'{split}_accuracy']:.2%}" for split in ("test", "train")),
         summary.duration(result["seconds"]),
         machine,
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        ", ".join(f"{x} {versions[x]}" for x in ("keras", environment["backend"])),
         record["engine"],
         environment["time"][:10],
     ]
@@ -249,7 +241,3 @@ def _run(record: dict[str, Any]) -> list[str]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _read(page: Path) -> str | None:
-    return page.read_text("utf-8") if page.exists() else None

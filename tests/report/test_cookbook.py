@@ -55,6 +55,7 @@ def finish(tmp_path, fingerprints):
                     "versions": {"jax": "0.1", "keras": "3.0"},
                 },
                 "description": {"name": name},
+                "options": {"out": "/home/me/run"},
             }
             | changes
         )
@@ -98,7 +99,7 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
     assert "## What changes\n\n–\n" in card
     assert "## Deviations\n\nThe number of epochs is ours" in card
     assert "    python -m kerascnn.recipes.fashion_mlp\n" in card
-    assert "A Chip (cpu), 2 cores | keras 3.0, jax 0.1 | epoch | 2026-01-02" in card
+    assert "A Chip, 2 cores | keras 3.0, jax 0.1 | epoch | 2026-01-02" in card
     assert fingerprints["fashion_mlp"] in card
     assert (folder / "fashion_mlp/curve.png").read_text() == "seed 0"
 
@@ -107,7 +108,7 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
         line for line in ladder if "[fashion_mlp](fashion_mlp/README.md)" in line
     )
     assert rung.endswith("| +0.0 | – | 92.00 ± 0.00% (3 seeds) | – | 1 min 40 s "
-                         "| A Chip (cpu), 2 cores |")  # fmt: skip
+                         "| A Chip, 2 cores |")  # fmt: skip
 
 
 def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypatch):
@@ -219,7 +220,7 @@ def test_check_names_each_stale_card(folder, finish, capsys):
 def test_without_a_checkout_there_is_no_cookbook(folder, capsys):
     folder.rmdir()
     assert __main__.main(["cookbook", "--check"]) == 2
-    assert "the cookbook is in a checkout" in capsys.readouterr().err
+    assert "run it in a checkout" in capsys.readouterr().err
 
 
 def test_the_deviation_is_that_of_a_sample():
