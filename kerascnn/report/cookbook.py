@@ -193,7 +193,7 @@ def _card(
         source=": ".join(filter(None, (item.course.source, item.course.says))),
         curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
         changes="\n".join([before, "", "```diff", *delta, "```"]) if delta else DASH,
-        deviations=deviations[:1].upper() + deviations[1:],
+        deviations=(deviations[:1].upper() + deviations[1:]) or DASH,
         command=command,
         parameters=item.parameters,
         epochs=item.epochs,
