@@ -44,7 +44,7 @@ percentage points.
 
 ## Run it
 
-    {command}
+    python -m kerascnn.recipes.{name}
 
 [The recipe](../../kerascnn/recipes/{name}.py): {parameters:,} parameters,
 {epochs} epochs.
@@ -61,8 +61,8 @@ TOP = """\
 
 Every case of the course: the accuracy that the lectures print, and ours after the last
 epoch, mean ± standard deviation over the seeds. The gap is in percentage points. A dash
-is a figure that the course does not print, or that nobody has measured yet. Time and
-machine are those of the first run.
+is a figure that the course does not print, or that nobody has measured yet; where the
+course has words only, they stand there. Time and machine are those of the first run.
 """
 RUNGS = ("recipe", "parameters", *("course: test", "ours", "gap"))
 RUNGS += (*("course: training", "ours", "gap"), "time", "machine")
@@ -182,19 +182,17 @@ def _card(
     fingerprint: str,
 ) -> str:
     idea, _, deviations = item.idea.partition("\nDeviations from the lecture: ")
-    command = f"python -m kerascnn.recipes.{item.name}"
     delta = [x for part, lines in changes.items() for x in (f"@@ {part} @@", *lines)]
     before = f"After [{item.after}](../{item.after}/README.md):"
     return CARD.format(
         name=item.name,
-        idea=idea.replace(f"    {command}\n", "").strip(),
+        idea=idea.replace(f"    python -m kerascnn.recipes.{item.name}\n", "").strip(),
         test=" | ".join(_cells(item, runs, "test")),
         train=" | ".join(_cells(item, runs, "train")),
         source=": ".join(filter(None, (item.course.source, item.course.says))),
         curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
         changes="\n".join([before, "", "```diff", *delta, "```"]) if delta else DASH,
         deviations=(deviations[:1].upper() + deviations[1:]) or DASH,
-        command=command,
         parameters=item.parameters,
         epochs=item.epochs,
         environment=_table(RUNS, map(_run, runs)) if runs else DASH,
@@ -217,6 +215,7 @@ def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list
 
 def _rung(item: recipe.Outline, runs: list[dict[str, Any]]) -> list[str]:
     figures = [*_cells(item, runs, "test"), *_cells(item, runs, "train")]
+    figures[0] = figures[0] if item.course.test else item.course.says or DASH
     place = _run(runs[0])[3:5] if runs else [DASH, DASH]
     link = f"[{item.name}]({item.name}/README.md)"
     return [link, f"{item.parameters:,}", *figures, *place]

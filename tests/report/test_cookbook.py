@@ -139,6 +139,8 @@ def test_what_is_not_measured_is_a_dash(folder):
     assert "## Environment\n\n–\n" in card
     assert "curve.png" not in card
     assert "After [fashion_mlp](../fashion_mlp/README.md):" in card
+    ladder = (folder / "README.md").read_text()
+    assert "cifar_mlp/README.md) | 789,258 | – | – | – | – | – | – | – | – |" in ladder
     assert "@@ dataset @@\n- fashion_mnist\n+ cifar10\n" in card
 
 
