@@ -44,6 +44,23 @@ class Show:
         card.show(recipe.load(self.recipe))
 
 
+@dataclasses.dataclass
+class Diff:
+    """Show what one recipe changes in another: layer by layer, and in code."""
+
+    old: RecipeName
+    """The recipe to start from; `kerascnn list` shows them all."""
+    new: RecipeName
+    """The recipe to arrive at."""
+
+    def __call__(self) -> None:
+        recipe.check_name(self.old)
+        recipe.check_name(self.new)
+        from kerascnn.report import difference
+
+        difference.show(recipe.load(self.old), recipe.load(self.new))
+
+
 def run(words: Sequence[str], program: str) -> None:
     """Train one recipe: `kerascnn run RECIPE [options]`."""
     if words and not words[0].startswith("-"):
@@ -130,7 +147,25 @@ def bench(words: Sequence[str], program: str) -> None:
     _dispatch(commands, words, program)
 
 
-COMMANDS = {"list": List, "show": Show, "run": run, "data": data, "bench": bench}
+def cookbook(words: Sequence[str], program: str) -> None:
+    """Render recipes/ (--check: is it stale?); `add RUN...` takes runs in."""
+    from kerascnn.report.cookbook import Add, Cookbook
+
+    if words[:1] == ["add"]:
+        command_line.parse(Add, words[1:], f"{program} add")()
+    else:
+        command_line.parse(Cookbook, words, program)()
+
+
+COMMANDS = {
+    "list": List,
+    "show": Show,
+    "diff": Diff,
+    "run": run,
+    "data": data,
+    "bench": bench,
+    "cookbook": cookbook,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

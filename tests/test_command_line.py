@@ -68,6 +68,7 @@ def test_help_is_not_a_mistake(capsys):
         (["run", "fashion_mlp", "--epochs", "0"], "--epochs 0: expected 1 or more"),
         (["run", "fashion_mlp", "--seed", "-1"], "--seed -1"),
         (["run", "fashion_mlp", "--learning-rate", "nan"], "--learning-rate nan"),
+        (["run", "fashion_mlp", "--validation", "1"], "--validation 1"),
         (["run", "fashion_mlp", "--data", "smaple"], "smaple"),
         (["run", "fashion_mlp", "--backend", "theano"], "theano"),
         (["data"], "expected a command"),

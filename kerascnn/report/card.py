@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 from rich.console import Console
@@ -11,17 +11,10 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from kerascnn.report import wording
+
 if TYPE_CHECKING:
     from kerascnn.recipe import Course, Recipe
-
-
-# Settings that speak for themselves, and settings that need their name beside them.
-PLAIN = (
-    *("filters", "kernel_size", "units", "pool_size", "padding", "activation"),
-    *("mode", "degrees"),
-)
-DEFAULTS = ("linear", "valid")
-NAMED = ("strides", "rate", "p", "scale", "offset", "ratio")
 
 
 def show(recipe: Recipe, console: Console | None = None) -> None:
@@ -90,28 +83,4 @@ def _layers(model: keras.Model) -> Table:
 
 
 def _call(layer: keras.layers.Layer) -> str:
-    """Write a layer as a student would: its class and what matters of its settings."""
-    config = layer.get_config()
-    strides = config.get("strides")
-    if strides == config.get("pool_size") or set(strides or [1]) == {1}:
-        config["strides"] = None
-    words = [_text(config[key]) for key in PLAIN if _matters(config.get(key))]
-    words += [
-        f"{key} {_text(config[key])}" for key in NAMED if _matters(config.get(key))
-    ]
-    return (
-        f"{type(layer).__name__}({', '.join(words)})" if words else type(layer).__name__
-    )
-
-
-def _matters(value: Any) -> bool:
-    """Whether a setting says more than Keras's default does."""
-    return value is not None and not isinstance(value, bool) and value not in DEFAULTS
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        words = [_text(item) for item in value]
-        whole = all(isinstance(item, int) for item in value)
-        return " × ".join(words) if whole else f"({', '.join(words)})"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return wording.call(type(layer).__name__, layer.get_config())

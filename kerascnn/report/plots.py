@@ -30,10 +30,12 @@ def curve(run: Run) -> Path:
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     marker = "o" if len(epochs) < 3 else None
+    validation = config.get("validation")
+    evaluated = f"{validation:.0%} of the training set, held out" if validation else ""
     for axes, name in ((loss, "crossentropy"), (accuracy, "accuracy")):
         for prefix, color, label in (
             ("", TRAIN, "training set"),
-            ("test_", TEST, "test set"),
+            ("test_", TEST, evaluated or "test set"),
         ):
             values = [_number(m[prefix + name]) for m in metrics]
             axes.plot(epochs, values, color=color, marker=marker, label=label)
@@ -47,7 +49,7 @@ def curve(run: Run) -> Path:
     whose = "course" + " (full set)" * config["data"]["sample"]
     for split, color in (("train", TRAIN), ("test", TEST)):
         figure_of_course = config["course"][split]
-        if figure_of_course is not None:
+        if figure_of_course is not None and not validation:
             accuracy.axhline(
                 figure_of_course,
                 color=color,

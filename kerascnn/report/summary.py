@@ -24,12 +24,18 @@ def text(run: Run) -> str:
     if result["epochs"] != config["recipe_epochs"]:
         epochs += f" of the recipe's {config['recipe_epochs']}"
     whose = "course" + ", on the full set" * data["sample"]
+    evaluated = _accuracy(
+        "test accuracy ", result["test_accuracy"], whose, course["test"]
+    )
+    if share := config.get("validation"):
+        evaluated = _accuracy("validation    ", result["test_accuracy"], whose, None)
+        evaluated += f"   (on {share:.0%} of the training set, held out)"
     lines = [
         "",
         f"{config['recipe']}: {epochs} in {duration(result['seconds'])} on "
         f"{environment['processor']} ({environment['device']}), {backend} "
         f"{environment['versions'][backend]}, seed {config['seed']}",
-        _accuracy("test accuracy ", result["test_accuracy"], whose, course["test"]),
+        evaluated,
         _accuracy("train accuracy", result["train_accuracy"], whose, course["train"]),
         f"  course          {course['source']}"
         + (f": {course['says']}" if course["says"] else ""),

@@ -57,15 +57,17 @@ class Progress(keras.callbacks.Callback):
     Args:
         epochs: Number of epochs.
         steps: Steps an epoch.
+        validation: Whether the model is evaluated on a part of the training set.
     """
 
     # Reads nothing but the step's number, so Keras need not wait for the step's logs.
     async_safe = True
 
-    def __init__(self, epochs: int, steps: int):
+    def __init__(self, epochs: int, steps: int, validation: bool = False):
         super().__init__()
         self.epochs = epochs
         self.steps = steps
+        self.evaluated = "validation" if validation else "test"
         self._bar = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None):
@@ -103,7 +105,7 @@ class Progress(keras.callbacks.Callback):
         line = (
             f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
             f"  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:6.2%}"
-            f"  test accuracy {logs['val_accuracy']:6.2%}"
+            f"  {self.evaluated} accuracy {logs['val_accuracy']:6.2%}"
             f"  {time.perf_counter() - self._start:.1f} s"
         )
         if self._bar is None:

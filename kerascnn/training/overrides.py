@@ -32,6 +32,9 @@ class Overrides:
     dataset: Annotated[str | None, tyro.conf.arg(metavar="SET")] = None
     """Train on another set: a name of tensorflow-datasets, or a folder of images,
     such as ./pets, with train/CLASS/ and test/CLASS/ in it."""
+    validation: Number = None
+    """Hold out this share of the training set, such as 0.1, of each class alike, and
+    evaluate on it instead of the test set: to choose a setting by."""
     data: Literal["auto", "full", "sample"] = "auto"
     """auto: the full set if it is on this machine, else the bundled sample;
     full: the full set, downloaded if need be; sample: the bundled sample."""
@@ -58,6 +61,11 @@ class Overrides:
             raise UsageError(
                 f"--learning-rate {self.learning_rate}: expected a number above 0."
             )
+        if self.validation is not None and not 0 < self.validation < 1:
+            raise UsageError(
+                f"--validation {self.validation}: expected a share between 0 and 1, "
+                "such as 0.1."
+            )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}.")
 
@@ -68,8 +76,8 @@ class Overrides:
         The seed, and where the data or the run lie, do not.
         """
         deciding = (
-            *("epochs", "batch_size", "learning_rate", "limit", "dataset"),
-            "precision",
+            *("epochs", "batch_size", "learning_rate", "limit", "validation"),
+            *("dataset", "precision"),
         )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]

@@ -32,7 +32,8 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     """Train a recipe and write its run folder.
 
     The test set is evaluated after every epoch, for the curve, and decides nothing:
-    the result is the last epoch's.
+    the result is the last epoch's. With `Overrides.validation`, a part of the training
+    set takes its place, also in the record, whose `test_accuracy` is then that part's.
 
     Args:
         recipe: The recipe.
@@ -69,9 +70,7 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         overrides.cache_dir,
         image_size(recipe),
     )
-    train_split, test_split = (
-        _limited(split, overrides.limit) for split in (dataset.train, dataset.test)
-    )
+    train_split, test_split = _splits(dataset, overrides)
     plan = _plan(recipe, overrides, dataset)
     steps = plan.steps(len(train_split))
     if steps == 0:
@@ -93,6 +92,7 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         "recipe_epochs": recipe.epochs,
         "learning_rate": learning_rate(model.optimizer),
         "limit": overrides.limit,
+        "validation": overrides.validation,
         "precision": overrides.precision,
         "engine": engine.__name__.rpartition(".")[2],
         "accelerate": overrides.accelerate,
@@ -115,7 +115,7 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     if dataset.notice:
         print(dataset.notice, flush=True)
 
-    progress = Progress(plan.epochs, steps)
+    progress = Progress(plan.epochs, steps, validation=bool(overrides.validation))
     images = min(steps * plan.batch_size, len(train_split))
     callbacks = [*recipe.callbacks(), Record(run, images), progress]
     start = time.perf_counter()
@@ -291,6 +291,19 @@ def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
         batch_size=overrides.batch_size or recipe.batch_size,
         seed=overrides.seed,
         drop_last=recipe.drop_last,
+    )
+
+
+def _splits(dataset: DataSet, overrides: Overrides) -> tuple[Split, Split]:
+    """Return the images to train on and those to evaluate on."""
+    train_split, test_split = dataset.train, dataset.test
+    if overrides.validation:
+        train_split, test_split = data.split(
+            train_split, overrides.validation, overrides.seed
+        )
+    return (
+        _limited(train_split, overrides.limit),
+        _limited(test_split, overrides.limit),
     )
 
 

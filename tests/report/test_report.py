@@ -105,6 +105,20 @@ def test_the_curve_is_drawn_with_the_course_as_a_line(run, monkeypatch):
     assert list(loss.lines[0].get_ydata()) == pytest.approx([2.0, 1.0])
 
 
+def test_a_run_without_the_test_set_is_not_set_beside_the_course(run, monkeypatch):
+    from matplotlib.figure import Figure
+
+    run.write_config(run.config | {"validation": 0.1})
+    text = summary.text(run)
+    assert "validation      30.00%   (on 10% of the training set, held out)" in text
+    assert "test accuracy" not in text
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    plots.curve(run)
+    labels = [line.get_label() for line in drawn[0].axes[1].lines]
+    assert labels == ["training set", "10% of the training set, held out"]
+
+
 def test_the_ladder_is_in_the_order_of_the_course():
     outlines = [recipe.outline(name) for name in recipe.names()]
     ordered = ladder.in_order(outlines)

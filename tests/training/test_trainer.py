@@ -224,6 +224,30 @@ def test_any_folder_of_images_trains_resized(tmp_path, capsys):
     assert run.config["data"]["classes"] == ["black", "white"]
 
 
+def test_settings_can_be_chosen_on_a_part_of_the_training_set(tmp_path, capsys):
+    """A fifth of each class is held out; no test image is looked at."""
+    overrides = training.Overrides(
+        data="sample", epochs=1, seed=5, validation=0.2, out=tmp_path / "run"
+    )
+    run = training.train(recipe.load("fashion_mlp"), overrides)
+    assert run.config["overrides"] == ["epochs", "validation"]
+    assert run.config["validation"] == 0.2
+    assert run.config["data"]["train_images"] == 2000
+    assert run.config["data"]["test_images"] == 500
+    train = data.load("fashion_mnist", "sample").train
+    _, held_out = data.split(train, 0.2, seed=5)
+    assert np.bincount(held_out.labels).tolist() == [50] * 10
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    hits = keras.ops.convert_to_numpy(model(held_out.images)).argmax(-1)
+    assert (hits == held_out.labels).mean() == pytest.approx(
+        run.result["test_accuracy"]
+    )
+    printed = capsys.readouterr().out
+    assert "validation accuracy" in printed
+    assert "(on 20% of the training set, held out)" in printed
+    assert "test accuracy" not in printed
+
+
 def test_another_backend_than_the_running_one_is_refused():
     overrides = training.Overrides(backend="tensorflow", data="sample")
     with pytest.raises(UsageError, match="KERAS_BACKEND"):

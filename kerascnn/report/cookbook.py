@@ -1,0 +1,242 @@
+"""The cookbook: `recipes/` of a checkout, rendered from the recipes and their runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kerascnn import UsageError, recipe
+from kerascnn.report import difference, ladder, records, summary
+from kerascnn.runs import Run
+
+CARD = """\
+<!-- Written by `kerascnn cookbook` from the recipe and the records of its runs. -->
+# {name}
+
+{idea}
+
+## The course and ours
+
+| | course | ours | gap |
+|---|---|---|---|
+| test accuracy | {test} |
+| training accuracy | {train} |
+
+Course: {source}
+
+Ours: after the last epoch, mean ± standard deviation over the seeds. The gap is in
+percentage points.
+{curve}
+## What changes
+
+{changes}
+
+## Deviations
+
+{deviations}
+
+## Run it
+
+    python -m kerascnn.recipes.{name}
+
+[The recipe](../../kerascnn/recipes/{name}.py): {parameters:,} parameters,
+{epochs} epochs.
+
+## Environment
+
+{environment}
+
+Fingerprint: `{fingerprint}`
+"""
+TOP = """\
+<!-- Written by `kerascnn cookbook` from the recipes and the records of their runs. -->
+# The ladder
+
+Every case of the course: the accuracy that the lectures print, and ours after the last
+epoch, mean ± standard deviation over the seeds. The gap is in percentage points. A dash
+is a figure that the course does not print, or that nobody has measured yet; where the
+course has words only, they stand there. Time and machine are those of the first run.
+"""
+RUNGS = ("recipe", "parameters", *("course: test", "ours", "gap"))
+RUNGS += (*("course: training", "ours", "gap"), "time", "machine")
+RUNS = ("seed", "test", "training", "time", "machine", "software", "engine", "begun")
+DASH = "–"
+
+
+@dataclasses.dataclass
+class Cookbook:
+    """Render the cards of `recipes/` from the recipes and the records of their runs."""
+
+    check: bool = False
+    """Write nothing: name each stale card, and exit with code 1 if there is one."""
+
+    def __call__(self) -> None:
+        stale = False
+        for page, text in pages().items():
+            if page.exists() and page.read_text("utf-8") == text:
+                continue
+            stale = True
+            if self.check:
+                short = page.relative_to(records.FOLDER.parent)
+                print(f"{short} is stale: `kerascnn cookbook` renders it.")
+            else:
+                page.parent.mkdir(exist_ok=True)
+                page.write_text(text, "utf-8")
+        if self.check and stale:
+            raise SystemExit(1)
+
+
+@dataclasses.dataclass
+class Add:
+    """Take finished runs into the cookbook, and render it."""
+
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")
+    ]
+    """The runs' folders. If one can't be taken in, none is."""
+
+    def __call__(self) -> None:
+        taken: list[tuple[Run, dict[str, Any]]] = []
+        for run in map(Run, self.runs):
+            record = record_of(run)
+            if record in [*records.read(record["recipe"]), *(r for _, r in taken)]:
+                raise UsageError(f"{run.folder} is in the cookbook already.")
+            taken.append((run, record))
+        for run, record in taken:
+            folder = records.FOLDER / record["recipe"]
+            folder.mkdir(exist_ok=True)
+            with (folder / "runs.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            known = records.counted(records.read(folder.name), record["fingerprint"])
+            if record == known[0]:
+                shutil.copyfile(run.folder / "curve.png", folder / "curve.png")
+            print(f"{folder.name}, seed {record['seed']}: {_run(record)[1]}")
+        Cookbook()()
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """Return what the cookbook keeps of a run: all but the paths of its machine.
+
+    Raises:
+        UsageError: It is no run of the recipe as it stands, on the full set, to the
+            last epoch.
+    """
+    config, mistake = run.config, None
+    try:
+        described = recipe.describe(recipe.load(config["recipe"]))
+        if config["overrides"]:
+            mistake = f"it changed the recipe: {', '.join(config['overrides'])}"
+        elif config["data"]["sample"]:
+            mistake = "it trained on the bundled sample"
+        elif config["fingerprint"] != recipe.fingerprint(described):
+            mistake = f"{config['recipe']} has changed since (another fingerprint)"
+        elif not (run.folder / "curve.png").exists() or not run.result["finished"]:
+            mistake = "it has not finished"
+    except KeyError as missing:
+        mistake = f"its record says nothing of {missing}"
+    if mistake:
+        raise UsageError(f"{run.folder} is not for the cookbook: {mistake}.")
+    # The fingerprint stands for the description; the other fields say the options.
+    kept = {k: v for k, v in config.items() if k not in ("description", "options")}
+    for part, path in (("data", "source"), ("environment", "command")):
+        kept[part] = {k: v for k, v in config[part].items() if k != path}
+    return kept | {"result": run.result, "metrics": run.metrics}
+
+
+def pages() -> dict[Path, str]:
+    """Render the cookbook: the text of each file, by its path.
+
+    Raises:
+        UsageError: The package does not run from a checkout.
+    """
+    if not records.FOLDER.exists():
+        raise UsageError(f"there is no {records.FOLDER}: run it in a checkout.")
+    outlines = ladder.in_order([recipe.outline(name) for name in recipe.names()])
+    described = {o.name: recipe.describe(recipe.load(o.name)) for o in outlines}
+    rendered, top = {}, TOP
+    for lecture, rungs in itertools.groupby(outlines, ladder.lecture):
+        rows = []
+        for item in rungs:
+            before, after = described[item.after or item.name], described[item.name]
+            fingerprint = recipe.fingerprint(after)
+            runs = records.counted(records.read(item.name), fingerprint)
+            changes = difference.between(before, after)
+            page = records.FOLDER / item.name / "README.md"
+            rendered[page] = _card(item, runs, changes, fingerprint)
+            rows.append(_rung(item, runs))
+        top += f"\n## {lecture.capitalize()}\n\n{_table(RUNGS, rows)}\n"
+    return {records.FOLDER / "README.md": top, **rendered}
+
+
+def _card(
+    item: recipe.Outline,
+    runs: list[dict[str, Any]],
+    changes: dict[str, list[str]],
+    fingerprint: str,
+) -> str:
+    idea, _, deviations = item.idea.partition("\nDeviations from the lecture: ")
+    delta = [x for part, lines in changes.items() for x in (f"@@ {part} @@", *lines)]
+    before = f"After [{item.after}](../{item.after}/README.md):"
+    return CARD.format(
+        name=item.name,
+        idea=idea.replace(f"    python -m kerascnn.recipes.{item.name}\n", "").strip(),
+        test=" | ".join(_cells(item, runs, "test")),
+        train=" | ".join(_cells(item, runs, "train")),
+        source=": ".join(filter(None, (item.course.source, item.course.says))),
+        curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
+        changes="\n".join([before, "", "```diff", *delta, "```"]) if delta else DASH,
+        deviations=(deviations[:1].upper() + deviations[1:]) or DASH,
+        parameters=item.parameters,
+        epochs=item.epochs,
+        environment=_table(RUNS, map(_run, runs)) if runs else DASH,
+        fingerprint=fingerprint,
+    )
+
+
+def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list[str]:
+    """Write the course's figure, ours and the gap between them."""
+    course, ours = getattr(item.course, split), records.accuracy(runs, split)
+    cells = [DASH if course is None else f"{course:.1%}", DASH, DASH]
+    if ours:
+        seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
+        deviation = f" ± {100 * ours[1]:.2f}" * (len(runs) > 1)
+        cells[1] = f"{100 * ours[0]:.2f}{deviation}% ({seeds})"
+        if course is not None:
+            cells[2] = f"{100 * (ours[0] - course):+.1f}"
+    return cells
+
+
+def _rung(item: recipe.Outline, runs: list[dict[str, Any]]) -> list[str]:
+    figures = [*_cells(item, runs, "test"), *_cells(item, runs, "train")]
+    figures[0] = figures[0] if item.course.test else item.course.says or DASH
+    place = _run(runs[0])[3:5] if runs else [DASH, DASH]
+    link = f"[{item.name}]({item.name}/README.md)"
+    return [link, f"{item.parameters:,}", *figures, *place]
+
+
+def _run(record: dict[str, Any]) -> list[str]:
+    result, environment = record["result"], record["environment"]
+    machine, versions = environment["device"], environment["versions"]
+    if machine == "cpu":
+        machine = f"{environment['processor']}, {environment['cores']} cores"
+    return [
+        str(record["seed"]),
+        *(f"{result[f'{split}_accuracy']:.2%}" for split in ("test", "train")),
+        summary.duration(result["seconds"]),
+        machine,
+        ", ".join(f"{x} {versions[x]}" for x in ("keras", environment["backend"])),
+        record["engine"],
+        environment["time"][:10],
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,67 @@
+"""The records of measured runs, as a checkout keeps them: `recipes/NAME/runs.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """Return all records of a recipe, oldest first."""
+    file = FOLDER / name / "runs.jsonl"
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def counted(
+    records: Sequence[dict[str, Any]], fingerprint: str
+) -> list[dict[str, Any]]:
+    """Choose the records that a recipe's figure is made of.
+
+    Those of the recipe as it is now, and of each seed the first: to run a seed again is
+    no second draw, and must not improve the figure.
+
+    Args:
+        records: The recipe's records.
+        fingerprint: What `kerascnn.recipe.fingerprint` returns for the recipe.
+    """
+    chosen: dict[int, dict[str, Any]] = {}
+    for record in records:
+        if record["fingerprint"] == fingerprint:
+            chosen.setdefault(record["seed"], record)
+    return list(chosen.values())
+
+
+def measured(name: str) -> list[dict[str, Any]]:
+    """Return a recipe's counted records without building the recipe.
+
+    Its fingerprint is read off its card, `recipes/NAME/README.md`.
+    """
+    card = FOLDER / name / "README.md"
+    found = card.exists() and re.search("[0-9a-f]{64}", card.read_text("utf-8"))
+    return counted(read(name), found[0]) if found else []
+
+
+def accuracy(
+    records: Sequence[dict[str, Any]], split: str
+) -> tuple[float, float] | None:
+    """Return the accuracy after the last epoch: mean and deviation over the seeds.
+
+    Args:
+        records: Counted records.
+        split: `"test"` or `"train"`.
+
+    Returns:
+        The mean and the standard deviation of the sample (0 for a single seed), both 0
+        to 1; `None` where nothing is measured.
+    """
+    values = [record["result"][f"{split}_accuracy"] for record in records]
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if values[1:] else 0.0

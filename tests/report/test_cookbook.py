@@ -1,0 +1,247 @@
+"""The cookbook: which runs it takes in, what its cards say, and that they are fresh."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kerascnn import __main__, recipe
+from kerascnn.report import records
+from kerascnn.runs import Run
+
+NAMES = ["cifar_mlp", "fashion_mlp"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty cookbook of two recipes."""
+    made = tmp_path / "recipes"
+    made.mkdir()
+    monkeypatch.setattr(records, "FOLDER", made)
+    monkeypatch.setattr(recipe, "names", lambda: NAMES)
+    return made
+
+
+@pytest.fixture(scope="module")
+def fingerprints():
+    return {n: recipe.fingerprint(recipe.describe(recipe.load(n))) for n in NAMES}
+
+
+@pytest.fixture
+def finish(tmp_path, fingerprints):
+    """Make the folder of a finished run by hand; keywords replace parts of it."""
+
+    def make(seed=0, test=0.88, train=0.92, device="cpu", finished=True, **changes):
+        run = Run.create("", tmp_path / f"run {len(list(tmp_path.iterdir()))}")
+        name = changes.get("recipe", "fashion_mlp")
+        run.write_config(
+            {
+                "recipe": name,
+                "fingerprint": fingerprints.get(name),
+                "overrides": [],
+                "seed": seed,
+                "engine": "epoch",
+                "data": {"sample": False, "source": "/home/me/data"},
+                "environment": {
+                    "time": "2026-01-02T03:04:05+0000",
+                    "command": ["-m", "somewhere"],
+                    "backend": "jax",
+                    "device": device,
+                    "processor": "A Chip",
+                    "cores": 2,
+                    "versions": {"jax": "0.1", "keras": "3.0"},
+                },
+                "description": {"name": name},
+                "options": {"out": "/home/me/run"},
+            }
+            | changes
+        )
+        run.add_metrics({"epoch": 1, "test_accuracy": test})
+        run.write_result(
+            {
+                "finished": finished,
+                "test_accuracy": test,
+                "train_accuracy": train,
+                "seconds": 100 + seed,
+            }
+        )
+        (run.folder / "curve.png").write_text(f"seed {seed}")
+        return str(run.folder)
+
+    return make
+
+
+def test_runs_become_records_and_a_card(folder, finish, fingerprints):
+    runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90), (2, 0.89))]
+    assert __main__.main(["cookbook", "add", *runs]) == 0
+    kept = [
+        json.loads(line)
+        for line in (folder / "fashion_mlp/runs.jsonl").read_text().splitlines()
+    ]
+    assert [record["seed"] for record in kept] == [0, 1, 2]
+    assert kept[0]["result"]["test_accuracy"] == 0.88
+    assert kept[0]["metrics"] == [{"epoch": 1, "test_accuracy": 0.88}]
+    assert kept[0]["environment"]["cores"] == 2
+    # Where things lay on that machine is nobody else's business.
+    assert "/home/me" not in json.dumps(kept)
+    assert "somewhere" not in json.dumps(kept)
+
+    card = (folder / "fashion_mlp/README.md").read_text()
+    assert "# fashion_mlp\n" in card
+    assert "the network never learns which pixels are\nneighbours" in card
+    # The mean of 88, 90 and 89 is 89; their squared deviations 1, 1, 0 over 2 make 1.
+    assert "| test accuracy | 89.0% | 89.00 ± 1.00% (3 seeds) | +0.0 |" in card
+    assert "| training accuracy | – | 92.00 ± 0.00% (3 seeds) | – |" in card
+    assert "![Loss and accuracy by epoch](curve.png)" in card
+    assert "## What changes\n\n–\n" in card
+    assert "## Deviations\n\nThe number of epochs is ours" in card
+    assert "    python -m kerascnn.recipes.fashion_mlp\n" in card
+    assert "A Chip, 2 cores | keras 3.0, jax 0.1 | epoch | 2026-01-02" in card
+    assert fingerprints["fashion_mlp"] in card
+    assert (folder / "fashion_mlp/curve.png").read_text() == "seed 0"
+
+    ladder = (folder / "README.md").read_text().splitlines()
+    (rung,) = (
+        line for line in ladder if "[fashion_mlp](fashion_mlp/README.md)" in line
+    )
+    assert rung.endswith("| +0.0 | – | 92.00 ± 0.00% (3 seeds) | – | 1 min 40 s "
+                         "| A Chip, 2 cores |")  # fmt: skip
+
+
+def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90))]
+    __main__.main(["cookbook", "add", *runs])
+    capsys.readouterr()
+    assert __main__.main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][1:6] == ["parameters", "test*", "train*", "test", "train"]
+    rungs = {line[0]: line[1:6] for line in lines if line and line[0] in NAMES}
+    assert rungs == {
+        "fashion_mlp": ["203,530", "89.0%", "-", "89.0%", "92.0%"],
+        "cifar_mlp": ["789,258", "-", "-", "-", "-"],
+    }
+    for card in folder.glob("*/*"):
+        card.unlink()  # as in an installed package
+    assert __main__.main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (rung,) = (line[1:6] for line in lines if line and line[0] == "fashion_mlp")
+    assert rung == ["203,530", "89.0%", "-", "-", "-"]
+
+
+def test_what_is_not_measured_is_a_dash(folder):
+    assert __main__.main(["cookbook"]) == 0
+    card = (folder / "cifar_mlp/README.md").read_text()
+    assert "| test accuracy | – | – | – |" in card
+    assert "## Environment\n\n–\n" in card
+    assert "curve.png" not in card
+    assert "After [fashion_mlp](../fashion_mlp/README.md):" in card
+    ladder = (folder / "README.md").read_text()
+    assert "cifar_mlp/README.md) | 789,258 | – | – | – | – | – | – | – | – |" in ladder
+    assert "@@ dataset @@\n- fashion_mnist\n+ cifar10\n" in card
+
+
+def test_a_seed_counts_once_and_an_earlier_version_of_the_recipe_never(
+    folder, finish, monkeypatch
+):
+    assert __main__.main(["cookbook", "add", finish(test=0.88)]) == 0
+    gpu = finish(test=0.95, device="NVIDIA H100")
+    assert __main__.main(["cookbook", "add", gpu]) == 0
+    card = (folder / "fashion_mlp/README.md").read_text()
+    assert "| 88.00% (1 seed) | -1.0 |" in card
+    assert len(records.read("fashion_mlp")) == 2
+    assert [r["seed"] for r in records.measured("fashion_mlp")] == [0]
+
+    monkeypatch.setattr(recipe, "fingerprint", lambda description: "0" * 64)
+    assert __main__.main(["cookbook"]) == 0
+    card = (folder / "fashion_mlp/README.md").read_text()
+    assert "| test accuracy | 89.0% | – | – |" in card
+    assert records.measured("fashion_mlp") == []
+    # A run of the new version brings its own curve.
+    run = finish(seed=7, fingerprint="0" * 64, device="NVIDIA H100")
+    assert __main__.main(["cookbook", "add", run]) == 0
+    assert (folder / "fashion_mlp/curve.png").read_text() == "seed 7"
+    assert "1 min 47 s | NVIDIA H100 |" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"overrides": ["epochs", "limit"]}, "it changed the recipe: epochs, limit"),
+        ({"data": {"sample": True}}, "it trained on the bundled sample"),
+        ({"fingerprint": "0" * 64}, "fashion_mlp has changed since"),
+        ({"finished": False}, "it has not finished"),
+        ({"recipe": "fashion_mpl"}, "did you mean fashion_mlp"),
+        ({"data": {}}, "its record says nothing of 'sample'"),
+    ],
+)
+def test_other_runs_are_refused_and_with_them_the_whole_call(
+    folder, finish, capsys, changes, reason
+):
+    good, bad = finish(), finish(seed=1, **changes)
+    assert __main__.main(["cookbook", "add", good, bad]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_run_is_taken_in_once(folder, finish, capsys):
+    run = finish()
+    assert __main__.main(["cookbook", "add", run, run]) == 2
+    assert "is in the cookbook already" in capsys.readouterr().err
+    assert __main__.main(["cookbook", "add", run]) == 0
+    assert __main__.main(["cookbook", "add", run]) == 2
+    assert len(records.read("fashion_mlp")) == 1
+
+
+def test_an_unfinished_run_is_refused(folder, tmp_path, capsys):
+    assert __main__.main(["cookbook", "add", str(tmp_path / "nothing")]) == 2
+    assert "config.json can't be read" in capsys.readouterr().err
+
+
+def test_check_names_each_stale_card(folder, finish, capsys):
+    __main__.main(["cookbook"])
+    assert __main__.main(["cookbook", "--check"]) == 0
+    (folder / "cifar_mlp/README.md").write_text("out of date")
+    (folder / "fashion_mlp/README.md").unlink()
+    with pytest.raises(SystemExit) as stop:
+        __main__.main(["cookbook", "--check"])
+    assert stop.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert any(
+        line.startswith("recipes/cifar_mlp/README.md is stale") for line in lines
+    )
+    assert (folder / "cifar_mlp/README.md").read_text() == "out of date"
+
+
+def test_without_a_checkout_there_is_no_cookbook(folder, capsys):
+    folder.rmdir()
+    assert __main__.main(["cookbook", "--check"]) == 2
+    assert "run it in a checkout" in capsys.readouterr().err
+
+
+def test_the_deviation_is_that_of_a_sample():
+    made = [{"result": {"test_accuracy": a}} for a in (0.1, 0.2, 0.4, 0.5)]
+    mean, deviation = records.accuracy(made, "test")
+    assert mean == pytest.approx(0.3, abs=1e-12)
+    assert deviation == pytest.approx(math.sqrt(0.1 / 3), abs=1e-12)
+    assert records.accuracy(made[:1], "test") == (0.1, 0.0)
+    assert records.accuracy([], "test") is None
+
+
+@pytest.mark.skipif(not records.FOLDER.exists(), reason="needs a checkout")
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_the_cookbook_of_this_repository_is_fresh(backend):
+    """Also: recipes have the same fingerprints and differences on every backend."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kerascnn", "cookbook", "--check"],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
