@@ -179,12 +179,16 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
         ]
         x = _stock_input_gradient(g, kernel, strides, padding, larger)
         return x[:, : size[0], : size[1]]
+    if _bands_pay((*size, kernel.shape[2]), g.shape):
+        return _banded_input_gradient(g, kernel, padding, size)
     # The convolution of `g` with the kernel turned by 180 degrees, channels swapped.
     edges = [
         (taps - 1 - low, taps - 1 - high)
         for taps, (low, high) in zip(kernel.shape[:2], padding, strict=True)
     ]
     if _tiles_pay(kernel.shape, strides):
+        if math.prod(g.shape[1:3]) < 0.7 * math.prod(size):
+            return _tiled_input_gradient(g, kernel, padding, size)
         return _tiled_convolution(g, kernel, edges, turned=True)
     # Materialised: XLA then sees the plain forward convolution that it runs fast.
     turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
@@ -196,6 +200,8 @@ def _fast_weight_gradient(x, g, strides, padding, taps):
         return jnp.dot(_flat(x).T, _flat(g)).reshape(*x.shape[1:], -1)
     if _tiles_pay((*taps, x.shape[3], g.shape[3]), strides):
         return _tiled_weight_gradient(x, g, padding, taps[0])
+    if _bands_pay(x.shape[1:], g.shape):
+        return _banded_weight_gradient(x, g, strides, padding, taps)
     return _row_weight_gradient(x, g, strides, padding, taps)
 
 
@@ -226,7 +232,7 @@ def _summed_convolution(x, kernel, strides, padding):
         images[i][j][..., c, None] * kernel[i, j, c]
         for i, j, c in np.ndindex(kernel.shape[:3])
     ]
-    return functools.reduce(jnp.add, terms)
+    return _stored(functools.reduce(jnp.add, terms))
 
 
 def _row_weight_gradient(x, g, strides, padding, taps):
@@ -254,6 +260,53 @@ def _row_weight_gradient(x, g, strides, padding, taps):
     total = jnp.zeros((math.prod(taps) * channels, filters), x.dtype)
     total = _for_each_block(x.shape[0], size, add_block, total)
     return total.reshape(*taps, channels, filters)
+
+
+# A row of the output follows from the rows of the image under the kernel by one matrix:
+# the kernel's rows, repeated along a diagonal band. Most of it is zeros, but with few
+# channels one product of long lines is faster than many of short ones.
+
+
+def _bands_pay(shape, g_shape):
+    """Whether the band is small enough: measured on two AVX2 cores."""
+    return shape[1] * shape[2] <= 256 and g_shape[2] * g_shape[3] <= 256
+
+
+def _banded_input_gradient(g, kernel, padding, size):
+    images, height, width, filters = g.shape
+    taps, columns, channels, _ = kernel.shape
+    # Which tap lies on which pixel, for each pixel of the output; the others are zero.
+    tap = np.arange(size[1])[:, None] - np.arange(width) + padding[1][0]
+    on = (tap >= 0) & (tap < columns)
+    band = jnp.where(on[..., None, None], kernel[:, np.where(on, tap, 0)], 0)
+    band = band.transpose(2, 4, 0, 1, 3).reshape(width * filters, -1)
+    rows = jnp.dot(g.reshape(images * height, -1), band)
+    rows = _stored(rows).reshape(images, height, taps, -1)
+    below = [taps - 1 - i for i in range(taps)]
+    x = functools.reduce(
+        jnp.add,
+        (jnp.pad(rows[:, :, i], ((0, 0), (i, below[i]), (0, 0))) for i in range(taps)),
+    )
+    top = padding[0][0]
+    return x[:, top : top + size[0]].reshape(images, *size, channels)
+
+
+def _banded_weight_gradient(x, g, strides, padding, taps):
+    images, height, width, filters = g.shape
+    pixels, channels = x.shape[2:]
+    lines = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
+    lines = lines.reshape(images, -1, pixels * channels)
+    lines = jnp.concatenate(_every(lines, 1, strides[0], height, taps[0]), axis=2)
+    band = jnp.dot(
+        lines.reshape(images * height, -1).T, g.reshape(images * height, -1)
+    ).reshape(taps[0], pixels, channels, width, filters)
+    # Each tap lies on one pixel of the image for each pixel of the output.
+    column = np.arange(width)
+    pixel = column * strides[1] + np.arange(taps[1])[:, None] - padding[1][0]
+    on = (pixel >= 0) & (pixel < pixels)
+    found = band[:, np.where(on, pixel, 0), :, np.broadcast_to(column, on.shape)]
+    found = jnp.where(on[..., None, None, None], found, 0)
+    return found.sum(1).transpose(1, 0, 2, 3)
 
 
 # Blocks of images: small enough for the processor's caches, and no copy of the whole
@@ -360,23 +413,35 @@ def _apply(matrix, parts, axis=0):
     return functools.reduce(jnp.add, terms)
 
 
-def _never(x):
-    """False, from the bits of a number so that XLA cannot know it."""
-    bits = lax.bitcast_convert_type(x.ravel()[0], jnp.uint32)
-    return (bits | 1) == 0
-
-
-def _stored(x, never):
-    """`x`, computed and stored before anything that uses it.
-
-    XLA fuses chains of elementwise operations and would compute each element of an
-    intermediate result again for each use, six times here. It drops
-    `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
-    one never turns, a fact that XLA cannot see.
-    """
+def _stored_on_cpu(x):
+    # False, from the bits of a number so that XLA cannot know it.
+    bits = lax.bitcast_convert_type(x.ravel()[0], f"uint{8 * x.dtype.itemsize}")
+    never = (bits | 1) == 0
     return lax.while_loop(
         lambda state: state[0], lambda state: (state[0], -state[1]), (never, x)
     )[1]
+
+
+def _stored(x):
+    """`x`, on a CPU computed and stored before anything that uses it.
+
+    XLA fuses chains of elementwise operations and would compute each element of an
+    intermediate result again for each use, six times in the tiles. It drops
+    `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
+    one never turns, a fact that XLA cannot see.
+    """
+    return _store.bind(x)
+
+
+_store = Primitive("store")
+_store.def_impl(lambda x: x)
+_store.def_abstract_eval(lambda x: x)
+ad.deflinear2(_store, lambda ct, _: [ct])
+batching.defvectorized(_store)
+mlir.register_lowering(_store, lambda _, x: [x])
+mlir.register_lowering(
+    _store, mlir.lower_fun(_stored_on_cpu, multiple_results=False), platform="cpu"
+)
 
 
 def _tile_counts(height, width, m):
@@ -388,7 +453,7 @@ def _images_per_block(images, counts, channels):
     return min(images, max(1, tiles // math.prod(counts)))
 
 
-def _transformed_tiles(matrix, block, counts, step, never):
+def _transformed_tiles(matrix, block, counts, step):
     """Both one-dimensional transforms of every square of a block.
 
     Args:
@@ -396,7 +461,6 @@ def _transformed_tiles(matrix, block, counts, step, never):
         block: of shape `(images, height, width, channels)`.
         counts: the numbers of rows and of columns of squares.
         step: pixels from one square to the next.
-        never: see `_stored`.
 
     Returns:
         The transformed squares, `(n * n, tiles, channels)`.
@@ -404,7 +468,7 @@ def _transformed_tiles(matrix, block, counts, step, never):
     n, pixels = matrix.shape
     images, height, width, channels = block.shape
     lines = block.reshape(images, height, width * channels)
-    lines = _stored(_apply(matrix, _every(lines, 1, step, counts[0], pixels)), never)
+    lines = _stored(_apply(matrix, _every(lines, 1, step, counts[0], pixels)))
     lines = lines.reshape(n, images, counts[0], width, channels)
     tiles = _apply(matrix, _every(lines, 3, step, counts[1], pixels), axis=1)
     return tiles.reshape(n * n, -1, channels)
@@ -424,9 +488,9 @@ def _framed(block, top, left, height, width):
     return jnp.pad(block, ((0, 0), (top, below), (left, right), (0, 0)))
 
 
-def _both_axes(matrix, x, never):
+def _both_axes(matrix, x):
     """`matrix` applied to the first and to the second axis of `x`."""
-    half = _stored(_apply(matrix, list(x)), never)
+    half = _stored(_apply(matrix, list(x)))
     return _apply(matrix, list(jnp.moveaxis(half, 1, 0)), axis=1)
 
 
@@ -441,10 +505,9 @@ def _tiled_convolution(x, kernel, padding, turned=False):
     n = _tile_size(taps, height, width)
     m = n - taps + 1
     inputs, weights, outputs = _winograd_matrices(taps, n)
-    never = _never(x)
     if turned:
         weights = weights[:, ::-1]
-    spectrum = _both_axes(weights, kernel, never).reshape(n * n, channels, filters)
+    spectrum = _both_axes(weights, kernel).reshape(n * n, channels, filters)
     if turned:
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
@@ -453,10 +516,10 @@ def _tiled_convolution(x, kernel, padding, turned=False):
 
     def add_block(start, y):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-        tiles = _transformed_tiles(inputs, block, counts, m, never)
+        tiles = _transformed_tiles(inputs, block, counts, m)
         contracted = ((2,), (2 if turned else 1,))
         products = lax.dot_general(tiles, spectrum, (contracted, ((0,), (0,))))
-        lines = _stored(_apply(outputs, list(products.reshape(n, -1))), never)
+        lines = _stored(_apply(outputs, list(products.reshape(n, -1))))
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
@@ -466,6 +529,73 @@ def _tiled_convolution(x, kernel, padding, turned=False):
     y = jnp.zeros((images, rows, m, columns, m, filters), x.dtype)
     y = _for_each_block(images, size, add_block, y)
     return y.reshape(images, rows * m, columns * m, filters)[:, :height, :width]
+
+
+def _tiled_input_gradient(g, kernel, padding, size):
+    """The transpose of the same algorithm with respect to the images.
+
+    As many products as forward, where the turned convolution would take one for each
+    square of the larger image; in return, the squares of the result overlap.
+    """
+    taps, _, channels, filters = kernel.shape
+    images, height, width, _ = g.shape
+    n = _tile_size(taps, height, width)
+    m = n - taps + 1
+    inputs, weights, outputs = _winograd_matrices(taps, n)
+    spectrum = _both_axes(weights, kernel).reshape(n * n, channels, filters)
+    counts = rows, columns = _tile_counts(height, width, m)
+    block_size = _images_per_block(images, counts, filters)
+
+    def add_block(start, x):
+        g_block = _framed(_block(g, start, block_size), 0, 0, rows * m, columns * m)
+        tiles = _transformed_tiles(outputs.T, g_block, counts, m)
+        products = lax.dot_general(tiles, spectrum, (((2,), (2,)), ((0,), (0,))))
+        lines = _overlapping(
+            inputs.T, list(products.reshape(n, n, block_size, rows, -1)), 2, m
+        )  # (n, images, height, columns * channels)
+        lines = _stored(lines).reshape(n, block_size, -1, columns, channels)
+        squares = _overlapping(inputs.T, list(lines), 2, m)
+        return lax.dynamic_update_slice_in_dim(x, squares, start, 0)
+
+    frame = rows * m + taps - 1, columns * m + taps - 1
+    x = jnp.zeros((images, *frame, channels), g.dtype)
+    x = _for_each_block(images, block_size, add_block, x)
+    below, right = (
+        max(0, low + pixels - length)
+        for (low, _), pixels, length in zip(padding, size, frame, strict=True)
+    )
+    x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
+    top, left = padding[0][0], padding[1][0]
+    return x[:, top : top + size[0], left : left + size[1]]
+
+
+def _overlapping(matrix, parts, axis, step):
+    """Squares' lines `matrix @ parts`, added up where they overlap.
+
+    Args:
+        matrix: of shape `(n, n)`.
+        parts: n arrays with the squares along `axis`.
+        axis: the axis of the squares; the result has pixels there.
+        step: pixels from one square to the next.
+
+    Returns:
+        The lines; each has `step * squares + n - step` pixels.
+    """
+    n, squares = len(matrix), parts[0].shape[axis]
+    pieces = -(-n // step)
+    total = 0
+    for piece in range(pieces):
+        rows = np.zeros((step, n))
+        rows[: min(step, n - piece * step)] = matrix[piece * step : piece * step + step]
+        line = _apply(rows, parts, axis + 1)
+        around = [(0, 0)] * line.ndim
+        around[axis] = (piece, pieces - 1 - piece)
+        total += jnp.pad(line, around)
+    shape = list(parts[0].shape)
+    shape[axis] = (squares + pieces - 1) * step
+    return lax.slice_in_dim(
+        total.reshape(shape), 0, step * squares + n - step, axis=axis
+    )
 
 
 def _tiled_weight_gradient(x, g, padding, taps):
@@ -478,18 +608,17 @@ def _tiled_weight_gradient(x, g, padding, taps):
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
     size = _images_per_block(images, counts, channels)
-    never = _never(x)
 
     def add_block(start, total):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-        tiles = _transformed_tiles(inputs, block, counts, m, never)
+        tiles = _transformed_tiles(inputs, block, counts, m)
         g_block = _framed(_block_once(g, start, size), 0, 0, rows * m, columns * m)
-        g_tiles = _transformed_tiles(outputs.T, g_block, counts, m, never)
+        g_tiles = _transformed_tiles(outputs.T, g_block, counts, m)
         return total + lax.dot_general(tiles, g_tiles, (((1,), (1,)), ((0,), (0,))))
 
     total = jnp.zeros((n * n, channels, filters), x.dtype)
     total = _for_each_block(images, size, add_block, total)
-    return _both_axes(weights.T, total.reshape(n, n, channels, filters), never)
+    return _both_axes(weights.T, total.reshape(n, n, channels, filters))
 
 
 def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
@@ -614,10 +743,17 @@ def _max_pool(x, rows, columns):
 @_max_pool.defjvp
 def _max_pool_jvp(rows, columns, primals, tangents):
     windows = _windows(primals[0], rows, columns)
+    batch, height, _, width, _, channels = windows.shape
     largest, index = _largest(windows)
-    positions = jnp.arange(rows * columns, dtype=index.dtype)
-    chosen = index[:, :, None, :, None] == positions.reshape(1, 1, rows, 1, columns, 1)
-    tangent = jnp.where(chosen, _windows(tangents[0], rows, columns), 0)
+    index = _stored(index)
+    # Lines of pixels and channels: the loops are then long enough to be vectorised.
+    line = width * columns * channels
+    index = jnp.repeat(index[:, :, :, None], columns, axis=3)
+    column = np.tile(np.repeat(np.arange(columns), channels), width)
+    position = np.arange(rows)[:, None] * columns + column
+    chosen = index.reshape(batch, height, 1, line) == position.astype(index.dtype)
+    tangent = _windows(tangents[0], rows, columns).reshape(batch, height, rows, line)
+    tangent = jnp.where(chosen, tangent, 0).reshape(windows.shape)
     return largest, tangent.sum((2, 4))
 
 

@@ -138,6 +138,10 @@ def test_value_and_gradients_equal_numpy(geometry):
         ((3, 9, 8, 16), (3, 3, 16, 16), (1, 1), ((2, 0), (1, 2))),
         ((3, 9, 8, 1), (5, 5, 1, 6), (1, 1), "same"),
         ((3, 9, 8, 3), (3, 3, 3, 40), (2, 2), "same"),
+        ((3, 9, 8, 3), (5, 3, 3, 6), (1, 1), ((2, 0), (1, 1))),
+        ((3, 9, 8, 3), (5, 3, 3, 6), (2, 1), ((0, 3), (1, 2))),
+        ((3, 9, 40, 8), (3, 5, 8, 8), (1, 1), "same"),
+        ((3, 9, 7, 16), (3, 3, 16, 16), (1, 1), ((1, 0), (0, 0))),
     ],
     ids=[
         "tiles of 6",
@@ -150,6 +154,10 @@ def test_value_and_gradients_equal_numpy(geometry):
         "uneven padding",
         "one channel",
         "first layer with stride",
+        "bands",
+        "bands with stride",
+        "rows",
+        "tiles that overlap, uneven padding",
     ],
 )
 def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
@@ -157,12 +165,17 @@ def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
 
 
 @pytest.mark.parametrize("batch", [1, 33, 100])
-@pytest.mark.parametrize("channels", [8, 16], ids=["rows", "tiles"])
-def test_the_last_block_may_be_smaller(batch, channels):
-    check_against_numpy((batch, 8, 8, channels), (3, 3, channels, channels))
+@pytest.mark.parametrize(
+    ("width", "channels", "padding"),
+    [(40, 8, "same"), (8, 16, "same"), (8, 16, "valid")],
+    ids=["rows", "tiles", "tiles that overlap"],
+)
+def test_the_last_block_may_be_smaller(batch, width, channels, padding):
+    kernel = 3, 3, channels, channels
+    check_against_numpy((batch, 8, width, channels), kernel, padding=padding)
 
 
-@pytest.mark.parametrize("channels", [2, 16], ids=["rows", "tiles"])
+@pytest.mark.parametrize("channels", [2, 16], ids=["bands", "tiles"])
 def test_derivatives_of_higher_order_equal_the_stock_ones(channels):
     shapes = (2, 5, 5, channels), (3, 3, channels, 16)
     x, kernel, dx, dk = arrays(2, *shapes, *shapes)
