@@ -58,6 +58,13 @@ def run(words: Sequence[str], program: str) -> None:
         raise UsageError(f"expected a recipe: `{program} RECIPE [options]`.")
 
 
+def resume(words: Sequence[str], program: str) -> None:
+    """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
+    from kerascnn.training import command
+
+    command.resume(words, program)
+
+
 @dataclasses.dataclass
 class Get:
     """Download a set and prepare it with tensorflow-datasets."""
@@ -116,7 +123,14 @@ def bench(words: Sequence[str], program: str) -> None:
     _dispatch(commands, words, program)
 
 
-COMMANDS = {"list": List, "show": Show, "run": run, "data": data, "bench": bench}
+COMMANDS = {
+    "list": List,
+    "show": Show,
+    "run": run,
+    "resume": resume,
+    "data": data,
+    "bench": bench,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

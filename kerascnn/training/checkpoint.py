@@ -93,7 +93,9 @@ def write(
             written before are intact.
     """
     parent = run / FOLDER
-    parent.mkdir(exist_ok=True)
+    if not parent.exists():
+        parent.mkdir(exist_ok=True)
+        _sync_folder(run)
     partial = parent / f"{_PARTIAL}{number:010}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -137,8 +139,9 @@ def read(folder: Path) -> Checkpoint:
                 f"it has format {manifest['format']}, and this program reads {_FORMAT}"
             )
         content = (folder / "arrays.safetensors").read_bytes()
-        if hashlib.sha256(content).hexdigest() != (
-            manifest["files"]["arrays.safetensors"]
+        if (
+            hashlib.sha256(content).hexdigest()
+            != (manifest["files"]["arrays.safetensors"])
         ):
             raise DamagedError("arrays.safetensors is not what was written")
         stored = safetensors.numpy.load(content)

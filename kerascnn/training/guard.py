@@ -70,6 +70,11 @@ def begin(optimizer: keras.Optimizer, on_nan: str) -> None:
     variable.assign(value)
 
 
+def left_out(optimizer: keras.Optimizer) -> int:
+    """Return the number of steps whose update was left out."""
+    return int(ops.convert_to_numpy(counts(optimizer))[LEFT_OUT])
+
+
 def judge(
     counts: Any, loss: Any, gradients: Sequence[Any], optimizer: keras.Optimizer
 ) -> tuple[Any, Any]:
@@ -94,9 +99,7 @@ def judge(
     bad = ops.cast(ops.logical_and(going, ops.logical_not(finite)), "int32")
     going = ops.cast(going, "int32")
     row = ops.where(going > 0, (counts[IN_A_ROW] + 1) * bad, counts[IN_A_ROW])
-    new = ops.stack(
-        [counts[STEPS] + going, counts[LEFT_OUT] + bad, row, counts[LIMIT]]
-    )
+    new = ops.stack([counts[STEPS] + going, counts[LEFT_OUT] + bad, row, counts[LIMIT]])
     return going > bad, new
 
 

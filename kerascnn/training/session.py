@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ ops: Any = keras.ops
 SHARE = 0.02
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Session(keras.callbacks.Callback):
     """Saves a run, and brings a saved one back; the last of a run's callbacks.
 
@@ -45,6 +44,7 @@ class Session(keras.callbacks.Callback):
         signals: What the user asks for.
         facts: What must be the same when the run goes on, for the manifest.
         minutes: Minutes between checkpoints inside an epoch; 0 saves after every step.
+        on_nan: `"stop"` or `"skip"`, see `guard.begin`.
         start: The checkpoint to go on from.
     """
 
@@ -56,6 +56,7 @@ class Session(keras.callbacks.Callback):
     signals: Signals
     facts: dict[str, Any]
     minutes: float = 10.0
+    on_nan: str = "stop"
     start: Checkpoint | None = None
 
     def __post_init__(self):
@@ -77,6 +78,7 @@ class Session(keras.callbacks.Callback):
         """Bring back the state, where a run goes on between two epochs."""
         if self.start:
             self._restore(self.start)
+        guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Bring back the state, where a run goes on inside this epoch."""
@@ -86,6 +88,7 @@ class Session(keras.callbacks.Callback):
             # then is in the checkpoint.
             assert self.start is not None
             self._restore(self.start)
+            guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
             self.record.earlier_seconds = self.start.manifest["epoch_seconds"]
 
     def measured(self) -> list[np.ndarray] | None:
