@@ -89,7 +89,7 @@ def fit(
         done = plan.initial_step if epoch == plan.initial_epoch else 0
         if session and (measured := session.measured()):
             state["sums"] = dict(
-                zip(state["sums"], map(jnp.array, measured), strict=True)
+                zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
             )
 
         try:
@@ -325,7 +325,7 @@ def _index_of(variable: keras.Variable, variables: Sequence[keras.Variable]) -> 
 def _measured(model: keras.Model, state: State) -> list[jax.Array]:
     """Put a state into the model's variables; return the epoch's sums."""
     _write(model, state)
-    return list(state["sums"].values())
+    return [state["sums"][name] for name in sorted(state["sums"])]
 
 
 def _write(model: keras.Model, state: State) -> None:
