@@ -1,11 +1,12 @@
 """Checkpoints: arrays and JSON in a folder that is there whole, or not at all.
 
-    RUN/checkpoints/0000001170/
+    RUN/checkpoints/00003-0000117/
         arrays.safetensors     weights, optimiser, seed generators, metrics so far
         manifest.json          all else, and the SHA-256 of every file
 
-The number is that of the step. A checkpoint is written under a temporary name, synced
-and renamed, so a process may be killed at any moment; only then is the oldest removed.
+The numbers are those of the epoch, counted from 0, and of its steps that are done. A
+checkpoint is written under a temporary name, synced and renamed, so a process may be
+killed at any moment; only then is the oldest removed.
 Nothing is ever unpickled.
 """
 
@@ -16,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -75,15 +77,15 @@ def _in(key: str, group: str) -> bool:
 
 
 def write(
-    run: Path, number: int, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]
+    run: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]
 ) -> Path:
     """Write a checkpoint, then remove all but the last `KEPT`.
 
     Args:
         run: The run's folder.
-        number: The step's number, which names the checkpoint.
         arrays: What `Checkpoint.arrays` will be.
-        manifest: What `Checkpoint.manifest` will be: JSON values.
+        manifest: What `Checkpoint.manifest` will be: JSON values; `epoch` and `step`
+            name the checkpoint.
 
     Returns:
         The checkpoint's folder.
@@ -96,7 +98,8 @@ def write(
     if not parent.exists():
         parent.mkdir(exist_ok=True)
         _sync_folder(run)
-    partial = parent / f"{_PARTIAL}{number:010}"
+    name = f"{manifest['epoch']:05}-{manifest['step']:07}"
+    partial = parent / f"{_PARTIAL}{name}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -110,7 +113,7 @@ def write(
         }
         _write_synced(partial / "manifest.json", _sealed(manifest))
         _sync_folder(partial)
-        final = parent / f"{number:010}"
+        final = parent / name
         if final.exists():  # damaged, and replayed since
             shutil.rmtree(final)
         partial.rename(final)
@@ -182,21 +185,22 @@ def newest(run: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
 def numbered(run: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, the oldest first."""
     with contextlib.suppress(FileNotFoundError):
-        return sorted(p for p in (run / FOLDER).iterdir() if p.name.isdecimal())
+        folders = (run / FOLDER).iterdir()
+        return sorted(p for p in folders if re.fullmatch(r"\d{5,}-\d{7,}", p.name))
     return []
 
 
-def remove_after(run: Path, number: int) -> None:
+def remove_after(run: Path, start: Path | None) -> None:
     """Remove the checkpoints that follow one, and what a killed process left half done.
 
     For a run that goes on from that one: it will come by their steps again.
 
     Args:
         run: The run's folder.
-        number: The step's number of the checkpoint to go on from; -1 removes all.
+        start: The folder of the checkpoint to go on from; None removes all.
     """
     for folder in numbered(run):
-        if int(folder.name) > number:
+        if start is None or folder.name > start.name:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in (run / FOLDER).glob(f"{_PARTIAL}*"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -223,14 +227,12 @@ class Writer:
 
     def start(
         self,
-        number: int,
         arrays: Callable[[], Mapping[str, np.ndarray]],
         manifest: dict[str, Any],
     ) -> None:
         """Begin to write a checkpoint; `write` says what the arguments are.
 
         Args:
-            number: The step's number.
             arrays: Returns the arrays; it is called in the thread.
             manifest: JSON values.
 
@@ -242,7 +244,7 @@ class Writer:
         def work() -> None:
             start = time.perf_counter()
             try:
-                self.last = write(self.run, number, arrays(), manifest)
+                self.last = write(self.run, arrays(), manifest)
             except Exception as error:  # raised in the training's own thread
                 self._error = error
             self.seconds = time.perf_counter() - start
@@ -268,8 +270,8 @@ class Writer:
         error, self._error = self._error, None
         if not isinstance(error, OSError):
             raise error
-        kept = [int(folder.name) for folder in numbered(self.run)]
-        there = f"the one of step {kept[-1]} is whole" if kept else "there is none yet"
+        kept = numbered(self.run)
+        there = f"the last, {kept[-1].name}, is whole" if kept else "there is none yet"
         raise UsageError(
             f"a checkpoint can't be written to {self.run / FOLDER} "
             f"({error.strerror or error}); {there}. Make room, then go on with "

@@ -96,6 +96,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         self._session = session
         self._epoch = plan.initial_epoch
         self._counts: Any = None
+        self._random = False
         self.step = 0
         self.no_logs: dict[str, float] = {}
 
@@ -118,6 +119,7 @@ class _Callbacks(keras.callbacks.CallbackList):
     def on_train_batch_begin(self, batch, logs=None):
         self.step = batch
         if not self.skips(batch):
+            self._restore_random()
             super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -135,7 +137,13 @@ class _Callbacks(keras.callbacks.CallbackList):
 
     def on_test_begin(self, logs=None):
         self._check()
+        self._restore_random()
         super().on_test_begin(logs)
+
+    def _restore_random(self) -> None:
+        if self._session and not self._random:
+            self._session.restore_random()
+        self._random = True
 
     def _check(self) -> None:
         if self._counts is not None:
@@ -171,6 +179,10 @@ def fit(
     """
     model.optimizer.build(model.trainable_variables)
     guard.counts(model.optimizer)
+    # Keras builds metrics when they are first used; a checkpoint's are put back before.
+    logits = ops.zeros((1, model.output_shape[-1]))
+    model.compute_metrics(None, ops.zeros((1,), "int32"), logits)
+    model.reset_metrics()
     batches = Batches(train, plan)
     hooks = _Callbacks(
         [_Order(batches), *callbacks],

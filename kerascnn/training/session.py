@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class Session(keras.callbacks.Callback):
         super().__init__()
         self.writer = checkpoint.Writer(self.run.folder)
         self.epoch = 0
-        self._saved = -1
+        self._saved = (-1, -1)
         self._last = time.perf_counter()
         self._begun = self._last
         self._cost = 0.0
@@ -97,6 +98,15 @@ class Session(keras.callbacks.Callback):
             return None
         assert self.start is not None
         return self.start.group("measured")
+
+    def restore_random(self) -> None:
+        """Bring back the random generators for the first step after an interruption.
+
+        Later than the rest: PyTorch draws from them when an epoch's data are opened.
+        """
+        if self._inside():
+            assert self.start is not None
+            _set_random_states(self.start.group("random"))
 
     def after_step(self, step: int, measured: Callable[[], Sequence[Any]]) -> None:
         """Save what is due; stop if that is asked for.
@@ -149,9 +159,8 @@ class Session(keras.callbacks.Callback):
 
     def _save(self, epoch: int, step: int, measured: Sequence[Any]) -> None:
         model: Any = self.model
-        number = epoch * self.steps + step
         self.signals.save = False
-        if number == self._saved:
+        if (epoch, step) == self._saved:
             return
         start = time.perf_counter()
         guard.check(guard.counts(model.optimizer))
@@ -163,6 +172,7 @@ class Session(keras.callbacks.Callback):
                 ("model", model.trainable_variables + model.non_trainable_variables),
                 ("optimizer", model.optimizer.variables),
                 ("measured", measured),
+                ("random", _random_states()),
             )
             for index, value in enumerate(values)
         }
@@ -188,10 +198,10 @@ class Session(keras.callbacks.Callback):
             return on_host | arrays
 
         self._cost = time.perf_counter() - start + self.writer.seconds
-        self.writer.start(number, fetched, manifest)
+        self.writer.start(fetched, manifest)
         if self.minutes == 0 or self.signals.stop is not None:
             self.writer.wait()
-        self._saved, self._last = number, time.perf_counter()
+        self._saved, self._last = (epoch, step), time.perf_counter()
 
     def _restore(self, saved: Checkpoint) -> None:
         model: Any = self.model
@@ -200,9 +210,32 @@ class Session(keras.callbacks.Callback):
             ("optimizer", model.optimizer.variables),
         ):
             assign(variables, saved.group(group), saved.folder)
+        _set_random_states(saved.group("random"))
         callback_state.restore(
             self.callbacks, saved.manifest["callbacks"], saved.arrays
         )
+
+
+def _random_states() -> list[Any]:
+    """Return the states of random generators that are no variables: PyTorch's own.
+
+    Keras's Dropout draws from them on that backend.
+    """
+    if keras.backend.backend() != "torch":
+        return []
+    torch = sys.modules["torch"]
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *gpus]
+
+
+def _set_random_states(states: Sequence[np.ndarray]) -> None:
+    if not states:
+        return
+    torch = sys.modules["torch"]
+    first, *gpus = (torch.from_numpy(state.copy()) for state in states)
+    torch.set_rng_state(first)
+    if gpus:
+        torch.cuda.set_rng_state_all(gpus)
 
 
 def assign(

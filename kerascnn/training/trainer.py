@@ -209,8 +209,7 @@ def _start(
         # Such a run is no longer the recipe's, and says so.
         config["overrides"] = sorted({*before["overrides"], "force"})
         run.write_config(config)
-    number = start.epoch * start.manifest["steps"] + start.step if start else -1
-    checkpoint.remove_after(run.folder, number)
+    checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
     where = (
         f"epoch {start.epoch + 1}, after {start.step} of {start.manifest['steps']} "

@@ -1,7 +1,5 @@
 """A run that was stopped goes on to the bit, on both engines and from any step."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -55,7 +53,7 @@ class Stop(BaseException):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Have runs end as by a kill: before what step and epoch save, nothing tidied up."""
+    """Have runs end as by a kill, before what a step or an epoch would save."""
     after_step, on_epoch_begin = Session.after_step, Session.on_epoch_begin
     at = []
 
