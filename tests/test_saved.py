@@ -175,7 +175,7 @@ def test_layers_larger_than_the_file_are_refused(good, remake):
     for layer in config["config"]["layers"]:
         if layer["class_name"] == "Dense":
             layer["config"]["units"] = 10**12
-    with pytest.raises(UsageError, match="its layers have 7[0-9,]* weights"):
+    with pytest.raises(UsageError, match=r"its layers have 7[0-9,]* weights"):
         saved.load_model(remake(**{"config.json": json.dumps(config)}))
 
 
@@ -212,7 +212,7 @@ def test_other_formats_are_refused(good, tmp_path):
     legacy.write_bytes(weights_file(good[0]).getvalue())
     (tmp_path / "pickle.keras").write_bytes(b"\x80\x04N.")
     for path in (legacy, tmp_path / "pickle.keras", tmp_path):
-        with pytest.raises(UsageError, match="not a whole .keras file"):
+        with pytest.raises(UsageError, match=r"not a whole \.keras file"):
             saved.load_model(path)
     with pytest.raises(UsageError, match="there is no file"):
         saved.load_model(tmp_path / "nothing.keras")
