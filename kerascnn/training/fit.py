@@ -197,7 +197,7 @@ def fit(
         trained.train_step = functools.partial(step, model)
         trained.train_function = None
     trained.make_train_function()
-    whole = trained.train_function
+    whole: Any = trained.train_function
     if plan.initial_step:
         trained.train_function = functools.partial(_train_or_skip, whole, hooks)
     try:
