@@ -22,6 +22,8 @@ class UsageError(ValueError):
     command line prints it and exits with code 2, without a traceback.
     """
 
+    exit_code = 2
+
 
 def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
     """Check that Keras can train on a backend here.

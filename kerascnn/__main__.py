@@ -75,6 +75,13 @@ def run(words: Sequence[str], program: str) -> None:
         raise UsageError(f"expected a recipe: `{program} RECIPE [options]`.")
 
 
+def resume(words: Sequence[str], program: str) -> None:
+    """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
+    from kerascnn.training import command
+
+    command.resume(words, program)
+
+
 @dataclasses.dataclass
 class Get:
     """Download a set and prepare it with tensorflow-datasets."""
@@ -162,6 +169,7 @@ COMMANDS = {
     "show": Show,
     "diff": Diff,
     "run": run,
+    "resume": resume,
     "data": data,
     "bench": bench,
     "cookbook": cookbook,

@@ -84,17 +84,17 @@ def run(program: Callable[[], object]) -> int:
     """Run a program and turn how it ended into an exit code.
 
     Returns:
-        0; 2 after a `UsageError`, whose message goes to standard error as one line;
-        130 after Ctrl-C.
+        0; 2 after a `UsageError`, whose message goes to standard error as one line (or
+        the error's own `exit_code`); 130 after Ctrl-C (likewise).
     """
     try:
         program()
     except UsageError as mistake:
         print(f"kerascnn: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("kerascnn: stopped.", file=sys.stderr)
-        return 130
+        return mistake.exit_code
+    except KeyboardInterrupt as stop:
+        print(f"kerascnn: {str(stop) or 'stopped.'}", file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
         # The reader has left (`kerascnn list | head`): nothing more to say.
         sys.stderr.close()

@@ -20,8 +20,8 @@ class Run:
     """A folder with one training run.
 
     It holds `config.json` (all resolved values, written at the start),
-    `metrics.jsonl` (a line an epoch), and, once the run has finished, `result.json`,
-    `curve.png` and `model.keras`.
+    `metrics.jsonl` (a line an epoch), `checkpoints/`, and, once the run has finished,
+    `result.json`, `curve.png` and `model.keras`.
 
     Args:
         folder: The run's folder.
@@ -49,7 +49,8 @@ class Run:
                 return cls(_new_folder(Path("runs") / recipe))
             out = out.expanduser()  # the shell leaves --out=~/run as it is
             out.mkdir(parents=True, exist_ok=True)
-            if any(out.iterdir()):
+            # A run that was killed in its first moments left nothing but this.
+            if {path.name for path in out.iterdir()} - {".config.json.partial"}:
                 raise UsageError(
                     f"--out {out} already holds files; name a new folder, so that "
                     "nothing is overwritten."
@@ -77,6 +78,11 @@ class Run:
             UsageError: The run has not finished, or its file is damaged.
         """
         return self._read("result.json")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has trained to its end."""
+        return (self.folder / "result.json").exists() and self.result["finished"]
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -115,6 +121,49 @@ class Run:
         ):
             file.write(_json(metrics) + "\n")
 
+    def replace_metrics(self, metrics: list[dict[str, Any]]) -> None:
+        """Write the records of the epochs anew, for a run that goes back to them.
+
+        Raises:
+            UsageError: The disk is full, or the folder is gone.
+        """
+        text = "".join(_json(record) + "\n" for record in metrics)
+        self._write_text("metrics.jsonl", text)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing this run as long as the block lasts.
+
+        The lock goes with the process, so a killed one leaves none behind. Windows has
+        no such locks, and some network file systems have none: nothing is locked there.
+
+        Raises:
+            UsageError: Another process writes the run, or there is no such folder.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise UsageError(f"{self.folder} is no run: {error.strerror}.") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UsageError(
+                f"another process is training the run {self.folder}: wait for it, or "
+                "stop it first."
+            ) from error
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Give the path of a file of the run; an error in writing it names the file.
@@ -139,10 +188,13 @@ class Run:
             raise UsageError(f"{path} can't be read: {error}") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
+        self._write_text(name, _json(value, indent=2) + "\n")
+
+    def _write_text(self, name: str, text: str) -> None:
         with self.writing(name) as path:
             temporary = self.folder / f".{name}.partial"
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(_json(value, indent=2) + "\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

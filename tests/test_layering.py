@@ -18,6 +18,7 @@ ALLOWED = {
     "initializers": set(),
     "optim": set(),
     "runs": set(),
+    "saved": set(),
     "acceleration": set(),
     "command_line": set(),
     "data": {"command_line"},

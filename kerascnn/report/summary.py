@@ -43,6 +43,11 @@ def text(run: Run) -> str:
     ]
     if not result["finished"]:
         lines.append("  The run was interrupted: this is what it had learned by then.")
+    if result.get("steps_left_out"):
+        lines.append(
+            f"  {result['steps_left_out']} steps were left out: their loss or gradient "
+            "was not finite."
+        )
     if config["overrides"]:
         lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:

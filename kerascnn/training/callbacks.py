@@ -24,15 +24,21 @@ class Record(keras.callbacks.Callback):
         super().__init__()
         self.run = run
         self.images = images
+        self.earlier_seconds = 0.0
+
+    def elapsed(self) -> float:
+        """Seconds that the epoch has trained, those before an interruption included."""
+        return self.earlier_seconds + time.perf_counter() - self._start
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Start the epoch's clock and note the learning rate it trains at."""
+        self.earlier_seconds = 0.0
         self._learning_rate = learning_rate(self.model.optimizer)
         self._start = time.perf_counter()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None):
         """Stop the clock: the evaluation does not count as training."""
-        self._seconds = time.perf_counter() - self._start
+        self._seconds = self.elapsed()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Write the record."""

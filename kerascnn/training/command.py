@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascnn import check_backend, command_line
+from kerascnn import UsageError, check_backend, command_line, runs
+from kerascnn import recipe as recipes
+from kerascnn.training import determinism, resuming
 
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
@@ -43,25 +46,43 @@ def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
     from kerascnn.training.trainer import train
 
     overrides = command_line.parse(Overrides, words, program)
-    use_backend(overrides)
+    if overrides.resume is not None:
+        overrides = resuming.options(runs.Run(overrides.resume), overrides)
+    use_environment(overrides)
     train(recipe, overrides)
 
 
-def use_backend(overrides: Overrides) -> None:
-    """Start the process again where `--backend` names another backend than this one's.
+def resume(words: Sequence[str], program: str) -> None:
+    """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
+    if words and not words[0].startswith("-"):
+        name = runs.Run(Path(words[0])).config["recipe"]
+        run(recipes.load(name), ["--resume", *words], program)
+    elif {"-h", "--help"} & set(words):
+        print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")
+        print("RUN is the run's folder. Its own options hold, and --force, --on-nan,")
+        print("--checkpoint-minutes, --data-dir and --cache-dir can be given anew.")
+    else:
+        raise UsageError(f"expected the folder of a run: `{program} RUN`.")
 
-    Keras chooses its backend once, when it is imported.
+
+def use_environment(overrides: Overrides) -> None:
+    """Start the process again where its options need another environment.
+
+    Keras chooses its backend once, when it is imported, and XLA reads its flags once.
 
     Raises:
         UsageError: The backend is not installed.
     """
-    wanted = overrides.backend
-    if wanted is None or wanted == os.environ["KERAS_BACKEND"]:
+    wanted = {"KERAS_BACKEND": overrides.backend or os.environ["KERAS_BACKEND"]}
+    if overrides.backend is not None:
+        check_backend(overrides.backend, "--backend")
+    if overrides.deterministic:
+        wanted |= determinism.variables(wanted["KERAS_BACKEND"])
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
-    check_backend(wanted, "--backend")
     sys.stdout.flush()
     os.execve(
         sys.executable,
         [sys.executable, *sys.orig_argv[1:]],
-        {**os.environ, "KERAS_BACKEND": wanted},
+        {**os.environ, **wanted},
     )

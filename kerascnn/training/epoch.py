@@ -20,10 +20,12 @@ import keras
 import numpy as np
 
 from kerascnn import data
+from kerascnn.training import guard
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
     from kerascnn.training.plan import Plan
+    from kerascnn.training.session import Session
 
 # On a GPU a small net's step is over before Python has called the next one, so many
 # steps go into one call. On a CPU, XLA runs convolutions in a loop many times slower.
@@ -39,6 +41,7 @@ def fit(
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_a_call: int | None = None,
+    session: Session | None = None,
 ) -> None:
     """Train a compiled model as `keras.Model.fit` would, faster.
 
@@ -56,15 +59,21 @@ def fit(
             `wants_batches`).
         steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
             `STEPS_A_CALL` elsewhere.
+        session: What saves the run and brings it back.
+
+    Raises:
+        NotFiniteError: The loss or a gradient was not finite; the model is as it was
+            before that step.
     """
     if steps_a_call is None:
         steps_a_call = 1 if jax.default_backend() == "cpu" else STEPS_A_CALL
     model.optimizer.build(model.trainable_variables)
+    counter = _index_of(guard.counts(model.optimizer), model.optimizer.variables)
     training, evaluation = _functions(model, model.optimizer)
     train_images, train_labels = jax.device_put((train.images, train.labels))
     test_images, test_labels = jax.device_put((test.images, test.labels))
     hooks = keras.callbacks.CallbackList(
-        list(callbacks),
+        [*callbacks, session] if session else list(callbacks),
         model=model,
         epochs=plan.epochs,
         steps=plan.steps(len(train)),
@@ -77,17 +86,25 @@ def fit(
     for epoch in range(plan.initial_epoch, plan.epochs):
         hooks.on_epoch_begin(epoch)
         state = read_state(model)
+        done = plan.initial_step if epoch == plan.initial_epoch else 0
+        if session and (measured := session.measured()):
+            state["sums"] = dict(
+                zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
+            )
+
         try:
-            done = 0
-            for chosen in _calls(plan, epoch, len(train), steps_a_call):
+            for chosen in _calls(plan, epoch, len(train), steps_a_call, done):
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
-                jax.block_until_ready(state["sums"]["images"])
+                guard.check(state["optimizer"][counter])
                 state = training(state, train_images, train_labels, chosen)
                 for step in range(done, done + len(chosen)):
                     for callback in steppers:
                         callback.on_train_batch_end(step)
                 done += len(chosen)
+                if session:
+                    session.after_step(done, functools.partial(_measured, model, state))
+            guard.check(state["optimizer"][counter])
         finally:
             # The variables' own arrays were given away: without this, an interrupted
             # run would leave a model with no weights.
@@ -98,6 +115,9 @@ def fit(
         sums = _zeros()
         for chosen in _evaluation_calls(len(test), plan.batch_size):
             sums = evaluation(state, sums, test_images, test_labels, chosen)
+            if session and session.signals.stop:
+                # The evaluation can be had again; the time until the end may be short.
+                session.after_step(done, functools.partial(_measured, model, state))
         validation = _means(sums)
         hooks.on_test_end(validation)
 
@@ -169,20 +189,29 @@ def training_function(model: keras.Model) -> Callable[..., State]:
         return model.optimizer.scale_loss(loss), (others, sums)
 
     gradient = jax.grad(loss_of, has_aux=True)
+    optimizer = model.optimizer
+    counter = _index_of(guard.counts(optimizer), optimizer.variables)
 
     def step(state: State, images: jax.Array, labels: jax.Array) -> State:
         gradients, (others, sums) = gradient(
             state["weights"], state["others"], images, labels
         )
-        weights, optimizer = model.optimizer.stateless_apply(
+        weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]
         )
-        return {
+        new = {
             "weights": weights,
             "others": others,
-            "optimizer": optimizer,
+            "optimizer": slots,
             "sums": jax.tree.map(jnp.add, state["sums"], sums),
         }
+        keep, counts = guard.judge(
+            state["optimizer"][counter], sums["loss"], gradients, optimizer
+        )
+        # The update reads the old values anyway: choosing costs no pass of its own.
+        new = jax.tree.map(functools.partial(jnp.where, keep), new, state)
+        new["optimizer"][counter] = counts
+        return new
 
     @functools.partial(jax.jit, donate_argnums=0)
     def steps(
@@ -246,12 +275,19 @@ def _zeros() -> State:
 
 def _means(sums: State) -> dict[str, float]:
     sums = jax.device_get(sums)
-    images = float(sums.pop("images"))
+    # Where every step was left out, there is nothing to take a mean of.
+    images = float(sums.pop("images")) or float("nan")
     return {name: float(value) / images for name, value in sums.items()}
 
 
-def _calls(plan: Plan, epoch: int, images: int, steps_a_call: int) -> list[np.ndarray]:
-    """Cut an epoch's order into arrays `(steps, batch)`, one for each compiled call."""
+def _calls(
+    plan: Plan, epoch: int, images: int, steps_a_call: int, done: int = 0
+) -> list[np.ndarray]:
+    """Cut an epoch's order into arrays `(steps, batch)`, one for each compiled call.
+
+    The cuts are the same wherever the epoch goes on: a step inside a compiled loop and
+    one alone may round differently.
+    """
     order = data.order(plan.seed, epoch, images).astype(np.int32)
     whole = len(order) // plan.batch_size
     batches = order[: whole * plan.batch_size].reshape(whole, plan.batch_size)
@@ -260,7 +296,11 @@ def _calls(plan: Plan, epoch: int, images: int, steps_a_call: int) -> list[np.nd
     calls = [batches[i : i + steps_a_call] for i in range(0, cut, steps_a_call)]
     calls += [batches[i : i + 1] for i in range(cut, whole)]
     rest = order[whole * plan.batch_size :]
-    return calls if plan.drop_last or not len(rest) else [*calls, rest[None]]
+    if len(rest) and not plan.drop_last:
+        calls.append(rest[None])
+    while done > 0:
+        done -= len(calls.pop(0))
+    return calls
 
 
 def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
@@ -276,6 +316,16 @@ def read_state(model: keras.Model) -> State:
         "optimizer": [v.value for v in model.optimizer.variables],
         "sums": _zeros(),
     }
+
+
+def _index_of(variable: keras.Variable, variables: Sequence[keras.Variable]) -> int:
+    return next(i for i, each in enumerate(variables) if each is variable)
+
+
+def _measured(model: keras.Model, state: State) -> list[jax.Array]:
+    """Put a state into the model's variables; return the epoch's sums."""
+    _write(model, state)
+    return [state["sums"][name] for name in sorted(state["sums"])]
 
 
 def _write(model: keras.Model, state: State) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from kerascnn import data
+from kerascnn.training import guard
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
     from kerascnn.training.plan import Plan
+    from kerascnn.training.session import Session
+
+# Keras's operations have no types of their own: pyright would take many for None.
+ops: Any = keras.ops
 
 
 class Batches(keras.utils.PyDataset):
@@ -66,12 +72,96 @@ class _Order(keras.callbacks.Callback):
         self.batches.begin(epoch)
 
 
+class _Callbacks(keras.callbacks.CallbackList):
+    """The callbacks of one `fit`; between its steps, the guard and the session.
+
+    A session is no callback of batches here: Keras hands those the logs of each step as
+    numbers, and waits for the device to have them.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        plan: Plan,
+        steps: int,
+        session: Session | None,
+    ):
+        every = [*callbacks, session] if session else list(callbacks)
+        super().__init__(
+            every, add_history=True, model=model, epochs=plan.epochs, steps=steps
+        )
+        self._trained: Any = model
+        self._plan = plan
+        self._session = session
+        self._epoch = plan.initial_epoch
+        self._counts: Any = None
+        self._random = False
+        self.step = 0
+        self.no_logs: dict[str, float] = {}
+
+    def skips(self, step: int) -> bool:
+        """Whether a step was done before the run was interrupted."""
+        return self._epoch == self._plan.initial_epoch and step < (
+            self._plan.initial_step
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        super().on_epoch_begin(epoch, logs)
+        self.no_logs = dict.fromkeys(self._trained.get_metrics_result(), 0.0)
+        if self._session and (measured := self._session.measured()):
+            for variable, value in zip(
+                self._trained.metrics_variables, measured, strict=True
+            ):
+                variable.assign(value)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step = batch
+        if not self.skips(batch):
+            self._restore_random()
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.skips(batch):
+            return
+        assert isinstance(logs, dict)
+        # Not a metric: Keras must not find it in the logs of the epoch.
+        counts = logs.pop("guard")
+        super().on_train_batch_end(batch, logs)
+        # The step before is over; this one may still be under way.
+        self._check()
+        self._counts = counts
+        if self._session:
+            self._session.after_step(batch + 1, self._measured)
+
+    def on_test_begin(self, logs=None):
+        self._check()
+        self._restore_random()
+        super().on_test_begin(logs)
+
+    def _restore_random(self) -> None:
+        if self._session and not self._random:
+            self._session.restore_random()
+        self._random = True
+
+    def _check(self) -> None:
+        if self._counts is not None:
+            guard.check(self._counts)
+
+    def _measured(self) -> list[Any]:
+        if keras.backend.backend() == "jax":
+            self._trained.jax_state_sync()
+        return self._trained.metrics_variables
+
+
 def fit(
     model: keras.Model,
     train: Split,
     test: Split,
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    session: Session | None = None,
 ) -> None:
     """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch.
 
@@ -81,14 +171,154 @@ def fit(
         test: The set to evaluate on; its metrics are the logs that begin with `val_`.
         plan: Epochs, batches and their order.
         callbacks: Keras callbacks.
+        session: What saves the run and brings it back.
+
+    Raises:
+        NotFiniteError: The loss or a gradient was not finite; the model is as it was
+            before that step.
     """
+    model.optimizer.build(model.trainable_variables)
+    guard.counts(model.optimizer)
+    # Keras builds metrics when they are first used; a checkpoint's are put back before.
+    logits = ops.zeros((1, model.output_shape[-1]))
+    model.compute_metrics(None, ops.zeros((1,), "int32"), logits)
+    model.reset_metrics()
     batches = Batches(train, plan)
-    model.fit(
-        batches,
-        epochs=plan.epochs,
-        initial_epoch=plan.initial_epoch,
-        validation_data=Batches(test, batch_size=plan.batch_size),
-        shuffle=False,  # the order is ours: Keras's depends on global state
-        callbacks=[_Order(batches), *callbacks],
-        verbose=0,  # type: ignore[arg-type]
+    hooks = _Callbacks(
+        [_Order(batches), *callbacks],
+        model,
+        plan,
+        plan.steps(len(train)),
+        session,
     )
+    trained: Any = model
+    if "train_step" not in vars(model):
+        step = _STEPS[keras.backend.backend()]
+        trained.train_step = functools.partial(step, model)
+        trained.train_function = None
+    trained.make_train_function()
+    whole: Any = trained.train_function
+    if plan.initial_step:
+        trained.train_function = functools.partial(_train_or_skip, whole, hooks)
+    try:
+        model.fit(
+            batches,
+            epochs=plan.epochs,
+            initial_epoch=plan.initial_epoch,
+            validation_data=Batches(test, batch_size=plan.batch_size),
+            shuffle=False,  # the order is ours: Keras's depends on global state
+            callbacks=hooks,  # type: ignore[arg-type]
+            verbose=0,  # type: ignore[arg-type]
+        )
+    finally:
+        trained.train_function = whole
+
+
+def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any):
+    """Call a model's training function, but not for steps that were done before."""
+    if not hooks.skips(hooks.step):
+        return whole(*arguments)
+    match keras.backend.backend():
+        case "jax":
+            state, iterator = arguments
+            next(iterator)
+            return hooks.no_logs, state
+        case "tensorflow":
+            next(arguments[0])
+    return hooks.no_logs
+
+
+def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
+    """As `keras.Model.train_step` on JAX, but a bad step changes nothing."""
+    import jax
+
+    weights, others, optimizer, metrics = state
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    (_, (loss, logits, *new)), gradients = jax.value_and_grad(
+        model.compute_loss_and_updates, has_aux=True
+    )(
+        *(weights, others, metrics, images, labels, None),
+        training=True,
+        optimizer_variables=optimizer,
+    )
+    new_others, new_metrics = new
+    new_weights, new_optimizer = model.optimizer.stateless_apply(
+        optimizer, gradients, weights
+    )
+    pairs = zip(model.metrics_variables, new_metrics, strict=True)
+    with keras.StatelessScope(state_mapping=list(pairs)) as scope:
+        logs = _logs(model, images, labels, logits, loss)
+    new_metrics = [scope.get_current_value(v) for v in model.metrics_variables]
+
+    variable = guard.counts(model.optimizer)
+    index = next(i for i, v in enumerate(model.optimizer.variables) if v is variable)
+    keep, counts = guard.judge(optimizer[index], loss, gradients, model.optimizer)
+    new_state = jax.tree.map(
+        functools.partial(jax.numpy.where, keep),
+        (new_weights, new_others, new_optimizer, new_metrics),
+        (weights, others, optimizer, metrics),
+    )
+    new_state[2][index] = counts
+    return logs | {"guard": counts}, new_state
+
+
+def _tensorflow_step(model: Any, data: Any) -> dict:
+    """As `keras.Model.train_step` on TensorFlow, but a bad step changes nothing."""
+    import tensorflow
+
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    before = _others(model)
+    with tensorflow.GradientTape() as tape:
+        logits = model(images, training=True)
+        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
+    return _apply(model, (images, labels, logits, loss), gradients, before)
+
+
+def _torch_step(model: Any, data: Any) -> dict:
+    """As `keras.Model.train_step` on PyTorch, but a bad step changes nothing."""
+    import torch
+
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    before = _others(model)
+    logits = model(images, training=True)
+    model.zero_grad()
+    loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+    model.optimizer.scale_loss(loss).backward()
+    gradients = [v.value.grad for v in model.trainable_variables]
+    with torch.no_grad():
+        return _apply(model, (images, labels, logits, loss), gradients, before)
+
+
+_STEPS = {"jax": _jax_step, "tensorflow": _tensorflow_step, "torch": _torch_step}
+
+
+def _others(model: Any) -> list[tuple[Any, Any]]:
+    """Return what a forward pass changes besides the weights, with its values."""
+    variables = [*model.non_trainable_variables, *model.metrics_variables]
+    return [(variable, ops.copy(variable)) for variable in variables]
+
+
+def _apply(model: Any, batch: tuple, gradients: list, before: list) -> dict:
+    """Update the weights, or leave everything as it was before a bad step."""
+    variable = guard.counts(model.optimizer)
+    loss = batch[-1]
+    keep, counts = guard.judge(variable.value, loss, gradients, model.optimizer)
+    variable.assign(counts)
+
+    def update() -> None:
+        model.optimizer.apply(gradients, model.trainable_variables)
+
+    ops.cond(keep, update, lambda: None)
+    logs = _logs(model, *batch)
+    for other, value in before:
+        other.assign(ops.where(keep, other, value))
+    return logs | {"guard": ops.copy(counts)}
+
+
+def _logs(model: Any, images: Any, labels: Any, logits: Any, loss: Any) -> dict:
+    """Count a batch in the metrics, and return them."""
+    # The first metric is Keras's mean of the loss.
+    model.metrics[0].update_state(loss, sample_weight=ops.shape(images)[0])
+    return model.compute_metrics(images, labels, logits)

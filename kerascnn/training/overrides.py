@@ -54,6 +54,19 @@ class Overrides:
     """Keras's dtype policy."""
     out: Folder = None
     """The run's folder (default: runs/<recipe>/<time>)."""
+    checkpoint_minutes: Annotated[float, tyro.conf.arg(metavar="X")] = 10.0
+    """Save the run this often inside an epoch, and after each epoch; 0: after every
+    step."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose loss or gradient is not finite. stop: end the run;
+    skip: leave the step out, and end the run after ten in a row. The weights never
+    see it."""
+    deterministic: bool = False
+    """Make a GPU compute the same bits each time; slower. (A CPU does anyway.)"""
+    resume: Folder = None
+    """Go on with the run in this folder, with its own options."""
+    force: bool = False
+    """Go on also where the recipe, the data or the versions have changed."""
 
     def __post_init__(self):
         command_line.check_positive(self, "epochs", "batch_size", "limit")
@@ -68,6 +81,10 @@ class Overrides:
             )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}.")
+        if not 0 <= self.checkpoint_minutes < float("inf"):
+            raise UsageError(
+                f"--checkpoint-minutes {self.checkpoint_minutes}: expected 0 or more."
+            )
 
     @property
     def changed(self) -> list[str]:

@@ -15,6 +15,7 @@ class Plan:
         seed: Decides, with the epoch's number, the order of the images.
         drop_last: Leave out an epoch's last batch when it is smaller.
         initial_epoch: The epoch to begin with, counted from 0.
+        initial_step: The number of steps of that epoch that are done already.
     """
 
     epochs: int
@@ -22,6 +23,7 @@ class Plan:
     seed: int
     drop_last: bool = False
     initial_epoch: int = 0
+    initial_step: int = 0
 
     def steps(self, images: int) -> int:
         """Return the number of steps an epoch over so many images takes."""

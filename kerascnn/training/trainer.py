@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import random
 import sys
-import time
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -15,10 +16,20 @@ import numpy as np
 from kerascnn import UsageError, data, runs, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.data.cache import cache_directory
-from kerascnn.training import environment, fit, models
+from kerascnn.training import (
+    checkpoint,
+    determinism,
+    environment,
+    fit,
+    guard,
+    models,
+    resuming,
+)
 from kerascnn.training.callbacks import Progress, Record, learning_rate
 from kerascnn.training.overrides import Overrides
 from kerascnn.training.plan import Plan
+from kerascnn.training.session import Session
+from kerascnn.training.signals import Signals
 
 if TYPE_CHECKING:
     from kerascnn.data import DataSet, Split
@@ -44,6 +55,8 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
 
     Raises:
         UsageError: The data are not to be had, or an override does not fit.
+        NotFiniteError: The loss or a gradient was not finite.
+        Interrupted: A signal has asked the run to stop.
 
     Example:
         >>> from kerascnn import recipe, training
@@ -53,12 +66,23 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     """
     spare_tensorflow()
     overrides = overrides or Overrides()
+    if overrides.resume is None:
+        return _train(recipe, overrides, None)
+    run = runs.Run(overrides.resume)
+    with run.lock():
+        return _train(recipe, resuming.options(run, overrides), run)
+
+
+def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.Run:
+    """Train a recipe, in a new folder or from where a run has stopped."""
     backend = keras.backend.backend()
     if overrides.backend not in (None, backend):
         raise UsageError(
             f"backend {overrides.backend!r}: Keras runs on {backend} already; set the "
             "environment variable KERAS_BACKEND before Keras is imported."
         )
+    if overrides.deterministic:
+        determinism.require()
     if backend == "jax":
         environment.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
     if overrides.dataset is not None:
@@ -88,7 +112,11 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         "fingerprint": recipes.fingerprint(description),
         "course": dataclasses.asdict(recipe.course),
         "overrides": overrides.changed,
-        **dataclasses.asdict(plan),
+        "options": resuming.record(overrides),
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "drop_last": plan.drop_last,
         "recipe_epochs": recipe.epochs,
         "learning_rate": learning_rate(model.optimizer),
         "limit": overrides.limit,
@@ -96,6 +124,7 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         "precision": overrides.precision,
         "engine": engine.__name__.rpartition(".")[2],
         "accelerate": overrides.accelerate,
+        "deterministic": overrides.deterministic,
         "data": {
             "choice": overrides.data,
             "name": dataset.name,
@@ -110,25 +139,128 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         "environment": environment.describe(),
         "description": description,
     }
-    run = runs.Run.create(recipe.name, overrides.out)
-    run.write_config(config)
-    if dataset.notice:
-        print(dataset.notice, flush=True)
+    with contextlib.ExitStack() as stack:
+        start = None
+        if run is None:
+            run = runs.Run.create(recipe.name, overrides.out)
+            stack.enter_context(run.lock())
+            run.write_config(config)
+        else:
+            start = _start(run, config, overrides.force)
+        if start:
+            plan = dataclasses.replace(
+                plan,
+                epochs=start.epoch if start.manifest["stop_training"] else plan.epochs,
+                initial_epoch=start.epoch,
+                initial_step=start.step,
+            )
+        if dataset.notice:
+            print(dataset.notice, flush=True)
 
-    progress = Progress(plan.epochs, steps, validation=bool(overrides.validation))
-    images = min(steps * plan.batch_size, len(train_split))
-    callbacks = [*recipe.callbacks(), Record(run, images), progress]
-    start = time.perf_counter()
-    finished = False
-    try:
-        engine.fit(model, train_split, test_split, plan, callbacks)
-        finished = True
-    finally:
-        progress.close()
-        # Also after Ctrl-C: the epochs that were trained are not to be lost.
-        if run.metrics:
-            _finish(run, kept, time.perf_counter() - start, finished)
+        images = min(steps * plan.batch_size, len(train_split))
+        held_out = overrides.validation is not None
+        progress = Progress(plan.epochs, steps, validation=held_out)
+        record = Record(run, images)
+        recipe_callbacks = recipe.callbacks()
+        signals = stack.enter_context(Signals(say))
+        session = Session(
+            run=run,
+            steps=steps,
+            epochs=plan.epochs,
+            callbacks=recipe_callbacks,
+            record=record,
+            signals=signals,
+            facts={"facts": resuming.facts(config)},
+            minutes=overrides.checkpoint_minutes,
+            on_nan=overrides.on_nan,
+            start=start,
+        )
+        callbacks = [*recipe_callbacks, record, progress]
+        finished = False
+        try:
+            engine.fit(model, train_split, test_split, plan, callbacks, session=session)
+            finished = True
+        except guard.NotFiniteError as error:
+            # After a stop the model is as it was before the bad step.
+            raise _explained(error, model, train_split, plan, steps, run) from error
+        finally:
+            progress.close()
+            # What is raised is the reason for the end: another error must not hide it.
+            hidden = () if finished else (UsageError,)
+            with contextlib.suppress(*hidden):
+                session.writer.wait()
+            # Also after Ctrl-C: the epochs that were trained are not to be lost.
+            with contextlib.suppress(*hidden):
+                if run.metrics:
+                    left_out = guard.left_out(model.optimizer)
+                    _finish(run, kept, session.seconds, finished, left_out)
     return run
+
+
+def _start(
+    run: runs.Run, config: dict[str, Any], force: bool
+) -> checkpoint.Checkpoint | None:
+    """Return the checkpoint that a run goes on from; None for its very beginning.
+
+    Raises:
+        UsageError: What decides its numbers has changed, and it isn't forced.
+    """
+    before = run.config
+    changed = resuming.differences(before, config)
+    if changed and not force:
+        raise UsageError(
+            f"the run {run.folder} can't go on as it began: {'; '.join(changed)}. "
+            "Bring back what it began with, or pass --force to go on all the same."
+        )
+    start = checkpoint.newest(run.folder, say)
+    if changed:
+        # Such a run is no longer the recipe's, and says so.
+        config["overrides"] = sorted({*before["overrides"], "force"})
+        run.write_config(config)
+    checkpoint.remove_after(run.folder, start.folder if start else None)
+    run.replace_metrics(start.manifest["history"] if start else [])
+    where = (
+        f"epoch {start.epoch + 1}, after {start.step} of {start.manifest['steps']} "
+        "steps"
+        if start
+        else "the beginning: there is no checkpoint yet"
+    )
+    say(f"Going on with {run.folder} from {where}.")
+    return start
+
+
+def _explained(
+    error: guard.NotFiniteError,
+    model: keras.Model,
+    split: Split,
+    plan: Plan,
+    steps: int,
+    run: runs.Run,
+) -> guard.NotFiniteError:
+    """Say of a bad step where its numbers broke, and what there is to go back to."""
+    epoch, step = divmod(error.step, steps)
+    order = data.order(plan.seed, epoch, len(split))
+    chosen = order[step * plan.batch_size : (step + 1) * plan.batch_size]
+    loss, gradients = guard.largest_gradients(
+        model, split.images[chosen], split.labels[chosen]
+    )
+    # The ones that are not finite first, then the largest.
+    worst = sorted(gradients.items(), key=lambda pair: (pair[1] < np.inf, -pair[1]))
+    layers = ", ".join(f"{path} {largest:.3g}" for path, largest in worst[:5])
+    saved = checkpoint.numbered(run.folder)
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
+    return guard.NotFiniteError(
+        f"epoch {epoch + 1}, step {step + 1} of {steps}: {error} Loss {loss:.4g}, "
+        f"learning rate {learning_rate(model.optimizer)}, largest gradients: {layers}; "
+        f"{good}. Try a smaller --learning-rate, or leave such steps out with "
+        f"`kerascnn resume {run.folder} --on-nan skip`.",
+        error.step,
+    )
+
+
+def say(line: str) -> None:
+    """Tell the user something about the run, beside its results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _models(
@@ -166,7 +298,9 @@ def _models(
     return model, kept
 
 
-def _finish(run: runs.Run, kept: keras.Model, seconds: float, finished: bool) -> None:
+def _finish(
+    run: runs.Run, kept: keras.Model, seconds: float, finished: bool, left_out: int
+) -> None:
     """Save the model, the result and the curve, and print the summary."""
     from kerascnn.report import plots, summary
 
@@ -184,11 +318,21 @@ def _finish(run: runs.Run, kept: keras.Model, seconds: float, finished: bool) ->
             "train_accuracy": last["accuracy"],
             "seconds": round(seconds, 3),
             "peak_memory_bytes": environment.peak_memory(),
+            "steps_left_out": left_out,
+            "weights_sha256": weights_hash(kept),
         }
     )
     with run.writing("curve.png"):
         plots.curve(run)
     print(summary.text(run), flush=True)
+
+
+def weights_hash(model: keras.Model) -> str:
+    """Return the SHA-256 of a model's weights: equal only where all bits are."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
+    return digest.hexdigest()
 
 
 def choose_engine(

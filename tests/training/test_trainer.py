@@ -66,6 +66,7 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {
+        "checkpoints",
         "config.json",
         "metrics.jsonl",
         "result.json",

@@ -1,0 +1,112 @@
+"""The state of Keras callbacks as plain JSON values and arrays, without pickle.
+
+A callback's state is what its attributes hold: numbers, words, arrays, and lists and
+dictionaries of them, as in `keras.callbacks.EarlyStopping` (`best`, `wait`,
+`best_weights`). Anything else, such as a function or the model, is what its recipe
+makes anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class _UnknownError(TypeError):
+    """A value that is neither a plain value nor an array."""
+
+
+def capture(
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Return the state of callbacks.
+
+    Args:
+        callbacks: The callbacks.
+
+    Returns:
+        For each callback its class and its attributes, as JSON values; and the arrays
+        that these refer to, copied, by names that begin with `callbacks/`.
+    """
+    states, arrays = [], {}
+    for index, callback in enumerate(callbacks):
+        attributes = {}
+        for name, value in vars(callback).items():
+            found: dict[str, np.ndarray] = {}
+            try:
+                encoded = _encode(value, f"callbacks/{index}/{name}", found)
+            except _UnknownError:
+                continue
+            attributes[name] = encoded
+            arrays |= found
+        states.append({"class": type(callback).__name__, "attributes": attributes})
+    return states, arrays
+
+
+def restore(
+    callbacks: Sequence[keras.callbacks.Callback],
+    states: Sequence[Mapping[str, Any]],
+    arrays: Mapping[str, np.ndarray],
+) -> None:
+    """Give callbacks back their state.
+
+    Args:
+        callbacks: The callbacks, made by the same recipe.
+        states: As `capture` returned them.
+        arrays: Likewise.
+
+    Raises:
+        ValueError: The callbacks are of other classes.
+    """
+    classes = [type(callback).__name__ for callback in callbacks]
+    saved = [state["class"] for state in states]
+    if classes != saved:
+        raise ValueError(f"the callbacks were {saved} and are now {classes}")
+    for callback, state in zip(callbacks, states, strict=True):
+        for name, value in state["attributes"].items():
+            setattr(callback, name, _decode(value, arrays))
+
+
+def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):  # as text: JSON has no infinity
+        return {"float": value.hex()}
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufV":
+        arrays[path] = np.array(value)
+        return {"scalar" if isinstance(value, np.generic) else "array": path}
+    if isinstance(value, list | tuple):
+        items = [
+            _encode(item, f"{path}/{i:04}", arrays) for i, item in enumerate(value)
+        ]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {
+            "dict": {
+                key: _encode(item, f"{path}/{key}", arrays)
+                for key, item in value.items()
+            }
+        }
+    raise _UnknownError
+
+
+def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "float":
+            return float.fromhex(content)
+        case "array":
+            return np.array(arrays[content])
+        case "scalar":
+            return arrays[content][()]
+        case "tuple":
+            return tuple(_decode(item, arrays) for item in content)
+        case _:
+            return {key: _decode(item, arrays) for key, item in content.items()}

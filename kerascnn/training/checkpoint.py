@@ -1,0 +1,329 @@
+"""Checkpoints: arrays and JSON in a folder that is there whole, or not at all.
+
+    RUN/checkpoints/00003-0000117/
+        arrays.safetensors     weights, optimiser, seed generators, metrics so far
+        manifest.json          all else, and the SHA-256 of every file
+
+The numbers are those of the epoch, counted from 0, and of its steps that are done. A
+checkpoint is written under a temporary name, synced and renamed, so a process may be
+killed at any moment; only then is the oldest removed.
+Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - tells NumPy the names of bfloat16 and its kin
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from kerascnn import UsageError
+
+FOLDER = "checkpoints"
+KEPT = 2
+# Raised whenever an older program could misread what a newer one writes.
+_FORMAT = 1
+_PARTIAL = ".partial-"
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What was read from a checkpoint.
+
+    Args:
+        folder: Its folder.
+        arrays: The arrays by name, such as `"model/003/conv2d/kernel"`.
+        manifest: All else: plain JSON values.
+    """
+
+    folder: Path
+    arrays: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch to go on with, counted from 0."""
+        return self.manifest["epoch"]
+
+    @property
+    def step(self) -> int:
+        """The number of steps of that epoch that are done."""
+        return self.manifest["step"]
+
+    def group(self, name: str) -> list[np.ndarray]:
+        """Return the arrays of one group (`"model"`), in the order they had."""
+        return [self.arrays[key] for key in sorted(self.arrays) if _in(key, name)]
+
+
+def _in(key: str, group: str) -> bool:
+    return key.partition("/")[0] == group
+
+
+def write(
+    run: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]
+) -> Path:
+    """Write a checkpoint, then remove all but the last `KEPT`.
+
+    Args:
+        run: The run's folder.
+        arrays: What `Checkpoint.arrays` will be.
+        manifest: What `Checkpoint.manifest` will be: JSON values; `epoch` and `step`
+            name the checkpoint.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: The disk is full, or the folder is read-only or gone. The checkpoints
+            written before are intact.
+    """
+    parent = run / FOLDER
+    if not parent.exists():
+        parent.mkdir(exist_ok=True)
+        _sync_folder(run)
+    name = f"{manifest['epoch']:05}-{manifest['step']:07}"
+    partial = parent / f"{_PARTIAL}{name}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        stored, types = _storable(arrays)
+        content = safetensors.numpy.save(stored)
+        _write_synced(partial / "arrays.safetensors", content)
+        manifest = manifest | {
+            "format": _FORMAT,
+            "types": types,
+            "files": {"arrays.safetensors": hashlib.sha256(content).hexdigest()},
+        }
+        _write_synced(partial / "manifest.json", _sealed(manifest))
+        _sync_folder(partial)
+        final = parent / name
+        if final.exists():  # damaged, and replayed since
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync_folder(parent)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in numbered(run)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint and check every byte of it.
+
+    Args:
+        folder: The checkpoint's folder.
+
+    Raises:
+        DamagedError: It is not what was written.
+    """
+    try:
+        manifest = _unsealed((folder / "manifest.json").read_bytes())
+        if manifest["format"] != _FORMAT:
+            raise DamagedError(
+                f"it has format {manifest['format']}, and this program reads {_FORMAT}"
+            )
+        content = (folder / "arrays.safetensors").read_bytes()
+        if (
+            hashlib.sha256(content).hexdigest()
+            != (manifest["files"]["arrays.safetensors"])
+        ):
+            raise DamagedError("arrays.safetensors is not what was written")
+        stored = safetensors.numpy.load(content)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DamagedError(str(reason)) from error
+    arrays = {
+        name: array.view(manifest["types"].get(name, array.dtype))
+        for name, array in stored.items()
+    }
+    return Checkpoint(folder, arrays, manifest)
+
+
+def newest(run: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
+    """Read a run's newest whole checkpoint; None if it has none.
+
+    Args:
+        run: The run's folder.
+        say: Is told, in a line, of each damaged one that is passed over.
+
+    Raises:
+        UsageError: There are checkpoints, and all are damaged.
+    """
+    folders = numbered(run)
+    for folder in reversed(folders):
+        try:
+            return read(folder)
+        except DamagedError as error:
+            say(f"The checkpoint {folder} is damaged ({error}): taking the one before.")
+    if folders:
+        raise UsageError(
+            f"all checkpoints in {run / FOLDER} are damaged: start the run anew, with "
+            "another --out."
+        )
+    return None
+
+
+def numbered(run: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, the oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+        folders = (run / FOLDER).iterdir()
+        return sorted(p for p in folders if re.fullmatch(r"\d{5,}-\d{7,}", p.name))
+    return []
+
+
+def remove_after(run: Path, start: Path | None) -> None:
+    """Remove the checkpoints that follow one, and what a killed process left half done.
+
+    For a run that goes on from that one: it will come by their steps again.
+
+    Args:
+        run: The run's folder.
+        start: The folder of the checkpoint to go on from; None removes all.
+    """
+    for folder in numbered(run):
+        if start is None or folder.name > start.name:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in (run / FOLDER).glob(f"{_PARTIAL}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Writer:
+    """Write checkpoints behind the training's back: one at a time, in a thread.
+
+    Args:
+        run: The run's folder.
+    """
+
+    def __init__(self, run: Path):
+        self.run = run
+        self.seconds = 0.0
+        self.last: Path | None = None
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(
+        self,
+        arrays: Callable[[], Mapping[str, np.ndarray]],
+        manifest: dict[str, Any],
+    ) -> None:
+        """Begin to write a checkpoint; `write` says what the arguments are.
+
+        Args:
+            arrays: Returns the arrays; it is called in the thread.
+            manifest: JSON values.
+
+        Raises:
+            UsageError: The checkpoint before could not be written.
+        """
+        self.wait()
+
+        def work() -> None:
+            start = time.perf_counter()
+            try:
+                self.last = write(self.run, arrays(), manifest)
+            except Exception as error:  # raised in the training's own thread
+                self._error = error
+            self.seconds = time.perf_counter() - start
+
+        self._thread = threading.Thread(target=work, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when what was begun is on the disk.
+
+        Raises:
+            UsageError: It could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise `UsageError` if a checkpoint could not be written."""
+        if self._error is None:
+            return
+        error, self._error = self._error, None
+        if not isinstance(error, OSError):
+            raise error
+        kept = numbered(self.run)
+        there = f"the last, {kept[-1].name}, is whole" if kept else "there is none yet"
+        raise UsageError(
+            f"a checkpoint can't be written to {self.run / FOLDER} "
+            f"({error.strerror or error}); {there}. Make room, then go on with "
+            f"`kerascnn resume {self.run}`."
+        ) from error
+
+
+def _storable(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return arrays of NumPy's own types, and the names of the types of the others."""
+    stored, types = {}, {}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        if array.dtype.kind == "V":
+            types[name] = array.dtype.name
+            array = array.view(f"uint{8 * array.dtype.itemsize}")
+        stored[name] = array
+    return stored, types
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    digest = hashlib.sha256(_dump(manifest)).hexdigest()
+    return _dump(manifest | {"manifest_sha256": digest})
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    manifest = json.loads(content)
+    # The same values can be written in several ways: the bytes must be ours too.
+    whole = content == _dump(manifest)
+    digest = manifest.pop("manifest_sha256")
+    if not whole or hashlib.sha256(_dump(manifest)).hexdigest() != digest:
+        raise DamagedError("manifest.json is not what was written")
+    return manifest
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,183 @@
+"""See a loss or gradient that is not finite before the update is kept.
+
+The training step of both engines asks `judge`, inside the compiled code, whether its
+numbers are finite; where they are not, weights, statistics, optimiser and metrics stay
+as they were. What was left out is counted in a variable of the optimiser, so it travels
+with it, costs no call of its own, and a stopped run stays as it was however many steps
+are under way already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerascnn import UsageError
+
+# Keras's operations have no types of their own: pyright would take many for None.
+ops: Any = keras.ops
+
+# What `counts` holds, in this order.
+STEPS, LEFT_OUT, IN_A_ROW, LIMIT = range(4)
+# Bad steps in a row after which a run stops.
+LIMITS = {"stop": 1, "skip": 10}
+
+
+class NotFiniteError(UsageError):
+    """The loss or a gradient was not finite, and the run has stopped.
+
+    Args:
+        message: What went wrong where, and what to try.
+        step: The step's number since the start of the run, counted from 0.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+def counts(optimizer: keras.Optimizer) -> keras.Variable:
+    """Return the variable, int32 `(4,)`, that counts an optimiser's steps.
+
+    It is made, for a run that stops at once, the first time it is asked for.
+
+    Args:
+        optimizer: A built optimiser.
+    """
+    for variable in optimizer.variables:
+        if variable.name == "guard":
+            return variable
+    variable = optimizer.add_variable((4,), dtype="int32", name="guard")
+    variable.assign(np.array([0, 0, 0, LIMITS["stop"]], "int32"))
+    return variable
+
+
+def begin(optimizer: keras.Optimizer, on_nan: str) -> None:
+    """Say what is to happen with bad steps from now on.
+
+    Args:
+        optimizer: A built optimiser.
+        on_nan: `"stop"` or `"skip"`.
+    """
+    variable = counts(optimizer)
+    value = np.array(ops.convert_to_numpy(variable))
+    value[[IN_A_ROW, LIMIT]] = 0, LIMITS[on_nan]
+    variable.assign(value)
+
+
+def left_out(optimizer: keras.Optimizer) -> int:
+    """Return the number of steps whose update was left out."""
+    return int(ops.convert_to_numpy(counts(optimizer))[LEFT_OUT])
+
+
+def judge(
+    counts: Any, loss: Any, gradients: Sequence[Any], optimizer: keras.Optimizer
+) -> tuple[Any, Any]:
+    """Decide, inside a training step, whether its update is kept.
+
+    Args:
+        counts: The value of `counts`, int32 `(4,)`.
+        loss: The loss, a scalar.
+        gradients: The gradients.
+        optimizer: The optimiser. One that scales the loss (mixed_float16) expects
+            gradients that overflow and leaves those steps out itself: then only the
+            loss counts.
+
+    Returns:
+        Whether to keep the update, a boolean scalar, and the new counts.
+    """
+    finite = ops.isfinite(loss)
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        for gradient in gradients:
+            finite = ops.logical_and(finite, ops.all(ops.isfinite(gradient)))
+    going = counts[IN_A_ROW] < counts[LIMIT]
+    bad = ops.cast(ops.logical_and(going, ops.logical_not(finite)), "int32")
+    going = ops.cast(going, "int32")
+    row = ops.where(going > 0, (counts[IN_A_ROW] + 1) * bad, counts[IN_A_ROW])
+    new = ops.stack([counts[STEPS] + going, counts[LEFT_OUT] + bad, row, counts[LIMIT]])
+    return going > bad, new
+
+
+def check(counts: Any) -> None:
+    """Raise `NotFiniteError` if a run must stop.
+
+    Args:
+        counts: The value of `counts`, int32 `(4,)`, on any device.
+    """
+    steps, _, row, limit = (int(value) for value in ops.convert_to_numpy(counts))
+    if row < limit:
+        return
+    what = (
+        "the loss or a gradient was not finite"
+        if row == 1
+        else f"the loss or a gradient was not finite in {row} steps in a row"
+    )
+    raise NotFiniteError(f"{what}, and the update was left out.", steps - 1)
+
+
+def largest_gradients(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> tuple[float, dict[str, float]]:
+    """Compute again, for the user to see, where a bad step's numbers broke.
+
+    Args:
+        model: The model, in the state before the step.
+        images: The step's batch, uint8.
+        labels: Its labels.
+
+    Returns:
+        The loss, and the largest absolute gradient of each variable by its path: NaN
+        where there is one.
+    """
+    loss, gradients = _BACKENDS[keras.backend.backend()](model, images, labels)
+    largest = {
+        variable.path: float(np.max(np.abs(ops.convert_to_numpy(gradient))))
+        for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
+    }
+    return float(ops.convert_to_numpy(loss)), largest
+
+
+def _jax(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
+    import jax
+
+    def loss_of(weights: list, others: list) -> Any:
+        logits, others, penalties = model.stateless_call(
+            weights, others, images, training=True, return_losses=True
+        )
+        entropy = ops.sparse_categorical_crossentropy(
+            labels, ops.cast(logits, "float32"), from_logits=True
+        )
+        return ops.mean(entropy) + sum(penalties)
+
+    weights = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+    return jax.jit(jax.value_and_grad(loss_of))(weights, others)
+
+
+def _tensorflow(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
+    import tensorflow
+
+    with tensorflow.GradientTape() as tape:
+        loss = loss_of(model, images, labels)
+    return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+
+def _torch(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
+    model.zero_grad()
+    loss = loss_of(model, images, labels)
+    loss.backward()
+    return loss, [v.value.grad for v in model.trainable_variables]
+
+
+def loss_of(model: Any, images: Any, labels: Any) -> Any:
+    """Return a batch's loss, where operations act at once (TensorFlow and PyTorch)."""
+    logits = model(images, training=True)
+    return model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+
+
+_BACKENDS = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}

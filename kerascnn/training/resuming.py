@@ -1,0 +1,122 @@
+"""Going on with a run: its own options, and what must not have changed since."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerascnn import UsageError
+from kerascnn import recipe as recipes
+from kerascnn.training.overrides import Overrides
+
+if TYPE_CHECKING:
+    from kerascnn.runs import Run
+
+# Where the data lie and how a run is kept may differ from one start to the next.
+_OWN = ("resume", "force", "out")
+_FOLDERS = ("data_dir", "cache_dir")
+
+
+def record(overrides: Overrides) -> dict[str, Any]:
+    """Return a run's options as JSON values, for its `config.json`."""
+    values = dataclasses.asdict(overrides)
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if name not in _OWN
+    }
+
+
+def options(run: Run, given: Overrides) -> Overrides:
+    """Return the options that a run goes on with: its own, and those given now.
+
+    Args:
+        run: The run.
+        given: What the user gives now. What has its default there is the run's.
+
+    Raises:
+        UsageError: The folder holds no run that can go on, or its data are gone.
+    """
+    if given.out is not None:
+        raise UsageError(f"--out {given.out}: a run goes on in its own folder.")
+    config = run.config
+    if run.finished:
+        raise UsageError(f"the run {run.folder} has finished: nothing is left to do.")
+    if "options" not in config:
+        raise UsageError(f"the run {run.folder} is older than `resume`: start it anew.")
+    own = {
+        name: Path(value) if name in _FOLDERS and value is not None else value
+        for name, value in config["options"].items()
+    }
+    # The set that was trained on, also if another is here by now.
+    own["data"] = "sample" if config["data"]["sample"] else "auto"
+    own["backend"] = config["environment"]["backend"]
+    plain = Overrides()
+    now = {
+        field.name: getattr(given, field.name)
+        for field in dataclasses.fields(given)
+        if getattr(given, field.name) != getattr(plain, field.name)
+    }
+    source = Path(config["data"]["source"])
+    if own["data"] == "auto" and "data_dir" not in now and not source.exists():
+        raise UsageError(
+            f"the run's data, {source}, are gone: bring the folder back, or say where "
+            "it is now with --data-dir."
+        )
+    return Overrides(**{**own, **now})
+
+
+def facts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides a run's numbers, from its `config.json`.
+
+    Args:
+        config: What `Run.config` returns.
+
+    Returns:
+        JSON values by name; the same run goes on only where all are the same.
+    """
+    data, environment = config["data"], config["environment"]
+    names = ("epochs", "batch_size", "seed", "drop_last", "learning_rate")
+    names += ("validation", "precision", "engine", "accelerate", "deterministic")
+    return {
+        "recipe": config["recipe"],
+        "fingerprint": config["fingerprint"],
+        "data": f"{data['name']} {data['version']}, SHA-256 {data['sha256']}",
+        "training images": data["train_images"],
+        "test images": data["test_images"],
+        **{name.replace("_", " "): config[name] for name in names},
+        "backend": environment["backend"],
+        **environment["versions"],
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say in what two configurations differ that decides a run's numbers.
+
+    Args:
+        before: The `config.json` of a run.
+        now: The one with which it would go on.
+
+    Returns:
+        A phrase for each difference; none if the numbers will be the same.
+    """
+    old, new = facts(before), facts(now)
+    found = [
+        f"{name} was {old.get(name)} and is {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if name != "fingerprint" and old.get(name) != new.get(name)
+    ]
+    if old["fingerprint"] != new["fingerprint"]:
+        parts = [
+            f"{part} was {_line(was)} and is {_line(here)}"
+            for part in recipes.PARTS
+            if (was := before["description"].get(part))
+            != (here := now["description"].get(part))
+        ]
+        found += parts or ["the recipe's description is written otherwise"]
+    return found
+
+
+def _line(part: Any) -> str:
+    return "; ".join(recipes.lines(part))

@@ -1,0 +1,263 @@
+"""What keeps a run from being lost while it trains: when to save, how to go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from kerascnn import UsageError
+from kerascnn.training import callback_state, checkpoint, guard
+from kerascnn.training.callbacks import Record, learning_rate
+from kerascnn.training.signals import Interrupted, Signals
+
+if TYPE_CHECKING:
+    from kerascnn.runs import Run
+    from kerascnn.training.checkpoint import Checkpoint
+
+ops: Any = keras.ops
+
+# Saving after an epoch may take this share of the time of training.
+SHARE = 0.02
+
+
+@dataclasses.dataclass(eq=False)
+class Session(keras.callbacks.Callback):
+    """Saves a run, and brings a saved one back; the last of a run's callbacks.
+
+    A checkpoint is written after every epoch, but where epochs are so short that
+    writing takes more than 2 % of the time (`SHARE`), only as often as that allows; and
+    every `minutes`, also inside an epoch. The engines call `after_step`; everything
+    else happens in the hooks.
+
+    Args:
+        run: The run.
+        steps: Steps an epoch.
+        epochs: Epochs of the run.
+        callbacks: The recipe's own callbacks, whose state belongs to the run.
+        record: Keeps each epoch's time.
+        signals: What the user asks for.
+        facts: What must be the same when the run goes on, for the manifest.
+        minutes: Minutes between checkpoints inside an epoch; 0 saves after every step.
+        on_nan: `"stop"` or `"skip"`, see `guard.begin`.
+        start: The checkpoint to go on from.
+    """
+
+    run: Run
+    steps: int
+    epochs: int
+    callbacks: Sequence[keras.callbacks.Callback]
+    record: Record
+    signals: Signals
+    facts: dict[str, Any]
+    minutes: float = 10.0
+    on_nan: str = "stop"
+    start: Checkpoint | None = None
+
+    def __post_init__(self):
+        super().__init__()
+        self.writer = checkpoint.Writer(self.run.folder)
+        self.epoch = 0
+        self._saved = (-1, -1)
+        self._last = time.perf_counter()
+        self._begun = self._last
+        self._cost = 0.0
+        self._before = self.start.manifest["seconds"] if self.start else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self._before + time.perf_counter() - self._begun
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Bring back the state, where a run goes on between two epochs."""
+        if self.start:
+            self._restore(self.start)
+        guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Bring back the state, where a run goes on inside this epoch."""
+        self.epoch = epoch
+        if self._inside():
+            # The other callbacks have begun this epoch once more; all that they did
+            # then is in the checkpoint.
+            assert self.start is not None
+            self._restore(self.start)
+            guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
+            self.record.earlier_seconds = self.start.manifest["epoch_seconds"]
+
+    def measured(self) -> list[np.ndarray] | None:
+        """Return what the engine had measured when the epoch was interrupted, if so."""
+        if not self._inside():
+            return None
+        assert self.start is not None
+        return self.start.group("measured")
+
+    def restore_random(self) -> None:
+        """Bring back the random generators for the first step after an interruption.
+
+        Later than the rest: PyTorch draws from them when an epoch's data are opened.
+        """
+        if self._inside():
+            assert self.start is not None
+            _set_random_states(self.start.group("random"))
+
+    def after_step(self, step: int, measured: Callable[[], Sequence[Any]]) -> None:
+        """Save what is due; stop if that is asked for.
+
+        Args:
+            step: The number of steps of this epoch that are done.
+            measured: Puts the state into the model's variables and returns what the
+                engine has measured in this epoch so far.
+
+        Raises:
+            Interrupted: After a signal.
+            UsageError: A checkpoint can't be written.
+            NotFiniteError: The numbers have gone wrong.
+        """
+        self.writer.check()
+        due = time.perf_counter() - self._last >= 60 * self.minutes
+        if due or self.signals.save or self.signals.stop:
+            self._save(self.epoch, step, measured())
+            self._stop_if_asked()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Save the epoch; stop if that is asked for."""
+        self.writer.check()
+        asked = self.signals.save or self.signals.stop
+        # Training stood still for as long as the last checkpoint took; that it was
+        # written in another thread helps where a core is free.
+        affordable = time.perf_counter() - self._last >= self._cost / SHARE
+        last = epoch + 1 == self.epochs or self.model.stop_training  # type: ignore
+        if asked or last or self.minutes == 0 or (affordable and not self.writer.busy):
+            self._save(epoch + 1, 0, [])
+        if last:
+            self.writer.wait()
+        else:
+            self._stop_if_asked()
+
+    def _inside(self) -> bool:
+        return (
+            self.start is not None
+            and self.start.step > 0
+            and self.start.epoch == self.epoch
+        )
+
+    def _stop_if_asked(self) -> None:
+        if self.signals.stop is not None:
+            self.writer.wait()
+            raise Interrupted(
+                self.signals.stop,
+                f"stopped; to go on: kerascnn resume {self.run.folder}",
+            )
+
+    def _save(self, epoch: int, step: int, measured: Sequence[Any]) -> None:
+        model: Any = self.model
+        self.signals.save = False
+        if (epoch, step) == self._saved:
+            return
+        start = time.perf_counter()
+        guard.check(guard.counts(model.optimizer))
+        # Copies, on the device: the next step overwrites the arrays, and the thread
+        # fetches the copies while it computes.
+        copies = {
+            f"{group}/{index:04}/{getattr(value, 'path', '')}": ops.copy(value)
+            for group, values in (
+                ("model", model.trainable_variables + model.non_trainable_variables),
+                ("optimizer", model.optimizer.variables),
+                ("measured", measured),
+                ("random", _random_states()),
+            )
+            for index, value in enumerate(values)
+        }
+        states, arrays = callback_state.capture(self.callbacks)
+        manifest = self.facts | {
+            "epoch": epoch,
+            "step": step,
+            "steps": self.steps,
+            "learning_rate": learning_rate(model.optimizer),
+            "history": self.run.metrics,
+            "callbacks": states,
+            "stop_training": bool(model.stop_training),
+            "seconds": self.seconds,
+            "epoch_seconds": self.record.elapsed() if step else 0.0,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+        def fetched() -> dict[str, np.ndarray]:
+            on_host = {
+                name: np.asarray(ops.convert_to_numpy(value))
+                for name, value in copies.items()
+            }
+            return on_host | arrays
+
+        self._cost = time.perf_counter() - start + self.writer.seconds
+        self.writer.start(fetched, manifest)
+        if self.minutes == 0 or self.signals.stop is not None:
+            self.writer.wait()
+        self._saved, self._last = (epoch, step), time.perf_counter()
+
+    def _restore(self, saved: Checkpoint) -> None:
+        model: Any = self.model
+        for group, variables in (
+            ("model", model.trainable_variables + model.non_trainable_variables),
+            ("optimizer", model.optimizer.variables),
+        ):
+            assign(variables, saved.group(group), saved.folder)
+        _set_random_states(saved.group("random"))
+        callback_state.restore(
+            self.callbacks, saved.manifest["callbacks"], saved.arrays
+        )
+
+
+def _random_states() -> list[Any]:
+    """Return the states of random generators that are no variables: PyTorch's own.
+
+    Keras's Dropout draws from them on that backend.
+    """
+    if keras.backend.backend() != "torch":
+        return []
+    torch = sys.modules["torch"]
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *gpus]
+
+
+def _set_random_states(states: Sequence[np.ndarray]) -> None:
+    if not states:
+        return
+    torch = sys.modules["torch"]
+    first, *gpus = (torch.from_numpy(state.copy()) for state in states)
+    torch.set_rng_state(first)
+    if gpus:
+        torch.cuda.set_rng_state_all(gpus)
+
+
+def assign(
+    variables: Sequence[Any], values: Sequence[np.ndarray], folder: Path
+) -> None:
+    """Give variables the values of a checkpoint.
+
+    Args:
+        variables: The variables.
+        values: As many arrays of the same shapes and types.
+        folder: The checkpoint's folder, for the message.
+
+    Raises:
+        UsageError: They do not fit. Nothing is assigned then.
+    """
+    there = [(tuple(v.shape), str(v.dtype)) for v in variables]
+    saved = [(value.shape, value.dtype.name) for value in values]
+    if there != saved:
+        raise UsageError(
+            f"the checkpoint {folder} holds other variables than the model has: "
+            f"{len(saved)} and {len(there)}, "
+            f"{next((pair for pair in zip(saved, there) if pair[0] != pair[1]), '')}."  # noqa: B905
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

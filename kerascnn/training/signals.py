@@ -1,0 +1,90 @@
+"""Ctrl-C, SIGTERM and SIGUSR1 while a run trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and has stopped with a checkpoint.
+
+    Args:
+        number: The signal's number.
+        message: How to go on, for the user.
+    """
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + number  # as a shell reports it: 130, 143
+
+
+class Signals:
+    """Note what a user or a scheduler asks for, while the `with` block runs.
+
+    Ctrl-C (SIGINT) and SIGTERM ask to stop after the step; a second one ends the
+    process at once, also while it waits for a long step or for XLA to compile. SIGUSR1,
+    which SLURM can send before time is up, asks for a checkpoint.
+
+    Outside the main thread, where Python hears no signals, nothing is noted.
+
+    Args:
+        say: Is told, in a line, that the first request to stop was heard.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
+        self.stop: int | None = None
+        self.save = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        # Python calls handlers between two instructions of the main thread, which may
+        # sit in XLA for minutes. The number of a signal is written to a descriptor at
+        # once, so a thread that reads them can see the second.
+        self._wakeup = signal.set_wakeup_fd(
+            self._write.fileno(), warn_on_full_buffer=False
+        )
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGUSR1"):  # not on Windows
+            numbers.append(signal.SIGUSR1)
+        for number in numbers:
+            self._before[number] = signal.signal(number, lambda number, frame: None)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._before:
+            return
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        signal.set_wakeup_fd(self._wakeup)
+        self._write.close()  # ends the thread
+        self._watcher.join()
+        self._read.close()
+
+    def _watch(self) -> None:
+        while numbers := self._read.recv(64):
+            for number in numbers:
+                if number not in self._before:
+                    continue
+                if number not in (signal.SIGINT, signal.SIGTERM):
+                    self.save = True
+                elif self.stop is None:
+                    self.stop = number
+                    self.say("Stopping after this step; once more stops at once.")
+                else:
+                    if sys.stdout.isatty():
+                        os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+                    os._exit(128 + number)

@@ -1,0 +1,227 @@
+"""A model file that is not plain is refused before Keras opens it.
+
+The shapes of attacks are those of Keras's advisories of 2024 to 2026, named with each.
+"""
+
+import io
+import json
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kerascnn import UsageError, recipe, saved
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(image)
+    x = layers.Conv2D(2, 3, kernel_initializer="he_normal")(x)
+    x = layers.Flatten()(layers.BatchNormalization()(x))
+    x = layers.Dropout(0.5)(x)
+    model = keras.Model(image, layers.Dense(3)(x))
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    model.save(path)
+    return path, model
+
+
+@pytest.fixture
+def remake(good, tmp_path):
+    """Write the good file with some members changed."""
+
+    def make(compression=zipfile.ZIP_STORED, **changed):
+        path = tmp_path / "remade.keras"
+        with zipfile.ZipFile(good[0]) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                content = changed.pop(name, None)
+                if content is None:
+                    content = old.read(name)
+                if content != b"":
+                    new.writestr(name, content, compression)
+            for name, content in changed.items():
+                new.writestr(name, content, compression)
+        return path
+
+    return make
+
+
+def config_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("config.json"))
+
+
+def weights_file(path):
+    with zipfile.ZipFile(path) as archive:
+        return io.BytesIO(archive.read("model.weights.h5"))
+
+
+def test_a_plain_model_loads(good, remake):
+    path, model = good
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    expected = keras.ops.convert_to_numpy(model(images, training=False))
+    for file in (path, remake()):
+        loaded = saved.load_model(file)
+        answer = keras.ops.convert_to_numpy(loaded(images, training=False))
+        np.testing.assert_array_equal(answer, expected)
+
+
+def test_every_recipe_is_made_of_known_layers():
+    for name in recipe.names():
+        case = recipe.load(name)
+        with keras.StatelessScope(initialize_variables=False):
+            network = keras.saving.serialize_keras_object(case.network())
+        saved._check_classes(network)
+        for layer in case.transform():
+            if not type(layer).__name__.startswith("Random"):
+                saved._check_classes(keras.saving.serialize_keras_object(layer))
+
+
+LAMBDA = {
+    "class_name": "__lambda__",
+    "config": {"value": "4wEAAAAA", "defaults": None, "closure": None},
+}
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        # CVE-2024-3660, CVE-2025-9906: code in a Lambda layer.
+        {"module": "keras.layers", "class_name": "Lambda"},
+        {"module": "builtins", "class_name": "function", "config": "exec"},
+        LAMBDA,
+        # CVE-2025-1550: any class of any module. CVE-2025-8747: Keras's own functions.
+        {"module": "subprocess", "class_name": "Popen"},
+        {"module": "keras.src.utils.file_utils", "class_name": "function"},
+        {"module": "keras.config", "class_name": "enable_unsafe_deserialization"},
+        # CVE-2025-12058: a vocabulary is read from a path, or fetched from an address.
+        {"module": "keras.layers", "class_name": "StringLookup"},
+        {"module": "keras.layers", "class_name": "TextVectorization"},
+        # CVE-2025-49655: a pickled PyTorch module.
+        {"module": "keras.layers", "class_name": "TorchModuleWrapper"},
+        {"module": "keras.layers", "class_name": "TFSMLayer"},
+        # The name of one class, registered as another.
+        {
+            "module": "keras.layers",
+            "class_name": "Dense",
+            "registered_name": "mine>Lambda",
+        },
+        {"module": "keras.layers", "class_name": ["Dense"]},
+    ],
+    ids=lambda value: str(value["class_name"]),
+)
+@pytest.mark.parametrize("where", ["layer", "argument"])
+def test_classes_that_do_something_are_refused(good, remake, replacement, where):
+    config = config_of(good[0])
+    layer = next(
+        each for each in config["config"]["layers"] if each["class_name"] == "Conv2D"
+    )
+    if where == "layer":
+        layer |= replacement
+    else:
+        layer["config"]["activation"] = {"config": {}} | replacement
+    with pytest.raises(UsageError, match="is refused"):
+        saved.load_model(remake(**{"config.json": json.dumps(config)}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../outside.txt",
+        "/etc/outside.txt",
+        "assets/layers/string_lookup/vocabulary.txt",
+        "..\\outside.txt",
+        "model.weights.npz",
+    ],
+)
+def test_other_files_in_the_archive_are_refused(remake, tmp_path, name):
+    """CVE-2025-12060 and its kin: names that lead out of the folder."""
+    with pytest.raises(UsageError, match="has no use for it"):
+        saved.load_model(remake(**{name: "x"}))
+    assert not list(tmp_path.parent.rglob("outside.txt"))
+
+
+def test_two_members_of_one_name_are_refused(remake):
+    path = remake()
+    with (
+        zipfile.ZipFile(path, "a") as archive,
+        pytest.warns(UserWarning, match="Duplicate"),
+    ):
+        archive.writestr("config.json", "{}")
+    with pytest.raises(UsageError, match="is refused"):
+        saved.load_model(path)
+
+
+def test_a_compressed_member_is_refused(remake):
+    with pytest.raises(UsageError, match="is compressed"):
+        saved.load_model(remake(compression=zipfile.ZIP_DEFLATED))
+
+
+def test_an_absurd_description_is_refused(remake):
+    huge = b" " * (saved.LARGEST_JSON + 1)
+    with pytest.raises(UsageError, match=r"config\.json has \d+ bytes"):
+        saved.load_model(remake(**{"config.json": huge}))
+    deep = "[" * 100_000
+    with pytest.raises(UsageError, match="not a whole"):
+        saved.load_model(remake(**{"config.json": deep}))
+
+
+def test_layers_larger_than_the_file_are_refused(good, remake):
+    """A few bytes that say a billion units: the memory is never asked for."""
+    config = config_of(good[0])
+    for layer in config["config"]["layers"]:
+        if layer["class_name"] == "Dense":
+            layer["config"]["units"] = 10**12
+    with pytest.raises(UsageError, match=r"its layers have 7[0-9,]* weights"):
+        saved.load_model(remake(**{"config.json": json.dumps(config)}))
+
+
+@pytest.mark.parametrize("kind", ["external", "soft", "storage", "virtual", "bomb"])
+def test_weights_that_are_not_in_the_file_are_refused(good, remake, tmp_path, kind):
+    """CVE-2026-1669: links to other files. CVE-2026-0897: shapes of terabytes."""
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["vars"] = np.arange(4.0)
+    content = weights_file(good[0])
+    with h5py.File(content, "r+") as file:
+        match kind:
+            case "external":
+                file["layers/more"] = h5py.ExternalLink(str(secret), "/vars")
+            case "soft":
+                file["layers/more"] = h5py.SoftLink("/layers/dense")
+            case "storage":
+                raw = [(str(tmp_path / "secret.h5"), 0, 16)]
+                file.create_dataset("more", (4,), "float32", external=raw)
+            case "virtual":
+                layout = h5py.VirtualLayout((4,), "float64")
+                layout[:] = h5py.VirtualSource(str(secret), "vars", (4,))
+                file.create_virtual_dataset("more", layout)
+            case "bomb":
+                file.create_dataset(
+                    "more", (50_000_000, 50_000_000), "float32", compression="gzip"
+                )
+    with pytest.raises(UsageError, match="is refused: its weights 'more'"):
+        saved.load_model(remake(**{"model.weights.h5": content.getvalue()}))
+
+
+def test_other_formats_are_refused(good, tmp_path):
+    legacy = tmp_path / "model.h5"  # CVE-2025-9905: safe_mode is no word in it
+    legacy.write_bytes(weights_file(good[0]).getvalue())
+    (tmp_path / "pickle.keras").write_bytes(b"\x80\x04N.")
+    for path in (legacy, tmp_path / "pickle.keras", tmp_path):
+        with pytest.raises(UsageError, match=r"not a whole \.keras file"):
+            saved.load_model(path)
+    with pytest.raises(UsageError, match="there is no file"):
+        saved.load_model(tmp_path / "nothing.keras")
+
+
+def test_a_cut_file_is_refused(good, tmp_path):
+    content = good[0].read_bytes()
+    path = tmp_path / "cut.keras"
+    for length in range(0, len(content), len(content) // 20):
+        path.write_bytes(content[:length])
+        with pytest.raises(UsageError):
+            saved.load_model(path)

@@ -1,0 +1,508 @@
+"""Kills, signals, a full disk and damaged files: nothing that was saved is lost.
+
+Each test starts whole processes, as a user does, on a small network with everything
+that carries state: BatchNorm, Dropout, L2, augmentation, decay.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kerascnn
+from kerascnn import UsageError, command_line, optim, recipe, training
+from kerascnn.runs import Run
+from kerascnn.training import checkpoint
+from kerascnn.training.session import Session
+
+ROOT = str(Path(kerascnn.__file__).parents[1])
+
+SCRIPT = '''
+import os, sys, time
+from kerascnn import optim, training, transforms
+import keras
+from keras import layers
+from kerascnn.recipe import Course, Recipe
+
+def network():
+    image = keras.Input((28, 28, 1))
+    decay = optim.weight_decay(5e-4)
+    x = layers.Conv2D(4, 3, strides=4, kernel_regularizer=decay)(image)
+    x = layers.BatchNormalization()(x)
+    x = layers.Flatten()(layers.ReLU()(x))
+    x = layers.Dropout(0.3)(x)
+    return keras.Model(image, layers.Dense(10)(x))
+
+class Slowly(keras.callbacks.Callback):
+    """Leaves a kill time to fall between two steps."""
+    async_safe = True
+    def get_config(self):
+        return {}
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
+
+RECIPE = Recipe(
+    name="small", dataset="fashion_mnist", network=network,
+    transform=lambda: [layers.RandomFlip("horizontal"), transforms.pm1()],
+    optimizer=lambda: optim.adam(float(os.environ.get("RATE", "0.01"))), batch_size=50,
+    epochs=4, parameters=0, course=Course(source="nowhere"),
+    callbacks=lambda: [optim.ExponentialDecay(gamma=0.7), Slowly()],
+)
+training.main(RECIPE)
+'''
+OPTIONS = ["--data", "sample", "--limit", "500", "--checkpoint-minutes", "0"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the script and with what JAX has compiled, shared by all tests."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "small.py").write_text(SCRIPT)
+    return folder
+
+
+def start(place, *words, **environment):
+    return subprocess.Popen(
+        [sys.executable, "small.py", *map(str, words)],
+        cwd=place,
+        env={
+            **os.environ,
+            "PYTHONPATH": ROOT,
+            "KERASCNN_CACHE_DIR": str(place / "cache"),
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(place, *words, **environment):
+    """Run to the end; return the exit code and both outputs."""
+    process = start(place, *words, **environment)
+    out, error = process.communicate(timeout=240)
+    assert "Traceback" not in error, error
+    return process.returncode, out, error
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """The hashes of a run that nothing disturbs, for each engine that is asked for."""
+    known = {}
+
+    def of(engine):
+        if engine not in known:
+            code, _, error = run(
+                place, *OPTIONS, "--engine", engine, "--out", f"whole-{engine}"
+            )
+            assert code == 0, error
+            known[engine] = hashes(place / f"whole-{engine}")
+        return known[engine]
+
+    return of
+
+
+def hashes(folder):
+    """The weights' hash, and that of weights, optimiser, seeds and callbacks."""
+    saved = checkpoint.newest(folder)
+    assert saved is not None
+    assert (saved.epoch, saved.step) == (4, 0)
+    return (
+        Run(folder).result["weights_sha256"],
+        saved.manifest["files"]["arrays.safetensors"],
+        [m["loss"] for m in Run(folder).metrics],
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def kill_often(place, engine, kills, seed):
+    """Kill a run at random moments, resume it each time, and let the last one end.
+
+    The moments: while it starts, once in a step, and once within a write, as the
+    temporary folder shows.
+    """
+    draw = random.Random(seed)
+    name = f"killed-{engine}-{seed}"
+    folder = place / name
+    partial = folder / "checkpoints"
+    for number in range(kills):
+        words = ["--out", name, "--engine", engine]
+        if (folder / "config.json").exists():
+            words = ["--resume", name]
+        process = start(place, *OPTIONS, *words, STEP_SECONDS="0.02")
+        match number % 3:
+            case 0:  # a step
+                saved = set(checkpoint.numbered(folder))
+                wait_for(lambda s=saved: set(checkpoint.numbered(folder)) - s, process)
+                time.sleep(draw.uniform(0, 0.3))
+            case 1:  # a write
+                wait_for(lambda: any(partial.glob(".partial-*")), process)
+            case 2:  # the start
+                time.sleep(draw.uniform(0, 5))
+        process.kill()
+        process.communicate()
+    code, _, error = run(place, *OPTIONS, "--resume", name)
+    assert code == 0, error
+    return hashes(folder)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(place, whole):
+    assert kill_often(place, "epoch", kills=2, seed=1) == whole("epoch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["epoch", "fit"])
+def test_twenty_kills_change_nothing(place, whole, engine):
+    assert kill_often(place, engine, kills=20, seed=2) == whole(engine)
+
+
+# Signals, in this process.
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Send a signal to this process after the second step; wait till it is noted."""
+    after_step = Session.after_step
+
+    def send(number):
+        def step(session, step, measured):
+            if (session.epoch, step) == (0, 2):
+                os.kill(os.getpid(), number)
+                end = time.monotonic() + 10
+                while not (session.signals.stop or session.signals.save):
+                    assert time.monotonic() < end
+                    time.sleep(0.001)
+            after_step(session, step, measured)
+
+        monkeypatch.setattr(Session, "after_step", step)
+
+    return send
+
+
+def short(out, **more):
+    return training.Overrides(
+        data="sample", limit=300, batch_size=50, epochs=2, out=out, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_stops_a_run_after_the_step(tmp_path, heard, capsys, number, code):
+    heard(number)
+    before = signal.getsignal(number)
+    out = tmp_path / "run"
+    mlp = recipe.load("fashion_mlp")
+    assert command_line.run(lambda: training.train(mlp, short(out))) == code
+    assert f"kerascnn resume {out}" in capsys.readouterr().err
+    saved = checkpoint.newest(out)
+    assert (saved.epoch, saved.step) == (0, 2)
+    assert signal.getsignal(number) is before
+    run = training.train(mlp, training.Overrides(resume=out))
+    assert run.finished
+    assert [m["epoch"] for m in run.metrics] == [1, 2]
+
+
+def test_usr1_saves_and_goes_on(tmp_path, heard, monkeypatch):
+    heard(signal.SIGUSR1)
+    written = []
+    write = checkpoint.write
+
+    def noted(run, arrays, manifest):
+        written.append((manifest["epoch"], manifest["step"]))
+        return write(run, arrays, manifest)
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    run = training.train(recipe.load("fashion_mlp"), short(tmp_path / "run"))
+    assert run.finished
+    assert written[0] == (0, 2)
+    assert written[-1] == (2, 0)
+
+
+TWO_SIGNALS = """
+import os, signal, threading
+from kerascnn.training.signals import Signals
+with Signals(print) as signals:
+    os.kill(os.getpid(), signal.SIGTERM)
+    while signals.stop is None:
+        pass
+    # As in XLA: the main thread waits in C, where Python runs no handlers.
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+"""
+
+
+def test_a_second_signal_stops_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_SIGNALS],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "once more stops at once" in done.stdout
+
+
+# Damaged files.
+
+
+ARRAYS = {
+    "model/0000/kernel": np.arange(12, dtype="float32").reshape(3, 4),
+    "optimizer/0000/iterations": np.array(7, "int32"),
+    "random/0000/": np.arange(8, dtype="uint8"),
+}
+
+
+def manifest(epoch, step):
+    return {"epoch": epoch, "step": step, "history": [{"loss": 1e-05}], "word": "é"}
+
+
+@pytest.fixture
+def two(tmp_path):
+    return [checkpoint.write(tmp_path, ARRAYS, manifest(0, step)) for step in (1, 2)]
+
+
+def test_a_checkpoint_comes_back(tmp_path, two):
+    saved = checkpoint.newest(tmp_path)
+    assert saved.folder == two[1]
+    assert {**saved.manifest, **manifest(0, 2)} == saved.manifest
+    assert saved.arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert saved.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(saved.arrays[name], array)
+
+
+def test_bfloat16_comes_back(tmp_path):
+    array = np.array([1.0, -2.5, np.inf], "bfloat16")
+    folder = checkpoint.write(tmp_path, {"model/0000/a": array}, manifest(0, 1))
+    (back,) = checkpoint.read(folder).group("model")
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+
+
+def test_a_flipped_bit_is_detected_in_every_file(two):
+    draw = random.Random(0)
+    for file in sorted(two[1].iterdir()):
+        content = file.read_bytes()
+        for bit in draw.sample(range(8 * len(content)), 500):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            with pytest.raises(checkpoint.DamagedError):
+                checkpoint.read(two[1])
+        file.write_bytes(content)
+    checkpoint.read(two[1])
+
+
+def test_every_cut_file_is_detected_and_the_one_before_taken(tmp_path, two):
+    lines = []
+    for file in sorted(two[1].iterdir()):
+        content = file.read_bytes()
+        for length in range(0, len(content), 7):
+            file.write_bytes(content[:length])
+            assert checkpoint.newest(tmp_path, lines.append).folder == two[0]
+        file.unlink()
+        assert checkpoint.newest(tmp_path, lines.append).folder == two[0]
+        file.write_bytes(content)
+    assert all(
+        str(two[1]) in line and "taking the one before" in line for line in lines
+    )
+    (two[0] / "manifest.json").write_text("{}")
+    (two[1] / "manifest.json").write_text("[1]")
+    with pytest.raises(UsageError, match=r"all checkpoints .* are damaged"):
+        checkpoint.newest(tmp_path, lines.append)
+
+
+def test_the_last_two_are_kept_and_half_a_write_is_none(tmp_path, two):
+    partial = tmp_path / "checkpoints" / ".partial-00000-0000003"
+    shutil.copytree(two[1], partial)
+    third = checkpoint.write(tmp_path, ARRAYS, manifest(1, 0))
+    assert checkpoint.numbered(tmp_path) == [two[1], third]
+    assert checkpoint.newest(tmp_path).folder == third
+    checkpoint.remove_after(tmp_path, two[1])
+    assert list((tmp_path / "checkpoints").iterdir()) == [two[1]]
+
+
+# Disk and folders.
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 5 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(disk)],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a file system takes root: {mounted.stderr.decode()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="no mount command")
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(small_disk, capsys):
+    """Two checkpoints of 2.4 MB fit, and the third does not."""
+    out = small_disk / "run"
+    mlp = recipe.load("fashion_mlp")
+    options = short(out, checkpoint_minutes=0)
+    assert command_line.run(lambda: training.train(mlp, options)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    assert f"kerascnn resume {out}" in error
+    saved = checkpoint.newest(out)
+    assert (saved.epoch, saved.step) == (0, 2)
+    assert len(list((out / "checkpoints").iterdir())) == 2
+
+    grow = ["mount", "-o", "remount,size=50m", str(small_disk)]
+    subprocess.run(grow, check=True)
+    assert training.train(mlp, training.Overrides(resume=out)).finished
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="no mount command")
+def test_a_read_only_folder_is_one_line(small_disk, capsys):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    options = short(small_disk / "run")
+    mlp = recipe.load("fashion_mlp")
+    assert command_line.run(lambda: training.train(mlp, options)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Read-only file system" in error
+
+
+def test_a_run_in_use_is_refused(tmp_path):
+    run = Run.create("fashion_mlp", tmp_path / "run")
+    with run.lock(), pytest.raises(UsageError, match="another process is training"):
+        training.train(
+            recipe.load("fashion_mlp"), training.Overrides(resume=run.folder)
+        )
+    with run.lock():
+        pass
+
+
+# What has changed since.
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that ended after its second epoch's first step."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    after_step = Session.after_step
+
+    def stop(session, step, measured):
+        after_step(session, step, measured)
+        if (session.epoch, step) == (1, 1):
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "after_step", stop)
+        patch.setenv(
+            "KERASCNN_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache")
+        )
+        with pytest.raises(KeyboardInterrupt):
+            training.train(recipe.load("fashion_mlp"), short(out, checkpoint_minutes=0))
+    return out
+
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+def test_another_recipe_is_refused_unless_it_is_forced(copied):
+    mlp = recipe.load("fashion_mlp")
+    changed = dataclasses.replace(mlp, optimizer=lambda: optim.adam(0.002))
+    with pytest.raises(UsageError, match=r"optimizer was .*0\.001.* is .*0\.002"):
+        training.train(changed, training.Overrides(resume=copied))
+    run = training.train(changed, training.Overrides(resume=copied, force=True))
+    assert run.finished
+    assert "force" in run.config["overrides"]  # no card will take it
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"limit": 200}, "training images was 300 and is 200"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"engine": "fit"}, "engine was .* and is fit"),
+    ],
+)
+def test_another_option_is_refused(copied, option, message):
+    if option == {"engine": "fit"} and keras.backend.backend() != "jax":
+        pytest.skip("fit is the only engine here")
+    with pytest.raises(UsageError, match=message):
+        training.train(
+            recipe.load("fashion_mlp"), training.Overrides(resume=copied, **option)
+        )
+
+
+def edit(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_other_versions_and_other_data_are_refused(copied):
+    def change(config):
+        config["environment"]["versions"]["keras"] = "3.0.0"
+        config["data"]["sha256"] = "0" * 64
+
+    edit(copied, change)
+    with pytest.raises(UsageError, match=r"data was .*; keras was 3\.0\.0 and is"):
+        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+
+
+def test_data_that_are_gone_are_named(copied):
+    def change(config):
+        config["data"] |= {"sample": False, "source": "/gone/fashion_mnist/3.0.1"}
+
+    edit(copied, change)
+    with pytest.raises(UsageError, match=r"/gone/fashion_mnist/3\.0\.1, are gone"):
+        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+
+
+def test_a_checkpoint_of_another_network_is_refused(copied):
+    saved = checkpoint.newest(copied)
+    arrays = {
+        name: array[..., :5] if name.startswith("model/0000") else array
+        for name, array in saved.arrays.items()
+    }
+    checkpoint.write(copied, arrays, saved.manifest)
+    with pytest.raises(UsageError, match="holds other variables than the model"):
+        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+
+
+def test_a_bad_step_is_explained(tmp_path, capsys):
+    """A learning rate beyond all reason: exit 3, and where the numbers broke."""
+    options = short(tmp_path / "run", learning_rate=1e30)
+    mlp = recipe.load("fashion_mlp")
+    assert command_line.run(lambda: training.train(mlp, options)) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for words in ("epoch 1, step ", "of 6", "learning rate 1", "/kernel nan"):
+        assert words in error
+    assert "no checkpoint yet" in error
+    assert "--on-nan skip" in error

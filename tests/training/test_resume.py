@@ -1,0 +1,118 @@
+"""A run that was stopped goes on to the bit, on both engines and from any step."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kerascnn import UsageError, optim, training, transforms
+from kerascnn.recipe import Course, Recipe
+from kerascnn.runs import Run
+from kerascnn.training import checkpoint
+from kerascnn.training.session import Session
+
+JAX = keras.backend.backend() == "jax"
+ENGINES = ["epoch", "fit"] if JAX else ["fit"]
+
+
+def network() -> keras.Model:
+    """Everything that carries state or draws numbers: BatchNorm, Dropout, L2."""
+    image = keras.Input((28, 28, 1))
+    x = layers.Conv2D(
+        4, 3, strides=4, activation="relu", kernel_regularizer=optim.weight_decay(5e-4)
+    )(image)
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dropout(0.3)(x)
+    return keras.Model(image, layers.Dense(10)(x))
+
+
+RECIPE = Recipe(
+    name="small",
+    dataset="fashion_mnist",
+    network=network,
+    transform=lambda: [
+        layers.RandomFlip("horizontal"),
+        transforms.pm1(),
+    ],
+    optimizer=lambda: optim.adam(1e-2),
+    batch_size=64,
+    epochs=3,
+    parameters=0,
+    callbacks=lambda: [
+        optim.ExponentialDecay(gamma=0.5),
+        keras.callbacks.EarlyStopping("loss", patience=10, restore_best_weights=True),
+    ],
+    course=Course(source="nowhere"),
+)
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Have runs end as by a kill, before what a step or an epoch would save."""
+    after_step, on_epoch_begin = Session.after_step, Session.on_epoch_begin
+    at = []
+
+    def step(session, step, measured):
+        if (session.epoch, step) in at:
+            raise Stop
+        after_step(session, step, measured)
+
+    def begin(session, epoch, logs=None):
+        if (epoch, 0) in at:
+            raise Stop
+        on_epoch_begin(session, epoch, logs)
+
+    monkeypatch.setattr(Session, "after_step", step)
+    monkeypatch.setattr(Session, "on_epoch_begin", begin)
+    return at
+
+
+def options(out=None, **more):
+    return training.Overrides(
+        data="sample", limit=300, out=out, checkpoint_minutes=0, **more
+    )
+
+
+def final(run: Run):
+    """Everything that a run ends with, but for how long it took."""
+    saved = checkpoint.newest(run.folder)
+    metrics = [
+        {k: v for k, v in m.items() if k not in ("seconds", "images_per_second")}
+        for m in run.metrics
+    ]
+    return saved.arrays, metrics, run.result["weights_sha256"]
+
+
+def assert_equal(one, other):
+    (arrays, *rest), (others, *other_rest) = one, other
+    assert rest == other_rest
+    assert len(arrays) == len(others) > 15
+    # Keras numbers its layers on, so the names differ between two models.
+    for key, other_key in zip(sorted(arrays), sorted(others), strict=True):
+        np.testing.assert_array_equal(arrays[key], others[other_key], err_msg=key)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_goes_on_to_the_bit(tmp_path, stop_at, engine):
+    """Stopped inside an epoch, and between two."""
+    whole = training.train(RECIPE, options(tmp_path / "whole", engine=engine))
+    folder = tmp_path / "stopped"
+    for i, place in enumerate([(0, 3), (1, 0), (2, 5)]):
+        stop_at[:] = [place]
+        with pytest.raises(Stop):
+            training.train(
+                RECIPE,
+                options(resume=folder) if i else options(folder, engine=engine),
+            )
+    stop_at.clear()
+    run = training.train(RECIPE, options(resume=folder))
+    assert_equal(final(whole), final(run))
+    rates = [m["learning_rate"] for m in run.metrics]
+    assert rates == pytest.approx([1e-2, 5e-3, 2.5e-3])
+    with pytest.raises(UsageError, match="has finished"):
+        training.train(RECIPE, options(resume=folder))
