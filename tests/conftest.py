@@ -1,12 +1,23 @@
 """Settings for all tests."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 import kerascnn  # noqa: F401 - chooses the Keras backend before anything imports keras
+
+# What JAX compiles for one test serves the others, in this process and in those that
+# tests start. The first process makes the folder; the rest find it in their environment.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="kerascnn-tests-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 @pytest.fixture(autouse=True)

@@ -324,12 +324,13 @@ def test_engines_are_chosen_by_backend_callbacks_and_memory(monkeypatch, capsys)
         trainer.choose_engine("epoch", mlp, *splits)
 
 
-def test_what_jax_compiled_is_kept_for_the_next_start(tmp_path):
+def test_what_jax_compiled_is_kept_for_the_next_start(tmp_path, monkeypatch):
     """The second run finds the training step that the first one compiled.
 
     Only what takes half a second to compile is kept; for smaller functions that is a
     matter of luck, so the step alone is looked at.
     """
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # the tests' own
     cache = tmp_path / "cache"
     options = ["--data", "sample", "--limit", "1024", "--epochs", "1"]
     kept = []
