@@ -116,7 +116,29 @@ def bench(words: Sequence[str], program: str) -> None:
     _dispatch(commands, words, program)
 
 
-COMMANDS = {"list": List, "show": Show, "run": run, "data": data, "bench": bench}
+def parity(words: Sequence[str], program: str) -> None:
+    """Compare recipes with the lectures' PyTorch networks, layer by layer."""
+    from kerascnn.parity import command
+
+    command_line.parse(command.Parity, words, program)()
+
+
+def backends(words: Sequence[str], program: str) -> None:
+    """Train one recipe alike on JAX, TensorFlow and PyTorch; see where they part."""
+    from kerascnn.parity import command
+
+    command_line.parse(command.Backends, words, program)()
+
+
+COMMANDS = {
+    "list": List,
+    "show": Show,
+    "run": run,
+    "data": data,
+    "bench": bench,
+    "parity": parity,
+    "backends": backends,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kerascnn import UsageError, data
 from kerascnn.data import Split
+from kerascnn.parity import images as pictures
 from kerascnn.parity import mistakes, twins, weights
 from kerascnn.parity.side import Side, Step, side
 from kerascnn.parity.twins.twin import Twin
@@ -139,7 +139,7 @@ def compare(
     module = twin.network()
     layouts = weights.layouts(network)
 
-    raw = images_of(recipe)
+    raw = pictures.of(recipe)
     yield from compare_batches(recipe, twin)
     yield from compare_transforms(recipe, twin, raw.images[:64], mistake)
     yield from compare_initial(layouts, module)
@@ -151,19 +151,6 @@ def compare(
     yield from compare_training(
         recipe, twin, network, module, layouts, batches, accelerate, mistake
     )
-
-
-def images_of(recipe: Recipe) -> Split:
-    """Return images to compare on: the bundled sample's, or noise where there is none.
-
-    The same on every machine, whatever data it has.
-    """
-    try:
-        return data.load(recipe.dataset, "sample").train
-    except UsageError:
-        dice = np.random.default_rng(0)
-        images = dice.integers(0, 256, (64, 160, 213, 3), "uint8")
-        return Split(images, dice.integers(0, 10, 64, "int32"))
 
 
 def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:

@@ -91,11 +91,17 @@ class Witness:
     @contextlib.contextmanager
     def doubled(self) -> Iterator[None]:
         """Compute in float64 for a while: PyTorch without its rounding."""
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        variances = dict(self.variances)
         self.network.double()
         try:
             yield
         finally:
             self.network.float()
+            # What was computed meanwhile leaves no trace in BatchNorm's statistics.
+            for buffer, value in zip(self.network.buffers(), before, strict=True):
+                buffer.copy_(value)
+            self.variances = variances
 
     def _images(self, images: np.ndarray) -> torch.Tensor:
         channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
