@@ -32,7 +32,8 @@ from kerascnn.training.plan import Plan
 FORWARD = 1e-5
 # Twelve layers forward and back, and sums over all places of an image.
 GRADIENT = 1e-4
-# One Adam step from equal gradients, in units of the learning rate: rounding alone.
+# One Adam step from equal gradients, in units of the learning rate: rounding alone. The
+# last digit of the weights comes on top.
 UPDATE = 1e-4
 # Of the losses of 100 steps; absolute where the loss is below 1. Each step adds to the
 # rounding of the one before.
@@ -397,7 +398,7 @@ def compare_training(
             "update",
             " ".join(name),
             float(np.abs(new - updated).max() / twin.learning_rate),
-            UPDATE,
+            UPDATE + 2 * float(np.spacing(np.abs(new).max())) / twin.learning_rate,
             mistakes.MISTAKES["adam_eps"][0],
             "in learning rates",
         )

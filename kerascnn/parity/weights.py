@@ -268,14 +268,16 @@ def read(path: Path, order: Sequence[str] | None = None) -> dict[str, torch.Tens
                 )
         else:
             tensors = torch.load(path, weights_only=True, map_location="cpu")
-            order = order or list(tensors)
     except UsageError:
         raise
     except Exception as error:  # of many kinds: two libraries, an unknown file
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path} can't be read as weights: {reason}") from error
-    if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, torch.Tensor) for value in tensors.values()
+    ):
         raise UsageError(f"{path} holds more than tensors: expected a state dict.")
+    order = order or list(tensors)
     if set(order) != set(tensors):
         odd = sorted(set(order) ^ set(tensors))[0]
         raise UsageError(f"{path} does not fit the network: {odd!r} is in one alone.")

@@ -61,7 +61,7 @@ class Witness:
         self.scheduler = twin.scheduler(self.optimizer)
         self.epoch = 0
         learning = [m for m in network.modules() if hasattr(m, "weight")]
-        self.modules = list(zip(layouts, learning, strict=True))
+        self.modules = list(zip(layouts, learning, strict=False))
         self.parameters = {
             (layout.layer.name, keras_name): (layout, getattr(module, torch_name))
             for layout, module in self.modules
