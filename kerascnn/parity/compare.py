@@ -79,7 +79,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the difference is within the tolerance; NaN is not."""
-        return self.difference <= self.tolerance
+        return bool(self.difference <= self.tolerance)
 
 
 @dataclasses.dataclass(frozen=True)

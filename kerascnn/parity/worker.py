@@ -74,8 +74,9 @@ def result(
         for check in compare.compare(recipe, accelerate, mistake, steps)
     ]
     for check in checks:
-        if not math.isfinite(check["difference"]):
-            check["difference"] = 1e30  # JSON has no infinity
+        difference = float(check["difference"])
+        # JSON has no infinity.
+        check["difference"] = difference if math.isfinite(difference) else 1e30
     much = compare.size(recipe.parameters)
     keras.utils.clear_session()
     return {
