@@ -44,7 +44,7 @@ class Parity:
     accelerate: bool = True
     """Fast convolution gradients on a CPU (JAX)."""
     steps: Integer = None
-    """Steps of the loss trace (default: 100; 3 for imagenet_vgg16)."""
+    """Steps of the loss trace (default: 100; fewer for the two largest networks)."""
     jobs: Integer = None
     """Recipes compared at once, where there are many (default: the cores)."""
     json: bool = False

@@ -98,11 +98,13 @@ class Size:
 def size(parameters: int) -> Size:
     """Return how much to compute for a network with so many parameters.
 
-    The lectures' batches of 256 and 1,024 would take hours for all networks. ImageNet's
-    VGG16 takes a minute for three steps of one image.
+    The lectures' batches of 256 and 1,024 would take hours for all networks. For the
+    two largest networks a hundred steps would still take many minutes.
     """
     if parameters > 100e6:
         return Size(batch=1, steps=3)
+    if parameters > 30e6:
+        return Size(batch=2, steps=25)
     return Size(batch=2 if parameters > 5e6 else 4, steps=100)
 
 
