@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -121,16 +123,18 @@ class Parity:
 
         results = []
         for name in self.recipe:
-            result = training.compare(
-                name,
-                seeds=self.seeds,
-                epochs=self.epochs,
-                limit=self.limit,
-                choice=self.data,
-                data_dir=self.data_dir,
-                accelerate=self.accelerate,
-                say=(lambda text: None) if self.json else print_now,
-            )
+            # JSON stands alone on standard output.
+            progress = sys.stderr if self.json else sys.stdout
+            with contextlib.redirect_stdout(progress):
+                result = training.compare(
+                    name,
+                    seeds=self.seeds,
+                    epochs=self.epochs,
+                    limit=self.limit,
+                    choice=self.data,
+                    data_dir=self.data_dir,
+                    accelerate=self.accelerate,
+                )
             results.append(result)
             if not self.json:
                 show_training(result)
@@ -204,11 +208,6 @@ class Backends:
         for text in missing:
             console.print(f"left out: {text}", markup=False)
         console.print(f"figure: {path}", markup=False, soft_wrap=True)
-
-
-def print_now(text: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
 
 
 PARTS = (

@@ -12,7 +12,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from kerascnn import recipe as recipes
 from kerascnn.data import DataSet, Split
 from kerascnn.parity import twins
 from kerascnn.parity.twins.twin import Twin
+from kerascnn.training import trainer
 
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -39,7 +40,6 @@ def compare(
     choice: Literal["auto", "full", "sample"],
     data_dir: Path | None,
     accelerate: bool,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train a recipe and its twin several times and compare final test accuracies.
 
@@ -51,7 +51,6 @@ def compare(
         choice: Which images, as `data.load` has it.
         data_dir: Where they are.
         accelerate: Use this package's fast gradients (JAX).
-        say: Is called with a line of progress.
 
     Returns:
         Accuracies by side, intervals (mean and half width), `passed`: whether the two
@@ -60,16 +59,16 @@ def compare(
     recipe, twin = recipes.load(name), twins.load(name)
     dataset = data.load(recipe.dataset, choice, data_dir)
     if dataset.notice:
-        say(dataset.notice)
+        print(dataset.notice, flush=True)
     dataset = limited(dataset, limit)
     if epochs is None:
         epochs = recipe.epochs
         if dataset.sample:
-            epochs = min(epochs, training.trainer.SAMPLE_EPOCHS)
+            epochs = min(epochs, trainer.SAMPLE_EPOCHS)
     accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            say(f"seed {seed}: the recipe")
+            print(f"seed {seed}: the recipe", flush=True)
             run = training.train(
                 recipe,
                 training.Overrides(
@@ -83,8 +82,8 @@ def compare(
                 ),
             )
             accuracies["recipe"].append(float(run.result["test_accuracy"]))
-        say(f"seed {seed}: its PyTorch twin")
-        accuracies["twin"].append(train(twin, dataset, epochs, seed, say))
+        print(f"seed {seed}: its PyTorch twin", flush=True)
+        accuracies["twin"].append(train(twin, dataset, epochs, seed))
     intervals = {side: interval(found) for side, found in accuracies.items()}
     passed, verdict = judge(intervals)
     return {
@@ -139,16 +138,14 @@ def train(
     dataset: DataSet,
     epochs: int,
     seed: int,
-    say: Callable[[str], None],
 ) -> float:
-    """Train a twin as its lecture does.
+    """Train a twin as its lecture does; print a line an epoch.
 
     Args:
         twin: The twin.
         dataset: Its data.
         epochs: Passes over the training set.
         seed: Decides initial weights, order and random draws.
-        say: Is called with a line an epoch.
 
     Returns:
         The accuracy on the test set after the last epoch.
@@ -179,9 +176,10 @@ def train(
         if scheduler:
             scheduler.step()
         accuracy = evaluate(twin, network, dataset.test, device)
-        say(
+        print(
             f"epoch {epoch + 1}/{epochs}  loss {total / max(1, end):.4f}"
-            f"  test accuracy {accuracy:6.2%}  {time.perf_counter() - start:.1f} s"
+            f"  test accuracy {accuracy:6.2%}  {time.perf_counter() - start:.1f} s",
+            flush=True,
         )
     return accuracy
 

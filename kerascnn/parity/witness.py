@@ -262,7 +262,9 @@ class Witness:
     def follow(self, gradients: Mapping[tuple[str, str], np.ndarray]) -> None:
         """Update the weights by Keras's gradients, which have the penalty's in them."""
         for name, (layout, parameter) in self.parameters.items():
-            gradient = torch.from_numpy(np.array(layout.to_torch(gradients[name])))
+            # Laid out as the weight: PyTorch's fused Adam does not look at strides.
+            gradient = np.array(layout.to_torch(gradients[name]), order="C")
+            gradient = torch.from_numpy(gradient)
             decay = self.twin.weight_decay if parameter.ndim > 1 else 0.0
             if decay:
                 gradient -= decay * parameter.detach()  # the optimiser adds its own
@@ -283,7 +285,7 @@ class Witness:
         for name, (layout, parameter) in self.parameters.items():
             copy = nn.Parameter(parameter.detach().clone())
             optimizer = torch.optim.Adam([copy], lr=self.twin.learning_rate)
-            gradient = np.array(layout.to_torch(gradients[name]))
+            gradient = np.array(layout.to_torch(gradients[name]), order="C")
             copy.grad = torch.from_numpy(gradient)
             optimizer.step()
             new[name] = layout.to_keras(copy.detach().numpy())
