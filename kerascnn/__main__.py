@@ -164,6 +164,20 @@ def cookbook(words: Sequence[str], program: str) -> None:
         command_line.parse(Cookbook, words, program)()
 
 
+def parity(words: Sequence[str], program: str) -> None:
+    """Compare recipes with the lectures' PyTorch networks, layer by layer."""
+    from kerascnn.parity import command
+
+    command_line.parse(command.Parity, words, program)()
+
+
+def backends(words: Sequence[str], program: str) -> None:
+    """Train one recipe alike on JAX, TensorFlow and PyTorch; see where they part."""
+    from kerascnn.parity import command
+
+    command_line.parse(command.Backends, words, program)()
+
+
 COMMANDS = {
     "list": List,
     "show": Show,
@@ -173,6 +187,8 @@ COMMANDS = {
     "data": data,
     "bench": bench,
     "cookbook": cookbook,
+    "parity": parity,
+    "backends": backends,
 }
 
 

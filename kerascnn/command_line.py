@@ -30,7 +30,8 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
 
     options_known = []
     for field in dataclasses.fields(options):
-        name = field.name.replace("_", "-")
+        # A field can't be called `break`: `break_` is the option --break.
+        name = field.name.rstrip("_").replace("_", "-")
         options_known += [f"--{name}"]
         options_known += [f"--no-{name}"] * isinstance(field.default, bool)
     for word in arguments:

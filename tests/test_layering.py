@@ -43,7 +43,7 @@ ALLOWED = {
     },
     "bench": {"acceleration", "command_line", "data", "recipe", "training"},
     "report": {"data", "recipe", "runs"},
-    "parity": {"data", "recipe", "runs"},
+    "parity": {"acceleration", "command_line", "data", "recipe", "training"},
     "lessons": {
         "blocks",
         "command_line",

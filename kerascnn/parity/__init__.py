@@ -1,0 +1,20 @@
+"""The lectures' own PyTorch networks, and where this package and they part.
+
+from kerascnn.parity import twins, weights
+
+twin = twins.load("fashion_lenet")
+module = weights.to_torch(model, twin.network())
+"""
+
+import importlib.util
+
+from kerascnn import UsageError
+
+
+def check_torch() -> None:
+    """Raise `UsageError` unless PyTorch is installed: it is an extra."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            "parity compares with PyTorch, which is not installed; "
+            "`pip install 'kerascnn[torch]'` installs it."
+        )

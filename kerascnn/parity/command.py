@@ -1,0 +1,338 @@
+"""The commands `kerascnn parity` and `kerascnn backends`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from kerascnn import UsageError, command_line
+from kerascnn import recipe as recipes
+from kerascnn.parity import check_torch
+from kerascnn.parity.mistakes import MISTAKES, Mistake
+from kerascnn.training.command import use_backend
+
+Names = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RECIPE")
+]
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Backend = Literal["jax", "tensorflow", "torch"]
+
+
+@dataclasses.dataclass
+class Parity:
+    """Compare recipes with the lectures' PyTorch networks, layer by layer."""
+
+    recipe: Names = ()
+    """Which recipes to compare."""
+    all: bool = False
+    """Compare all of them."""
+    break_: Annotated[Mistake | None, tyro.conf.arg(name="break")] = None
+    """Make a classic mistake on purpose, and see where it shows."""
+    backend: Backend | None = None
+    """Keras's backend (default: KERAS_BACKEND, else jax)."""
+    accelerate: bool = True
+    """Fast convolution gradients on a CPU (JAX)."""
+    steps: Integer = None
+    """Steps of the loss trace (default: 100; fewer for the two largest networks)."""
+    jobs: Integer = None
+    """Recipes compared at once, where there are many (default: the cores)."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    train: bool = False
+    """Train recipe and twin instead, and compare their final test accuracies."""
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
+    """With --train: runs of each, from seeds 0 to N - 1."""
+    epochs: Integer = None
+    """With --train: passes over the training set (default: the recipe's)."""
+    limit: Integer = None
+    """With --train: use the first N training and test images only."""
+    data: Literal["auto", "full", "sample"] = "auto"
+    """With --train: which images, as `kerascnn run` has it."""
+    data_dir: Folder = None
+    """With --train: where tensorflow-datasets keeps its sets."""
+
+    def __post_init__(self):
+        command_line.check_positive(self, "steps", "jobs", "seeds", "epochs", "limit")
+        for name in self.recipe:
+            recipes.check_name(name)
+        if self.all == bool(self.recipe):
+            raise UsageError("expected recipes or --all: `kerascnn parity RECIPE`.")
+        if self.train and (self.all or self.break_ or self.steps):
+            raise UsageError("--train does not go with --all, --break or --steps.")
+        if self.break_ and len(self.recipe) != 1:
+            raise UsageError("--break takes one recipe.")
+
+    def __call__(self) -> None:
+        check_torch()
+        use_backend(self)
+        if self.train:
+            passed = self._train()
+        elif len(self.recipe) == 1:
+            passed = self._one(self.recipe[0])
+        else:
+            passed = self._many(list(self.recipe) or recipes.names())
+        if not passed:
+            raise SystemExit(1)
+
+    def _one(self, name: str) -> bool:
+        from kerascnn.parity import worker
+
+        worker.share_cores(0, 1)
+        result = worker.result(name, self.accelerate, self.break_, self.steps)
+        if self.json:
+            print(json.dumps(result))
+        else:
+            show(result)
+        return result["passed"]
+
+    def _many(self, names: Sequence[str]) -> bool:
+        from kerascnn.parity import worker
+
+        # The largest first, so that none is left alone at the end.
+        size = {name: recipes.outline(name).parameters for name in names}
+        ordered = sorted(names, key=lambda name: -size[name])
+        cores = os.cpu_count() or 1
+        jobs = min(self.jobs or cores, len(names))
+        results = []
+        for result in worker.results(ordered, jobs, self.accelerate, self.steps):
+            results.append(result)
+            if not self.json:
+                print(line(result, len(results), len(names)), flush=True)
+        results.sort(key=lambda result: recipes.names().index(result["recipe"]))
+        if self.json:
+            print(json.dumps(results))
+        else:
+            show_many(results)
+        return all(result["passed"] for result in results)
+
+    def _train(self) -> bool:
+        from kerascnn.parity import training
+
+        results = []
+        for name in self.recipe:
+            # JSON stands alone on standard output.
+            progress = sys.stderr if self.json else sys.stdout
+            with contextlib.redirect_stdout(progress):
+                result = training.compare(
+                    name,
+                    seeds=self.seeds,
+                    epochs=self.epochs,
+                    limit=self.limit,
+                    choice=self.data,
+                    data_dir=self.data_dir,
+                    accelerate=self.accelerate,
+                )
+            results.append(result)
+            if not self.json:
+                show_training(result)
+        if self.json:
+            print(json.dumps(results))
+        return all(result["passed"] for result in results)
+
+
+@dataclasses.dataclass
+class Backends:
+    """Train one recipe alike on JAX, TensorFlow and PyTorch; see where they part."""
+
+    recipe: Name
+    """Which recipe to train."""
+    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 100
+    """Training steps."""
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 32
+    """Images a step."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Where to draw the losses (default: backends-<recipe>.png)."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        command_line.check_positive(self, "steps", "batch_size")
+        recipes.check_name(self.recipe)
+
+    def __call__(self) -> None:
+        from kerascnn.parity import backends
+
+        results, missing = backends.compare(self.recipe, self.steps, self.batch_size)
+        path = self.out or Path(f"backends-{self.recipe}.png")
+        backends.draw(self.recipe, results, path)
+        if self.json:
+            print(
+                json.dumps(
+                    {
+                        "recipe": self.recipe,
+                        "batch_size": self.batch_size,
+                        "results": [dataclasses.asdict(r) for r in results],
+                        "parting": backends.partings(results),
+                        "missing": missing,
+                        "figure": str(path),
+                    }
+                )
+            )
+            return
+        table = Table(
+            title=f"{self.recipe}: {self.steps} steps of {self.batch_size} images, "
+            "same weights, same batches"
+        )
+        table.add_column("backend")
+        for column in ("first step", "time per step", "memory", "last loss"):
+            table.add_column(column, justify="right")
+        for r in results:
+            table.add_row(
+                r.backend,
+                f"{r.first:.1f} s",
+                f"{r.seconds * 1e3:.1f} ms",
+                f"{r.memory / 2**20:,.0f} M" if r.memory else "-",
+                f"{r.losses[-1]:.5f}",
+            )
+        console = Console()
+        console.print(table)
+        for pair, step in backends.partings(results).items():
+            console.print(
+                f"{pair}: losses part beyond {backends.PARTED:g} at step {step}"
+                if step
+                else f"{pair}: losses within {backends.PARTED:g} to the last step"
+            )
+        for text in missing:
+            console.print(f"left out: {text}", markup=False)
+        console.print(f"figure: {path}", markup=False, soft_wrap=True)
+
+
+PARTS = (
+    *("batches", "transform", "initial", "forward", "inference", "loss"),
+    *("gradient", "update", "statistics", "learning rate", "trace", "free trace"),
+)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print one recipe's comparison: every quantity, then the first that failed."""
+    table = Table(title=heading(result))
+    for column in ("quantity", "which", "difference", "tolerance", "", "note"):
+        right = column in ("difference", "tolerance")
+        table.add_column(column, justify="right" if right else "left")
+    before = None
+    for check in result["checks"]:
+        part = check["part"]
+        if part != before and before is not None:
+            table.add_section()
+        table.add_row(
+            part if part != before else "",
+            check["name"],
+            number(check["difference"]),
+            number(check["tolerance"]),
+            "[green]ok[/]" if check["passed"] else "[bold red]beyond[/]",
+            check["note"],
+        )
+        before = part
+    console = Console()
+    console.print(table)
+    console.print(verdict(result), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_many(results: Sequence[dict[str, Any]]) -> None:
+    """Print a row a recipe: the largest difference of each kind of quantity."""
+    first = results[0]
+    table = Table(title=f"largest differences from PyTorch, {settings(first)}")
+    table.add_column("recipe", no_wrap=True)
+    for part in PARTS:
+        table.add_column(part, justify="right")
+    for column in ("steps", "images", "time"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for result in results:
+        cells = []
+        for part in PARTS:
+            found = [c for c in result["checks"] if c["part"] == part]
+            worst = max(found, key=lambda c: excess(c), default=None)
+            cells.append(number(worst["difference"]) if worst else "-")
+        table.add_row(
+            result["recipe"],
+            *cells,
+            str(result["steps"]),
+            str(result["batch"]),
+            f"{result['seconds']:.0f} s",
+            "[green]ok[/]" if result["passed"] else "[bold red]parts[/]",
+        )
+    # Wider than a terminal may be: a folded table can't be read.
+    console = Console()
+    console.width = max(console.width, 170)
+    console.print(table)
+    for result in results:
+        if not result["passed"]:
+            console.print(verdict(result), markup=False, highlight=False)
+
+
+def excess(check: dict[str, Any]) -> float:
+    """Return how many times its tolerance a difference is."""
+    return check["difference"] / (check["tolerance"] or 1e-30)
+
+
+def line(result: dict[str, Any], done: int, of: int) -> str:
+    """Return one line about a recipe, while others are still being compared."""
+    word = "ok" if result["passed"] else verdict(result)
+    return f"{done:2}/{of} {result['recipe']:22} {result['seconds']:5.0f} s  {word}"
+
+
+def heading(result: dict[str, Any]) -> str:
+    """Return what was compared, in a line."""
+    broken = result["break"]
+    text = f"{result['recipe']} beside its PyTorch twin, {settings(result)}"
+    return f"{text}; broken: {MISTAKES[broken][0]}" if broken else text
+
+
+def settings(result: dict[str, Any]) -> str:
+    """Return the settings of a comparison, in a few words."""
+    if result["backend"] != "jax":
+        return f"{result['backend']} backend"
+    return f"jax backend, fast gradients {'on' if result['accelerate'] else 'off'}"
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """Return whether a recipe and its twin agree, or where they part first."""
+    first = result["first"]
+    if first is None:
+        return f"{result['recipe']} and its PyTorch twin agree."
+    return (
+        f"{result['recipe']} parts from its twin first in: {first['part']}, "
+        f"{first['name']}: {number(first['difference'])}, at most "
+        f"{number(first['tolerance'])} expected. Likely: {first['reason']}."
+    )
+
+
+def number(value: float) -> str:
+    """Write a difference: two digits."""
+    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else str(value)
+
+
+def show_training(result: dict[str, Any]) -> None:
+    """Print final accuracies of recipe and twin, with their intervals."""
+    table = Table(
+        title=f"{result['recipe']}: final test accuracy, {result['epochs']} epochs, "
+        f"{result['train_images']:,} training images"
+    )
+    table.add_column("")
+    seeds: Iterator[int] = iter(range(result["seeds"]))
+    for seed in seeds:
+        table.add_column(f"seed {seed}", justify="right")
+    table.add_column("mean, 95 % interval", justify="right")
+    for side in ("recipe", "twin"):
+        found = result["accuracies"][side]
+        mean, half = result["intervals"][side]
+        cells = [f"{accuracy:.2%}" for accuracy in found]
+        spread = "-" if half is None else f"± {half:.2%}"
+        table.add_row(side, *cells, f"{mean:.2%} {spread}")
+    console = Console()
+    console.print(table)
+    console.print(result["verdict"], markup=False, highlight=False)

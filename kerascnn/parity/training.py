@@ -1,0 +1,208 @@
+"""Statistical parity: train recipe and twin, and compare their final accuracies.
+
+The same data, epochs and order of images; initial weights and random transforms from
+dice of their own. The twin trains as the lecture's code does: its Adam decays every
+parameter, and it has torchvision's transforms, as NumPy rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from kerascnn import data, training
+from kerascnn import recipe as recipes
+from kerascnn.data import DataSet, Split
+from kerascnn.parity import twins
+from kerascnn.parity.twins.twin import Twin
+from kerascnn.training import trainer
+
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NORMAL = 1.96
+
+
+def compare(
+    name: str,
+    seeds: int,
+    epochs: int | None,
+    limit: int | None,
+    choice: Literal["auto", "full", "sample"],
+    data_dir: Path | None,
+    accelerate: bool,
+) -> dict[str, Any]:
+    """Train a recipe and its twin several times and compare final test accuracies.
+
+    Args:
+        name: The recipe.
+        seeds: Runs of each.
+        epochs: Passes over the training set; the recipe's by default.
+        limit: Use the first images only.
+        choice: Which images, as `data.load` has it.
+        data_dir: Where they are.
+        accelerate: Use this package's fast gradients (JAX).
+
+    Returns:
+        Accuracies by side, intervals (mean and half width), `passed`: whether the two
+        intervals overlap (one run has none), and a `verdict`.
+    """
+    recipe, twin = recipes.load(name), twins.load(name)
+    dataset = data.load(recipe.dataset, choice, data_dir)
+    if dataset.notice:
+        print(dataset.notice, flush=True)
+    dataset = limited(dataset, limit)
+    if epochs is None:
+        epochs = recipe.epochs
+        if dataset.sample:
+            epochs = min(epochs, trainer.SAMPLE_EPOCHS)
+    accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"seed {seed}: the recipe", flush=True)
+            run = training.train(
+                recipe,
+                training.Overrides(
+                    epochs=epochs,
+                    seed=seed,
+                    limit=limit,
+                    data=choice,
+                    data_dir=data_dir,
+                    accelerate=accelerate,
+                    out=Path(folder) / "run",
+                ),
+            )
+            accuracies["recipe"].append(float(run.result["test_accuracy"]))
+        print(f"seed {seed}: its PyTorch twin", flush=True)
+        accuracies["twin"].append(train(twin, dataset, epochs, seed))
+    intervals = {side: interval(found) for side, found in accuracies.items()}
+    passed, verdict = judge(intervals)
+    return {
+        "recipe": name,
+        "seeds": seeds,
+        "epochs": epochs,
+        "sample": dataset.sample,
+        "train_images": len(dataset.train),
+        "accuracies": accuracies,
+        "intervals": intervals,
+        "passed": passed,
+        "verdict": f"{name}: {verdict}",
+    }
+
+
+def limited(dataset: DataSet, limit: int | None) -> DataSet:
+    """Return a data set with the first images of each split only."""
+
+    def cut(split: Split) -> Split:
+        return Split(split.images[:limit], split.labels[:limit])
+
+    return dataclasses.replace(
+        dataset, train=cut(dataset.train), test=cut(dataset.test)
+    )
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and half width of its 95 % confidence interval (Student's t)."""
+    if len(values) < 2:
+        return values[0], None
+    freedom = len(values) - 1
+    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else NORMAL
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), quantile * error
+
+
+def judge(
+    intervals: dict[str, tuple[float, float | None]],
+) -> tuple[bool, str]:
+    """Return whether two intervals overlap, and that in words."""
+    (ours, ours_half), (theirs, theirs_half) = intervals["recipe"], intervals["twin"]
+    apart = abs(ours - theirs)
+    if ours_half is None or theirs_half is None:
+        return True, f"{apart:.2%} apart; one seed tells nothing of the spread."
+    overlap = apart <= ours_half + theirs_half
+    word = "overlap" if overlap else "do not overlap"
+    return overlap, f"the means are {apart:.2%} apart, the 95 % intervals {word}."
+
+
+def train(
+    twin: Twin,
+    dataset: DataSet,
+    epochs: int,
+    seed: int,
+) -> float:
+    """Train a twin as its lecture does; print a line an epoch.
+
+    Args:
+        twin: The twin.
+        dataset: Its data.
+        epochs: Passes over the training set.
+        seed: Decides initial weights, order and random draws.
+
+    Returns:
+        The accuracy on the test set after the last epoch.
+    """
+    torch.manual_seed(seed)
+    dice = np.random.default_rng([seed, 1])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Channels last is PyTorch's fast layout on a CPU, and changes no result.
+    network = twin.network().to(device, memory_format=torch.channels_last)
+    optimizer = twin.optimizer(network)
+    scheduler = twin.scheduler(optimizer)
+    size, images = twin.batch_size, len(dataset.train)
+    end = images - images % size if twin.drop_last else images
+    accuracy = 0.0
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        network.train()
+        order, total = data.order(seed, epoch, images), 0.0
+        for first in range(0, end, size):
+            chosen = order[first : first + size]
+            batch = transformed(twin, dataset.train.images[chosen], dice)
+            labels = torch.from_numpy(dataset.train.labels[chosen]).long().to(device)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(batch.to(device)), labels)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(chosen)
+        if scheduler:
+            scheduler.step()
+        accuracy = evaluate(twin, network, dataset.test, device)
+        print(
+            f"epoch {epoch + 1}/{epochs}  loss {total / max(1, end):.4f}"
+            f"  test accuracy {accuracy:6.2%}  {time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+    return accuracy
+
+
+def transformed(
+    twin: Twin, images: np.ndarray, dice: np.random.Generator | None
+) -> torch.Tensor:
+    """Send raw images through a twin's transforms, random ones only with dice."""
+    for rule in twin.transform:
+        if dice is not None or not rule.random:
+            images = rule.apply(images, dice and rule.draw(dice, images.shape))
+    # A view of channels-last memory: what the network takes without copying.
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+
+
+def evaluate(twin: Twin, network: nn.Module, test: Split, device: str) -> float:
+    """Return a network's accuracy on a test set."""
+    network.eval()
+    right = 0
+    with torch.no_grad():
+        for first in range(0, len(test), 500):
+            batch = transformed(twin, test.images[first : first + 500], None)
+            labels = test.labels[first : first + 500]
+            found = network(batch.to(device)).argmax(1).cpu().numpy()
+            right += int((found == labels).sum())
+    return right / len(test)

@@ -1,0 +1,39 @@
+"""Twins: for each recipe the lectures' PyTorch network, written from the slides.
+
+They are witnesses: nothing in them is made from the Keras networks. Each lecture has a
+module with its networks as functions, as its slides code them, and a table `TWINS`
+that adds optimiser, batches and transforms.
+"""
+
+from __future__ import annotations
+
+from kerascnn import UsageError
+from kerascnn import recipe as recipes
+from kerascnn.parity import check_torch
+from kerascnn.parity.twins.twin import Twin
+
+__all__ = ["Twin", "load"]
+
+
+def load(name: str) -> Twin:
+    """Return a recipe's twin.
+
+    Args:
+        name: The recipe's name.
+
+    Raises:
+        UsageError: There is no such recipe, it has no twin, or PyTorch is missing.
+
+    Example:
+        >>> twin = load("fashion_lenet")
+        >>> sum(p.numel() for p in twin.network().parameters())
+        61706
+    """
+    recipes.check_name(name)
+    check_torch()
+    from kerascnn.parity.twins import lecture_1, lecture_2, lecture_3, lecture_4
+
+    for lecture in (lecture_1, lecture_2, lecture_3, lecture_4):
+        if name in lecture.TWINS:
+            return lecture.TWINS[name]
+    raise UsageError(f"the recipe {name!r} has no PyTorch twin yet.")

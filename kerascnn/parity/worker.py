@@ -1,0 +1,180 @@
+"""Comparisons as plain values; many at once, in processes of their own.
+
+    python -m kerascnn.parity.worker NUMBER OF ACCELERATE STEPS
+
+reads names of recipes and answers each with a line of JSON. It keeps to its share of
+the cores: two frameworks' threads on the same cores wait for each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kerascnn import UsageError
+from kerascnn import recipe as recipes
+
+
+def share_cores(number: int, of: int) -> None:
+    """Keep this process to its share of the cores, before JAX starts its threads.
+
+    Args:
+        number: Which share, counted from 0.
+        of: How many shares.
+    """
+    cores = os.cpu_count() or 1
+    if of > 1 and hasattr(os, "sched_setaffinity"):
+        mine = sorted(os.sched_getaffinity(0))[number::of]
+        if mine:
+            os.sched_setaffinity(0, mine)
+            cores = len(mine)
+    import torch
+
+    # PyTorch and Keras work in turns and partly at once.
+    torch.set_num_threads(max(1, cores // 2))
+
+
+def result(
+    name: str, accelerate: bool, mistake: str | None, steps: int | None
+) -> dict[str, Any]:
+    """Compare one recipe with its twin; return plain values.
+
+    Args:
+        name: The recipe.
+        accelerate: Use this package's fast gradients (JAX).
+        mistake: A mistake to make.
+        steps: Steps of the loss trace; by default what fits the network's size.
+
+    Returns:
+        Settings, `passed`, `seconds`, all `checks`, and the `first` that failed.
+    """
+    import keras
+
+    from kerascnn.data.cache import cache_directory
+    from kerascnn.parity import compare
+    from kerascnn.training import environment
+
+    recipe = recipes.load(name)
+    if keras.backend.backend() == "jax":
+        # Many recipes share a network: the second compiles nothing.
+        environment.keep_compiled(cache_directory(None) / "compiled")
+    start = time.perf_counter()
+    checks = [
+        dataclasses.asdict(check) | {"passed": check.passed}
+        for check in compare.compare(recipe, accelerate, mistake, steps)
+    ]
+    for check in checks:
+        difference = float(check["difference"])
+        # JSON has no infinity.
+        check["difference"] = difference if math.isfinite(difference) else 1e30
+    much = compare.size(recipe.parameters)
+    keras.utils.clear_session()
+    return {
+        "recipe": name,
+        "backend": keras.backend.backend(),
+        "accelerate": accelerate,
+        "break": mistake,
+        "passed": all(check["passed"] for check in checks),
+        "seconds": round(time.perf_counter() - start, 1),
+        "steps": steps or much.steps,
+        "batch": much.batch,
+        "first": next((check for check in checks if not check["passed"]), None),
+        "checks": checks,
+    }
+
+
+def results(
+    names: Sequence[str], jobs: int, accelerate: bool, steps: int | None
+) -> Iterator[dict[str, Any]]:
+    """Compare many recipes, some at once.
+
+    Args:
+        names: The recipes, in the order in which they are begun.
+        jobs: How many at once.
+        accelerate: Use this package's fast gradients (JAX).
+        steps: Steps of the loss traces; by default what fits each network's size.
+
+    Yields:
+        What `result` returns, as it comes.
+
+    Raises:
+        UsageError: A process ended before it had answered.
+    """
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for name in names:
+        waiting.put(name)
+    answers: queue.SimpleQueue[dict[str, Any] | UsageError] = queue.SimpleQueue()
+    processes: list[subprocess.Popen] = []
+
+    def serve(process: subprocess.Popen, errors: Any) -> None:
+        assert process.stdin
+        assert process.stdout
+        while not waiting.empty():
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                print(name, file=process.stdin, flush=True)
+                answer = process.stdout.readline()
+            except (BrokenPipeError, ValueError):
+                answer = ""
+            if not answer:
+                errors.seek(0)
+                said = errors.read().strip().splitlines() or ["no word of why"]
+                answers.put(UsageError(f"the comparison of {name} ended: {said[-1]}"))
+                return
+            answers.put(json.loads(answer))
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for number in range(jobs):
+                errors = open(os.path.join(folder, str(number)), "w+")  # noqa: SIM115
+                words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "kerascnn.parity.worker", *words],
+                    env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                )
+                processes.append(process)
+                threading.Thread(
+                    target=serve, args=(process, errors), daemon=True
+                ).start()
+            for _ in names:
+                answer = answers.get()
+                if isinstance(answer, UsageError):
+                    raise answer
+                yield answer
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def main() -> None:
+    """Serve standard input."""
+    number, of, accelerate, steps = map(int, sys.argv[1:])
+    # Anything that a framework prints must not mix with the answers.
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    share_cores(number, of)
+    for name in sys.stdin:
+        answer = result(name.strip(), bool(accelerate), None, steps or None)
+        print(json.dumps(answer), file=output, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The comparison passes where it should, and every mistake makes it fail."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import layers
+from torch import nn
+
+from kerascnn import UsageError, initializers, optim, parity, transforms
+from kerascnn import recipe as recipes
+from kerascnn.__main__ import main
+from kerascnn.data.cache import cache_directory
+from kerascnn.parity import compare, mistakes, twins, worker
+from kerascnn.parity.rules import Normalize, RandomCrop
+from kerascnn.parity.twins.initial import kaiming_normal
+from kerascnn.parity.witness import Branches, Witness
+from kerascnn.recipe import Course, Recipe
+from kerascnn.training import environment
+
+# Of every kind: dense, strided and padded convolution, average and maximum, resizing,
+# edges, sigmoid, BatchNorm, Dropout, decay, shortcut added and concatenated.
+REPRESENTATIVE = (
+    *("fashion_mlp", "cifar_mlp_3", "fashion_conv", "fashion_pool", "fashion_padding"),
+    *("fashion_down_avg", "fashion_down_resize", "cifar_edges", "fashion_lenet_1x1"),
+    *("cifar_sigmoid_3", "cifar_silu_12", "cifar_skip_concat_12", "cifar_vgg_bn"),
+    *("cifar_vgg_l2", "cifar_vgg_decay", "cifar_vgg_skip"),
+)
+
+
+def network():
+    """Small, with everything in it that a mistake can be made with."""
+    decayed = {
+        "kernel_initializer": initializers.he_normal(),
+        "kernel_regularizer": optim.weight_decay(5e-4),
+    }
+    image = keras.Input((32, 32, 3))
+    x = layers.ZeroPadding2D(1)(image)
+    x = layers.Conv2D(8, 3, strides=2, activation="relu", name="conv", **decayed)(x)
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name="norm")(x)
+    x = layers.MaxPooling2D(2, name="pool")(x)
+    x = layers.Dropout(0.3, name="drop")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(64, activation="relu", name="hidden", **decayed)(x)
+    return keras.Model(image, layers.Dense(10, name="last", **decayed)(x))
+
+
+def module():
+    return kaiming_normal(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(8),
+            nn.MaxPool2d(2, 2),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.Linear(8 * 8 * 8, 64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+    )
+
+
+SMALL = Recipe(
+    name="small",
+    dataset="cifar10",
+    network=network,
+    transform=lambda: [transforms.RandomCrop(padding=2), transforms.pm1()],
+    optimizer=lambda: optim.adam(1e-3),
+    callbacks=lambda: [optim.ExponentialDecay(gamma=0.96)],
+    batch_size=256,
+    epochs=1,
+    parameters=0,
+    course=Course(source="a test"),
+)
+TWIN = twins.Twin(
+    module,
+    learning_rate=1e-3,
+    batch_size=256,
+    drop_last=False,
+    transform=[RandomCrop(2), Normalize((0.5,) * 3, (0.5,) * 3)],
+    weight_decay=5e-4,
+    gamma=0.96,
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A recipe and its twin that compile in a second; returns the comparison."""
+    monkeypatch.setattr(twins, "load", lambda name: TWIN)
+    # Most mistakes leave the compiled step as it is.
+    environment.keep_compiled(cache_directory(None) / "compiled")
+    return functools.partial(compare.compare, SMALL)
+
+
+def first(checks):
+    """The first quantity that fails; all that come before it have passed."""
+    return next((check for check in checks if not check.passed), None)
+
+
+def test_twin_and_recipe_agree(small):
+    checks = list(small(steps=12))
+    assert first(checks) is None
+    compared = {(check.part, check.name) for check in checks}
+    for layer in ("conv", "norm", "pool", "drop", "hidden", "last"):
+        assert ("forward", layer) in compared
+    for part in ("gradient", "update"):
+        for which in ("conv kernel", "conv bias", "norm gamma", "hidden bias"):
+            assert (part, which) in compared
+    assert ("statistics", "norm moving_variance") in compared
+    assert ("transform", "RandomCrop") in compared
+    # Not a comparison of a thing with itself.
+    assert all(check.difference > 0 for check in checks if check.part == "trace")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "part", "name"),
+    [
+        ("bn_eps", "forward", "norm"),
+        ("bn_momentum", "statistics", "norm moving_mean"),
+        ("bn_variance", "statistics", "norm moving_variance"),
+        ("adam_eps", "update", "conv kernel"),
+        ("l2_half", "gradient", "conv kernel"),
+        ("flatten_order", "forward", "hidden"),
+        ("stride_same", "forward", "conv"),
+        ("he_truncated", "initial", "hidden kernel"),
+        ("decay_per_step", "learning rate", "of 3 steps"),
+        ("crop_per_batch", "transform", "RandomCrop"),
+        ("drop_last", "batches", "batches of an epoch of 50,000 images"),
+        ("label_shift", "loss", "cross-entropy"),
+    ],
+)
+def test_every_mistake_is_found_where_it_is(small, mistake, part, name):
+    found = first(small(mistake=mistake, steps=3))
+    assert (found.part, found.name) == (part, name)
+    if mistake != "label_shift":
+        assert mistakes.MISTAKES[mistake][0] in found.reason
+    else:
+        assert "off by one" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("mistake", "name"),
+    [
+        ("bn_eps", "fashion_mlp"),
+        ("l2_half", "fashion_mlp"),
+        ("flatten_order", "fashion_mlp"),
+        ("stride_same", "fashion_mlp"),
+        ("he_truncated", "fashion_mlp"),
+        ("decay_per_step", "fashion_mlp"),
+        ("crop_per_batch", "fashion_mlp"),
+    ],
+)
+def test_a_mistake_needs_something_to_be_made_with(mistake, name):
+    with pytest.raises(UsageError, match=f"--break {mistake} needs .*{name} has none"):
+        next(compare.compare(recipes.load(name), mistake=mistake))
+
+
+def test_kinks_are_taken_on_keras_s_side():
+    """Two of a window's values are equal: the gradient goes where Keras's went."""
+    network = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 2))
+    witness = Witness(network, TWIN, [])
+    x = torch.tensor([[[[3.0, 1.0], [3.0, 2.0]]]], requires_grad=True)
+    relus = [np.ones((1, 2, 2, 1), bool)]
+    for chosen in (0, 2):
+        pools = [np.full((1, 1, 1, 1), chosen)]
+        with witness.branching(Branches(relus, pools)):
+            (gradient,) = torch.autograd.grad(network(x)[0, 0], x)
+        taken = gradient.reshape(-1).abs() > 0
+        assert taken.nonzero().tolist() == [[chosen]]
+    assert compare.largest(np.float32([3, 1, 4, 2]).reshape(1, 2, 2, 1)).item() == 2
+
+
+def test_command_prints_a_table_and_json(capsys):
+    assert main(["parity", "fashion_mlp", "--steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "forward" in shown
+    assert "agree" in shown
+    assert main(["parity", "fashion_mlp", "--steps", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"]
+    assert result["first"] is None
+    assert {"forward", "gradient", "trace"} <= {c["part"] for c in result["checks"]}
+
+
+def test_command_fails_with_code_1_and_names_the_first(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["parity", "fashion_mlp", "--break", "label_shift", "--steps", "2"])
+    assert stop.value.code == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "parts from its twin first in: loss, cross-entropy" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected recipes or --all"),
+        (["fashion_mlp", "--all"], "expected recipes or --all"),
+        (["fashion_mpl"], "did you mean fashion_mlp"),
+        (["fashion_mlp", "--breka", "bn_eps"], "did you mean --break"),
+        (["fashion_mlp", "cifar_mlp", "--break", "drop_last"], "takes one recipe"),
+        (["fashion_mlp", "--train", "--steps", "3"], "does not go with"),
+        (["fashion_mlp", "--steps", "0"], "expected 1 or more"),
+    ],
+)
+def test_misuse_is_one_line(words, message, capsys):
+    assert main(["parity", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_without_torch_the_command_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("kerascnn.__main__.check_backend", lambda: None)
+    assert main(["parity", "fashion_mlp"]) == 2
+    assert "pip install 'kerascnn[torch]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_other_backends_agree_too(backend, capsys):
+    import subprocess
+    import sys
+
+    words = ["-m", "kerascnn", "parity", *REPRESENTATIVE, "--backend", backend]
+    done = subprocess.run(
+        [sys.executable, *words, "--steps", "12"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mistake", "name", "part", "which"),
+    [
+        ("bn_eps", "cifar_vgg_bn", "forward", "batch_normalization"),
+        ("bn_momentum", "cifar_bn_12", "statistics", "batch_normalization"),
+        ("bn_variance", "cifar_vgg_l2", "statistics", "batch_normalization"),
+        ("adam_eps", "fashion_lenet", "update", "conv2d"),
+        ("l2_half", "cifar_vgg_l2", "gradient", "conv2d"),
+        ("flatten_order", "fashion_lenet", "forward", "dense"),
+        ("stride_same", "fashion_padding", "forward", "conv2d_1"),
+        ("stride_same", "cifar_skip_12", "forward", "conv2d"),
+        ("he_truncated", "cifar_he_12", "initial", "conv2d"),
+        ("decay_per_step", "cifar_vgg_decay", "learning rate", "of 3 steps"),
+        ("crop_per_batch", "cifar_vgg_aug", "transform", "RandomCrop"),
+        ("drop_last", "fashion_mlp", "batches", "batches"),
+        ("label_shift", "cifar_mlp", "loss", "cross-entropy"),
+    ],
+)
+def test_recipes_with_a_mistake_part_from_their_twins(mistake, name, part, which):
+    keras.utils.clear_session()  # names of layers are counted from the start
+    found = worker.result(name, True, mistake, 3)["first"]
+    assert found["part"] == part
+    assert found["name"].startswith(which)
+
+
+@pytest.mark.slow
+def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
+    """Why deep networks are not left to themselves: their training is chaotic.
+
+    One weight moved by its last digit, and PyTorch's own losses, at the recipe's own
+    learning rate, part beyond the tolerance of the trace.
+    """
+    from kerascnn.parity import images
+
+    recipe, twin = recipes.load("cifar_vgg"), twins.load("cifar_vgg")
+    much = compare.Size(batch=4, steps=30)
+    losses = []
+    for moved in (False, True):
+        torch.manual_seed(0)
+        network = twin.network()
+        if moved:
+            with torch.no_grad():
+                weight = network[0][0].weight.view(-1)
+                weight[0] = np.nextafter(weight[0].numpy(), np.float32(1))
+        optimizer = twin.optimizer(network)
+        found = []
+        for _, batch, labels in compare.prepare(twin, images.of(recipe), much):
+            optimizer.zero_grad()
+            x = torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())
+            y = torch.from_numpy(labels).long()
+            loss = nn.functional.cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        losses.append(found)
+    apart = np.abs(np.subtract(*losses))
+    assert apart[0] < 1e-5
+    assert apart.max() > compare.TRACE
