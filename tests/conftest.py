@@ -11,8 +11,8 @@ import pytest
 
 import kerascnn  # noqa: F401 - chooses the Keras backend before anything imports keras
 
-# What JAX compiles for one test serves the others, in this process and in those that
-# tests start. The first process makes the folder; the rest find it in their environment.
+# What JAX compiles for one test serves the others, in this process and in those
+# that tests start. The first makes the folder, the rest find it in their environment.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.mkdtemp(prefix="kerascnn-tests-")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
