@@ -82,11 +82,12 @@ def _covered(x, kernel, padding):
 
 @functools.cache
 def _trusted():
-    """Whether this process computes the fast convolution right.
+    """Whether this process computes convolutions in tiles right.
 
     XLA for the CPU has had releases that computed wrong values without an error
     (jax#39103). Once per process, at first use, a small convolution and its weight
-    gradient are compared with NumPy's; if they differ, the stock operation is used.
+    gradient, in tiles, the most intricate code here, are compared with NumPy's; if
+    they differ, the stock operation is used for all.
     """
     if jax.default_backend() != "cpu":
         return True

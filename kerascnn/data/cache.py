@@ -110,7 +110,8 @@ def _state(folder: Path, image_size: tuple[int, int] | None) -> str:
             if not each.name.startswith(".") and (status := each.stat())
         ]
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}.") from error
+        place = error.filename or folder
+        raise UsageError(f"{place} cannot be read: {error.strerror}.") from error
     state = json.dumps([_FORMAT, str(folder), files, *(image_size or ())])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 

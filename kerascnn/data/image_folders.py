@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # The formats that torchvision's ImageFolder takes.
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TESTS = ("test", "validation", "val")
+# What makes images of one size, by the rule of `fitted`.
+RESIZING = "layers.Resizing(height, width, crop_to_aspect_ratio=True, antialias=True)"
 _CHUNK = 64
 
 
@@ -121,7 +123,7 @@ class ImageFolder:
                     raise UsageError(
                         f"{file} is {image.shape[0]} x {image.shape[1]} and others are "
                         f"{shape[0]} x {shape[1]}: pass an image size, or begin the "
-                        "recipe's transform with layers.Resizing(height, width)."
+                        f"recipe's transform with {RESIZING}."
                     )
                 images.append(image)
             labels = [label for _, label in files[start : start + _CHUNK]]
@@ -166,9 +168,9 @@ def decode(file: Path) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
-    if file.stat().st_size == 0:
-        raise UsageError(f"{file} is empty: fetch it again or remove it.")
     try:
+        if file.stat().st_size == 0:
+            raise UsageError(f"{file} is empty: fetch it again or remove it.")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", "Palette images", UserWarning)
@@ -192,7 +194,8 @@ def _refuse_guesses(file: Path, image: Image.Image) -> None:
         raise UsageError(f"{file} has several frames: save one of them.")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         raise UsageError(f"{file} is in {image.mode} colours: save it as RGB.")
-    if image.mode.startswith("I") or image.mode == "F":
+    # Pillow opens 16-bit colour as 8-bit, and says so only in how it will decode it.
+    if image.mode.startswith("I") or image.mode == "F" or "16" in str(image.tile):
         raise UsageError(f"{file} has more than 8 bits a channel: save it with 8.")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         lowest, _ = image.convert("RGBA").getchannel("A").getextrema()

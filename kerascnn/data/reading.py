@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.data.image_folders import fitted
+from kerascnn.data.image_folders import RESIZING, fitted
 
 _CHUNK = 256
 
@@ -78,7 +78,7 @@ class Prepared:
                     raise UsageError(
                         f"{self.name} has images of unequal size, such as {shape} and "
                         f"{image.shape}: pass an image size, or begin the recipe's "
-                        "transform with layers.Resizing(height, width)."
+                        f"transform with {RESIZING}."
                     )
             labels = np.array([example["label"] for example in batch], np.int32)
             if labels.min() < 0 or labels.max() >= len(self.classes):

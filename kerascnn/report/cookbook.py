@@ -139,6 +139,8 @@ def record_of(run: Run) -> dict[str, Any]:
             mistake = f"{config['recipe']} has changed since (another fingerprint)"
         elif not (run.folder / "curve.png").exists() or not run.result["finished"]:
             mistake = "it has not finished"
+        elif run.result.get("steps_left_out"):
+            mistake = "it left out steps whose numbers were not finite"
     except KeyError as missing:
         mistake = f"its record says nothing of {missing}"
     if mistake:

@@ -16,6 +16,7 @@ import numpy as np
 from kerascnn import UsageError, data, runs, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.data.cache import cache_directory
+from kerascnn.data.image_folders import RESIZING
 from kerascnn.training import (
     checkpoint,
     determinism,
@@ -375,12 +376,22 @@ def image_size(recipe: Recipe) -> tuple[int, int] | None:
     """Return the height and width that a recipe's transform begins by resizing to.
 
     Images of unequal size can be batched only once they have it, so they are brought
-    to it where they are decoded.
+    to it where they are decoded, by the same rule.
+
+    Raises:
+        UsageError: The transform begins by resizing by another rule: training and
+            prediction would see different images.
     """
     first = next(iter(recipe.transform()), None)
-    if isinstance(first, keras.layers.Resizing):
-        return first.height, first.width
-    return None
+    if not isinstance(first, keras.layers.Resizing):
+        return None
+    rule = first.crop_to_aspect_ratio, first.antialias, first.interpolation
+    if rule != (True, True, "bilinear"):
+        raise UsageError(
+            f"{recipe.name}'s transform begins with a Resizing of another kind than "
+            f"{RESIZING}, by which images are resized as they are decoded: write it so."
+        )
+    return first.height, first.width
 
 
 def set_seed(seed: int) -> None:

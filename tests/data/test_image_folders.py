@@ -1,6 +1,8 @@
 """Folders of image files: layout, decoding, resizing, and what is refused."""
 
 import io
+import struct
+import zlib
 
 import keras
 import numpy as np
@@ -72,6 +74,26 @@ def bytes_of(image, kind, **options):
     return file.getvalue()
 
 
+def deep_colour():
+    """A 16-bit RGB image, which Pillow reads and can't write: by the PNG standard."""
+
+    def chunk(kind, content):
+        checked = kind + content
+        size, check = len(content), zlib.crc32(checked)
+        return struct.pack(">I", size) + checked + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    lines = (b"\0" + bytes(range(12))) * 2
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(kind, content)
+        for kind, content in (
+            (b"IHDR", header),
+            (b"IDAT", zlib.compress(lines)),
+            (b"IEND", b""),
+        )
+    )
+
+
 RGB = Image.fromarray(noise(9, 7, 3))
 ALPHA = Image.fromarray(noise(9, 7, 4))
 BAD = {
@@ -83,13 +105,17 @@ BAD = {
         "several frames",
     ),
     "inks.jpg": (bytes_of(RGB.convert("CMYK"), "JPEG"), "CMYK"),
-    "deep.png": (bytes_of(Image.fromarray(noise(9, 7).astype("uint16")), "PNG"), "8"),
+    "deep.png": (
+        bytes_of(Image.fromarray(noise(9, 7).astype("uint16")), "PNG"),
+        "more than 8 bits",
+    ),
+    "deep_colour.png": (deep_colour(), "more than 8 bits"),
     "glass.png": (bytes_of(ALPHA, "PNG"), "transparent"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_images_are_named(pets, name, capsys):
+def test_bad_images_are_named(pets, name):
     content, reason = BAD[name]
     (pets / "train" / "cat" / name).write_bytes(content)
     with pytest.raises(UsageError, match=rf"{name} .*{reason}.*data check"):
@@ -101,13 +127,15 @@ def test_check_lists_all_bad_images_at_once(pets, capsys):
     assert "24 images can be used" in capsys.readouterr().out
     for name, (content, _) in BAD.items():
         (pets / "train" / "cat" / name).write_bytes(content)
+    (pets / "train" / "cat" / "gone.png").symlink_to(pets / "nowhere.png")
     assert main(["data", "check", str(pets)]) == 2
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert len(lines) == len(BAD)
+    assert len(lines) == len(BAD) + 1
+    assert any("gone.png" in line and "No such file" in line for line in lines)
     for name, (_, reason) in BAD.items():
         assert any(name in line and reason in line for line in lines)
-    assert "7 of 31 images" in captured.err
+    assert "9 of 33 images" in captured.err
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
@@ -156,7 +184,7 @@ def test_folders_laid_out_otherwise_are_refused(pets, tmp_path):
         data.load(str(only))
 
 
-def test_three_images_are_enough(tmp_path):
+def test_one_image_a_class_is_enough(tmp_path):
     for place in ("train/a", "train/b", "test/a", "test/b"):
         folder = tmp_path / "few" / place
         folder.mkdir(parents=True)
