@@ -27,7 +27,13 @@ class List:
     def __call__(self) -> None:
         from kerascnn.report import ladder
 
-        ladder.show([recipe.outline(name) for name in recipe.names()])
+        outlines = []
+        for name in recipe.names():
+            try:
+                outlines.append(recipe.outline(name))
+            except UsageError as mistake:  # one's own broken file hides no other
+                print(f"left out: {mistake}", file=sys.stderr)
+        ladder.show(outlines)
 
 
 @dataclasses.dataclass

@@ -151,7 +151,9 @@ def load(name: str) -> Recipe:
     check_name(name)
     check_backend()
     spare_tensorflow()
-    return importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
+    found = importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
+    _check_named(found, name)
+    return found
 
 
 def check_name(name: str) -> None:
@@ -181,13 +183,26 @@ def outline(name: str) -> Outline:
     check_name(name)
     file = Path(__file__).parent / "recipes" / f"{name}.py"
     try:
-        return _outline(ast.parse(file.read_text("utf-8")))
+        found = _outline(ast.parse(file.read_text("utf-8"), str(file)))
+        _check_named(found, name)
+        return found
+    except UsageError:
+        raise
     except (ValueError, TypeError, SyntaxError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Outline)[3:])
         raise UsageError(
             f"{file} can't be read as a recipe ({error}): it assigns RECIPE = "
             f"Recipe(...) once, with literals for {fields}."
         ) from error
+
+
+def _check_named(recipe: Recipe | Outline, name: str) -> None:
+    """Raise `UsageError` where a copied recipe still has the original's name."""
+    if recipe.name != name:
+        raise UsageError(
+            f"kerascnn/recipes/{name}.py says name={recipe.name!r}: give the recipe "
+            f"its file's name, name={name!r}, in its command too."
+        )
 
 
 def _outline(tree: ast.Module) -> Outline:

@@ -182,6 +182,11 @@ class Run:
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
+        if not (self.folder / "config.json").exists():
+            raise UsageError(
+                f"there is no run in {self.folder}: expected the folder that a run "
+                "printed at its end, such as runs/fashion_mlp/20261124-101500."
+            )
         try:
             return json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:

@@ -295,6 +295,8 @@ def report(
             f"kerascnn takes {ours / best.seconds:.2f} of the time of plain PyTorch's "
             f"best, {best.name}."
         )
+    if not torch_forms():
+        missing = [*missing, "PyTorch, which is not installed: pip install torch"]
     for line in missing:
         console.print(f"left out: {line}", markup=False)
 

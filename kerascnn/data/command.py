@@ -86,12 +86,17 @@ def check(folder: str | os.PathLike) -> None:
     Raises:
         UsageError: some can't, or the folder is not laid out as a data set.
     """
-    images, problems = image_folders.check(folder)
+    images, problems, sizes = image_folders.check(folder)
     for problem in problems:
         print(problem)
     if problems:
         raise UsageError(f"{len(problems):,} of {images:,} images can't be used.")
     print(f"{images:,} images can be used.")
+    if len(sizes) > 1:
+        print(
+            f"They have {len(sizes):,} sizes: train them with a recipe whose transform "
+            f"begins with {image_folders.RESIZING}."
+        )
 
 
 def _prepared_sets(directory: Path) -> dict[str, Path]:

@@ -121,35 +121,36 @@ class ImageFolder:
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise UsageError(
-                        f"{file} is {image.shape[0]} x {image.shape[1]} and others are "
-                        f"{shape[0]} x {shape[1]}: pass an image size, or begin the "
-                        f"recipe's transform with {RESIZING}."
+                        f"{file} is {image.shape[0]} pixels high and {image.shape[1]} "
+                        f"wide, and others are {shape[0]} and {shape[1]}: pass an "
+                        f"image size, or begin the recipe's transform with {RESIZING}."
                     )
                 images.append(image)
             labels = [label for _, label in files[start : start + _CHUNK]]
             yield np.stack(images), np.array(labels, np.int32)
 
 
-def check(folder: str | os.PathLike) -> tuple[int, list[str]]:
+def check(folder: str | os.PathLike) -> tuple[int, list[str], set[tuple[int, int]]]:
     """Decode every image of a folder and collect what is wrong.
 
     Args:
         folder: see `ImageFolder`.
 
     Returns:
-        The number of images, and a line for each that can't be used.
+        The number of images, a line for each that can't be used, and the sizes
+        (height, width) of the others.
 
     Raises:
         UsageError: the folder is not laid out as a data set.
     """
     files = [file for split in ImageFolder(folder).files.values() for file, _ in split]
-    problems = []
+    problems, sizes = [], set()
     for file in sorted(files):
         try:
-            decode(file)
+            sizes.add(decode(file).shape[:2])
         except UsageError as error:
             problems.append(str(error))
-    return len(files), problems
+    return len(files), problems, sizes
 
 
 def decode(file: Path) -> np.ndarray:
