@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kerascnn import UsageError, __main__, command_line
+from kerascnn import UsageError, __main__, command_line, recipe
 
 
 @dataclasses.dataclass
@@ -143,3 +143,26 @@ def test_list_does_not_import_keras():
         "print({'keras', 'jax', 'tensorflow', 'torch'} & set(sys.modules))"
     )
     assert run_python("-c", script).stdout.splitlines()[-1] == "set()"
+
+
+def test_a_copied_recipe_needs_a_name_of_its_own(monkeypatch):
+    from kerascnn.recipes import fashion_mlp
+
+    monkeypatch.setattr(recipe, "names", lambda: ["fashion_mlp", "mine"])
+    monkeypatch.setitem(sys.modules, "kerascnn.recipes.mine", fashion_mlp)
+    with pytest.raises(UsageError, match=r"says name='fashion_mlp'.*name='mine'"):
+        recipe.load("mine")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "fashion_mlp", "--epochs", "abc"], "a whole number, not 'abc'"),
+        (["run", "fashion_mlp", "--learning-rate", "x"], "a number, not 'x'"),
+        (["show"], "RECIPE is missing (see"),
+        (["resume", "nowhere"], "there is no run in nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_plain_words(words, message, capsys):
+    assert __main__.main(words) == 2
+    assert message in capsys.readouterr().err

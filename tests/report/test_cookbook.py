@@ -200,7 +200,7 @@ def test_a_run_is_taken_in_once(folder, finish, capsys):
 
 def test_an_unfinished_run_is_refused(folder, tmp_path, capsys):
     assert __main__.main(["cookbook", "add", str(tmp_path / "nothing")]) == 2
-    assert "config.json can't be read" in capsys.readouterr().err
+    assert "there is no run in" in capsys.readouterr().err
 
 
 def test_check_names_each_stale_card(folder, finish, capsys):
