@@ -20,8 +20,9 @@ class Run:
     """A folder with one training run.
 
     It holds `config.json` (all resolved values, written at the start),
-    `metrics.jsonl` (a line an epoch), `checkpoints/`, and, once the run has finished,
-    `result.json`, `curve.png` and `model.keras`.
+    `metrics.jsonl` (a line an epoch), `checkpoints/`, and, once the run has ended,
+    `model.keras`, `curve.png` and `result.json`. A run that was stopped after an epoch
+    or more has those too, as far as it came; its result says that it is not finished.
 
     Args:
         folder: The run's folder.
@@ -198,11 +199,15 @@ class Run:
     def _write_text(self, name: str, text: str) -> None:
         with self.writing(name) as path:
             temporary = self.folder / f".{name}.partial"
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary.write_text(text, "utf-8")
+            sync(temporary)
             temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Return when what was written to a file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _new_folder(parent: Path) -> Path:

@@ -72,7 +72,7 @@ def load_model(path: Path | str) -> keras.Model:
         with zipfile.ZipFile(path) as archive:
             parameters = _check(archive)
     except _RefusedError as reason:
-        raise UsageError(f"{path} is refused: {reason}.") from reason
+        raise _refused(path, reason) from reason
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}.") from error
     except (*_BROKEN, zipfile.BadZipFile) as error:
@@ -86,13 +86,25 @@ def load_model(path: Path | str) -> keras.Model:
     try:
         model: Any = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever else is wrong with it
-        raise UsageError(f"Keras can't load {path}: {error}") from error
-    assert sum(math.prod(weight.shape) for weight in model.weights) <= parameters
+        raise UsageError(f"Keras can't load {path}: {_line(error)}") from error
+    if sum(math.prod(weight.shape) for weight in model.weights) > parameters:
+        raise _refused(path, "its model has more weights than the file")
     return model
 
 
 class _RefusedError(Exception):
     pass
+
+
+def _refused(path: Path, reason: object) -> UsageError:
+    return UsageError(
+        f"{path} is refused: {reason}. Open it with keras.saving.load_model only if "
+        "you trust who made it."
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 # What reading a file that was cut, or written by nobody, may raise.
@@ -112,6 +124,8 @@ def _check(archive: zipfile.ZipFile) -> int:
             f"it holds {', '.join(names)} instead of {', '.join(sorted(MEMBERS))}"
         )
     for member in archive.infolist():
+        if member.flag_bits & 1:
+            raise _RefusedError(f"{member.filename} is encrypted")
         # Keras stores them as they are; what unfolds may be a bomb.
         if member.compress_type != zipfile.ZIP_STORED or (
             member.file_size != member.compress_size
@@ -124,7 +138,12 @@ def _check(archive: zipfile.ZipFile) -> int:
     _check_classes(config)
     with archive.open("model.weights.h5") as file:
         stored = _check_weights(file, archive.getinfo("model.weights.h5").file_size)
-    declared = _parameters(config)
+    try:
+        declared = _parameters(config)
+    except Exception as error:  # Keras's own code, on a description of any kind
+        raise _RefusedError(
+            f"Keras can't make what it describes ({_line(error)})"
+        ) from error
     if declared > stored:
         raise _RefusedError(
             f"its layers have {declared:,} weights, and the file has {stored:,} numbers"
@@ -155,15 +174,22 @@ def _check_weights(file: IO[bytes], size: int) -> int:
     """Look through HDF5 without reading any weights; return how many there are."""
     import h5py
 
-    numbers = 0
+    numbers = stored = 0
+    visited = set()
 
     def check(group: Any) -> None:
-        nonlocal numbers
+        nonlocal numbers, stored
         for name in group:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 raise _RefusedError(f"its weights {name!r} are a link to elsewhere")
             item = group[name]
+            # One dataset under many names would count many times, and a group inside
+            # itself would never end.
+            address = h5py.h5o.get_info(item.id).addr
+            if address in visited:
+                raise _RefusedError(f"its weights {name!r} have another name too")
+            visited.add(address)
             if isinstance(item, h5py.Group):
                 check(item)
                 continue
@@ -172,13 +198,15 @@ def _check_weights(file: IO[bytes], size: int) -> int:
             if item.dtype.kind not in "biufV" or item.dtype.hasobject:
                 raise _RefusedError(f"its weights {name!r} are {item.dtype}")
             numbers += math.prod(item.shape)
+            stored += item.nbytes
             # What is not stored as it is may be a bomb.
-            if item.nbytes > size or item.id.get_storage_size() != item.nbytes:
+            if stored > size or item.id.get_storage_size() != item.nbytes:
                 raise _RefusedError(
                     f"its weights {name!r} claim to be {item.nbytes} bytes"
                 )
 
     with h5py.File(file, "r") as weights:
+        visited.add(h5py.h5o.get_info(weights.id).addr)
         check(weights)
     return numbers
 

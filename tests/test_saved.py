@@ -160,6 +160,31 @@ def test_a_compressed_member_is_refused(remake):
         saved.load_model(remake(compression=zipfile.ZIP_DEFLATED))
 
 
+def test_an_encrypted_member_is_refused(remake):
+    path = remake()
+    content = bytearray(path.read_bytes())
+    entry = content.find(b"PK\x01\x02")
+    while entry >= 0:
+        content[entry + 8] |= 1  # the flag of encryption, in the archive's directory
+        entry = content.find(b"PK\x01\x02", entry + 1)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"is encrypted\. Open it with .* only if"):
+        saved.load_model(path)
+
+
+def test_what_keras_cannot_make_is_refused(good, monkeypatch):
+    def broken(config):
+        raise RuntimeError("two\nlines")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "_parameters", broken)
+        with pytest.raises(UsageError, match=r"what it describes \(two lines\)"):
+            saved.load_model(good[0])
+    monkeypatch.setattr(saved, "_check", lambda archive: 3)
+    with pytest.raises(UsageError, match="has more weights than the file"):
+        saved.load_model(good[0])
+
+
 def test_an_absurd_description_is_refused(remake):
     huge = b" " * (saved.LARGEST_JSON + 1)
     with pytest.raises(UsageError, match=r"config\.json has \d+ bytes"):
@@ -179,9 +204,14 @@ def test_layers_larger_than_the_file_are_refused(good, remake):
         saved.load_model(remake(**{"config.json": json.dumps(config)}))
 
 
-@pytest.mark.parametrize("kind", ["external", "soft", "storage", "virtual", "bomb"])
+@pytest.mark.parametrize(
+    "kind", ["external", "soft", "storage", "virtual", "bomb", "hardlink", "loop"]
+)
 def test_weights_that_are_not_in_the_file_are_refused(good, remake, tmp_path, kind):
-    """CVE-2026-1669: links to other files. CVE-2026-0897: shapes of terabytes."""
+    """CVE-2026-1669: links to other files. CVE-2026-0897: shapes of terabytes.
+
+    One dataset under many names is a bomb too, and a group inside itself has no end.
+    """
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:
         file["vars"] = np.arange(4.0)
@@ -203,6 +233,11 @@ def test_weights_that_are_not_in_the_file_are_refused(good, remake, tmp_path, ki
                 file.create_dataset(
                     "more", (50_000_000, 50_000_000), "float32", compression="gzip"
                 )
+            case "hardlink":
+                file["first"] = np.zeros(3, "float32")
+                file["more"] = file["first"]
+            case "loop":
+                file["more"] = file["/"]
     with pytest.raises(UsageError, match="is refused: its weights 'more'"):
         saved.load_model(remake(**{"model.weights.h5": content.getvalue()}))
 

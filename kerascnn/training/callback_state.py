@@ -2,8 +2,9 @@
 
 A callback's state is what its attributes hold: numbers, words, arrays, and lists and
 dictionaries of them, as in `keras.callbacks.EarlyStopping` (`best`, `wait`,
-`best_weights`). Anything else, such as a function or the model, is what its recipe
-makes anew.
+`best_weights`). An attribute that holds anything else is left out, and is after a
+resume what the recipe makes anew: right for a function or the model, wrong for a
+callback that keeps its state in a set, a generator or an object of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from kerascnn import UsageError
 
 
 class _UnknownError(TypeError):
@@ -59,15 +62,25 @@ def restore(
         arrays: Likewise.
 
     Raises:
-        ValueError: The callbacks are of other classes.
+        UsageError: The callbacks are of other classes.
     """
-    classes = [type(callback).__name__ for callback in callbacks]
-    saved = [state["class"] for state in states]
-    if classes != saved:
-        raise ValueError(f"the callbacks were {saved} and are now {classes}")
+    check(callbacks, states)
     for callback, state in zip(callbacks, states, strict=True):
         for name, value in state["attributes"].items():
             setattr(callback, name, _decode(value, arrays))
+
+
+def check(
+    callbacks: Sequence[keras.callbacks.Callback], states: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise `UsageError` unless callbacks are of the classes that were captured."""
+    classes = ", ".join(type(callback).__name__ for callback in callbacks) or "none"
+    saved = ", ".join(state["class"] for state in states) or "none"
+    if classes != saved:
+        raise UsageError(
+            f"the run's callbacks were {saved} and are {classes}: bring the recipe "
+            "back, or start the run anew."
+        )
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -75,6 +88,8 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         return value
     if isinstance(value, float):  # as text: JSON has no infinity
         return {"float": value.hex()}
+    if keras.ops.is_tensor(value):
+        value = np.asarray(keras.ops.convert_to_numpy(value))
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufV":
         arrays[path] = np.array(value)
         return {"scalar" if isinstance(value, np.generic) else "array": path}

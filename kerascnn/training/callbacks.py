@@ -25,6 +25,7 @@ class Record(keras.callbacks.Callback):
         self.run = run
         self.images = images
         self.earlier_seconds = 0.0
+        self.learning_rate: float | None = None
 
     def elapsed(self) -> float:
         """Seconds that the epoch has trained, those before an interruption included."""
@@ -33,8 +34,18 @@ class Record(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Start the epoch's clock and note the learning rate it trains at."""
         self.earlier_seconds = 0.0
-        self._learning_rate = learning_rate(self.model.optimizer)
+        self.learning_rate = learning_rate(self.model.optimizer)
         self._start = time.perf_counter()
+
+    def go_on(self, seconds: float, rate: float | None) -> None:
+        """Take the epoch that has just begun for one that was interrupted.
+
+        Args:
+            seconds: Seconds that it had trained.
+            rate: The learning rate that it had begun at.
+        """
+        self.earlier_seconds = seconds
+        self.learning_rate = rate
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None):
         """Stop the clock: the evaluation does not count as training."""
@@ -50,7 +61,7 @@ class Record(keras.callbacks.Callback):
             {"epoch": epoch + 1}
             | metrics
             | {
-                "learning_rate": self._learning_rate,
+                "learning_rate": self.learning_rate,
                 "seconds": round(self._seconds, 3),
                 "images_per_second": round(self.images / self._seconds, 1),
             }

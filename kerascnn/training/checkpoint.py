@@ -49,7 +49,7 @@ class Checkpoint:
 
     Args:
         folder: Its folder.
-        arrays: The arrays by name, such as `"model/003/conv2d/kernel"`.
+        arrays: The arrays by name, such as `"model/0003/conv2d/kernel"`.
         manifest: All else: plain JSON values.
     """
 
@@ -114,10 +114,13 @@ def write(
         _write_synced(partial / "manifest.json", _sealed(manifest))
         _sync_folder(partial)
         final = parent / name
+        old = parent / f"{_PARTIAL}old-{name}"
         if final.exists():  # damaged, and replayed since
-            shutil.rmtree(final)
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)  # at once, where removing it takes its time
         partial.rename(final)
         _sync_folder(parent)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,16 +47,33 @@ def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
     from kerascnn.training.trainer import train
 
     overrides = command_line.parse(Overrides, words, program)
-    if overrides.resume is not None:
-        overrides = resuming.options(runs.Run(overrides.resume), overrides)
-    use_environment(overrides)
-    train(recipe, overrides)
+    if overrides.resume is None:
+        use_environment(overrides)
+        train(recipe, overrides)
+        return
+    given = _names(words)
+    use_environment(resuming.options(runs.Run(overrides.resume), overrides, given))
+    train(recipe, overrides, given)
+
+
+def _names(words: Sequence[str]) -> set[str]:
+    """Return the names of the options that command-line words give."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return {
+        option.removeprefix("--").removeprefix("no-").replace("-", "_")
+        for option in options
+    }
 
 
 def resume(words: Sequence[str], program: str) -> None:
     """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
     if words and not words[0].startswith("-"):
         name = runs.Run(Path(words[0])).config["recipe"]
+        if name not in recipes.names():
+            raise UsageError(
+                f"the recipe {name} of {words[0]} is not one of this package: go on "
+                f"with `python FILE --resume {words[0]}`, where FILE is the recipe's."
+            )
         run(recipes.load(name), ["--resume", *words], program)
     elif {"-h", "--help"} & set(words):
         print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")
@@ -81,8 +99,8 @@ def use_environment(overrides: Overrides) -> None:
     if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
     sys.stdout.flush()
-    os.execve(
-        sys.executable,
-        [sys.executable, *sys.orig_argv[1:]],
-        {**os.environ, **wanted},
-    )
+    command = [sys.executable, *sys.orig_argv[1:]]
+    environment = {**os.environ, **wanted}
+    if os.name == "nt":  # there `execve` neither waits nor quotes
+        sys.exit(subprocess.call(command, env=environment))
+    os.execve(sys.executable, command, environment)

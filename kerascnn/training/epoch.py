@@ -68,7 +68,7 @@ def fit(
     if steps_a_call is None:
         steps_a_call = 1 if jax.default_backend() == "cpu" else STEPS_A_CALL
     model.optimizer.build(model.trainable_variables)
-    counter = _index_of(guard.counts(model.optimizer), model.optimizer.variables)
+    counter = guard.index(model.optimizer)
     training, evaluation = _functions(model, model.optimizer)
     train_images, train_labels = jax.device_put((train.images, train.labels))
     test_images, test_labels = jax.device_put((test.images, test.labels))
@@ -190,7 +190,7 @@ def training_function(model: keras.Model) -> Callable[..., State]:
 
     gradient = jax.grad(loss_of, has_aux=True)
     optimizer = model.optimizer
-    counter = _index_of(guard.counts(optimizer), optimizer.variables)
+    counter = guard.index(optimizer)
 
     def step(state: State, images: jax.Array, labels: jax.Array) -> State:
         gradients, (others, sums) = gradient(
@@ -299,7 +299,10 @@ def _calls(
     if len(rest) and not plan.drop_last:
         calls.append(rest[None])
     while done > 0:
-        done -= len(calls.pop(0))
+        call = calls.pop(0)
+        if done < len(call):  # saved where other steps went into one call
+            calls[:0] = [call[i : i + 1] for i in range(done, len(call))]
+        done -= len(call)
     return calls
 
 
@@ -316,10 +319,6 @@ def read_state(model: keras.Model) -> State:
         "optimizer": [v.value for v in model.optimizer.variables],
         "sums": _zeros(),
     }
-
-
-def _index_of(variable: keras.Variable, variables: Sequence[keras.Variable]) -> int:
-    return next(i for i, each in enumerate(variables) if each is variable)
 
 
 def _measured(model: keras.Model, state: State) -> list[jax.Array]:

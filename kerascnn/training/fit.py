@@ -250,8 +250,7 @@ def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
         logs = _logs(model, images, labels, logits, loss)
     new_metrics = [scope.get_current_value(v) for v in model.metrics_variables]
 
-    variable = guard.counts(model.optimizer)
-    index = next(i for i, v in enumerate(model.optimizer.variables) if v is variable)
+    index = guard.index(model.optimizer)
     keep, counts = guard.judge(optimizer[index], loss, gradients, model.optimizer)
     new_state = jax.tree.map(
         functools.partial(jax.numpy.where, keep),

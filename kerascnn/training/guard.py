@@ -57,6 +57,12 @@ def counts(optimizer: keras.Optimizer) -> keras.Variable:
     return variable
 
 
+def index(optimizer: keras.Optimizer) -> int:
+    """Return the place of `counts` among an optimiser's variables."""
+    variable = counts(optimizer)
+    return next(i for i, v in enumerate(optimizer.variables) if v is variable)
+
+
 def begin(optimizer: keras.Optimizer, on_nan: str) -> None:
     """Say what is to happen with bad steps from now on.
 
@@ -145,18 +151,13 @@ def largest_gradients(
 def _jax(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
     import jax
 
-    def loss_of(weights: list, others: list) -> Any:
-        logits, others, penalties = model.stateless_call(
-            weights, others, images, training=True, return_losses=True
-        )
-        entropy = ops.sparse_categorical_crossentropy(
-            labels, ops.cast(logits, "float32"), from_logits=True
-        )
-        return ops.mean(entropy) + sum(penalties)
+    def loss(weights: list) -> Any:
+        pairs = zip(model.trainable_variables, weights, strict=True)
+        with keras.StatelessScope(state_mapping=list(pairs)):
+            return loss_of(model, images, labels)
 
     weights = [v.value for v in model.trainable_variables]
-    others = [v.value for v in model.non_trainable_variables]
-    return jax.jit(jax.value_and_grad(loss_of))(weights, others)
+    return jax.jit(jax.value_and_grad(loss))(weights)
 
 
 def _tensorflow(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
@@ -175,7 +176,7 @@ def _torch(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, lis
 
 
 def loss_of(model: Any, images: Any, labels: Any) -> Any:
-    """Return a batch's loss, where operations act at once (TensorFlow and PyTorch)."""
+    """Return a batch's loss, as the model was compiled to compute it."""
     logits = model(images, training=True)
     return model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
 

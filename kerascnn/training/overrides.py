@@ -56,7 +56,7 @@ class Overrides:
     """The run's folder (default: runs/<recipe>/<time>)."""
     checkpoint_minutes: Annotated[float, tyro.conf.arg(metavar="X")] = 10.0
     """Save the run this often inside an epoch, and after each epoch; 0: after every
-    step."""
+    step (on a GPU, every call of 50)."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What to do with a step whose loss or gradient is not finite. stop: end the run;
     skip: leave the step out, and end the run after ten in a row. The weights never
@@ -66,7 +66,7 @@ class Overrides:
     resume: Folder = None
     """Go on with the run in this folder, with its own options."""
     force: bool = False
-    """Go on also where the recipe, the data or the versions have changed."""
+    """Go on also where the recipe, the data, the device or versions have changed."""
 
     def __post_init__(self):
         command_line.check_positive(self, "epochs", "batch_size", "limit")

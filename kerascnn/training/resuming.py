@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
+from kerascnn.data.loading import is_path
 from kerascnn.training.overrides import Overrides
 
 if TYPE_CHECKING:
@@ -16,6 +18,23 @@ if TYPE_CHECKING:
 # Where the data lie and how a run is kept may differ from one start to the next.
 _OWN = ("resume", "force", "out")
 _FOLDERS = ("data_dir", "cache_dir")
+
+
+def absolute(overrides: Overrides) -> Overrides:
+    """Return options whose paths mean the same from any working directory."""
+    paths = {
+        name: path.expanduser().resolve()
+        for name in _FOLDERS
+        if (path := getattr(overrides, name)) is not None
+    }
+    if overrides.dataset is not None:
+        paths["dataset"] = absolute_dataset(overrides.dataset)
+    return dataclasses.replace(overrides, **paths)
+
+
+def absolute_dataset(name: str) -> str:
+    """Return a data set's name; where it is a relative path, the absolute one."""
+    return str(Path(name).expanduser().resolve()) if is_path(name) else name
 
 
 def record(overrides: Overrides) -> dict[str, Any]:
@@ -28,12 +47,16 @@ def record(overrides: Overrides) -> dict[str, Any]:
     }
 
 
-def options(run: Run, given: Overrides) -> Overrides:
+def options(
+    run: Run, given: Overrides, names: Collection[str] | None = None
+) -> Overrides:
     """Return the options that a run goes on with: its own, and those given now.
 
     Args:
         run: The run.
-        given: What the user gives now. What has its default there is the run's.
+        given: What the user gives now.
+        names: The options that were given, such as `on_nan`; the others are the run's.
+            By default those that differ from their own defaults.
 
     Raises:
         UsageError: The folder holds no run that can go on, or its data are gone.
@@ -53,11 +76,13 @@ def options(run: Run, given: Overrides) -> Overrides:
     own["data"] = "sample" if config["data"]["sample"] else "auto"
     own["backend"] = config["environment"]["backend"]
     plain = Overrides()
-    now = {
-        field.name: getattr(given, field.name)
-        for field in dataclasses.fields(given)
-        if getattr(given, field.name) != getattr(plain, field.name)
-    }
+    if names is None:
+        names = [
+            field.name
+            for field in dataclasses.fields(given)
+            if getattr(given, field.name) != getattr(plain, field.name)
+        ]
+    now = {name: getattr(given, name) for name in {*names, "resume"}}
     source = Path(config["data"]["source"])
     if own["data"] == "auto" and "data_dir" not in now and not source.exists():
         raise UsageError(
@@ -86,9 +111,29 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "training images": data["train_images"],
         "test images": data["test_images"],
         **{name.replace("_", " "): config[name] for name in names},
-        "backend": environment["backend"],
+        **{name: environment[name] for name in ("backend", "device", "processor")},
         **environment["versions"],
     }
+
+
+def changes(run: Run, config: dict[str, Any], force: bool) -> bool:
+    """Return whether what decides a run's numbers has changed.
+
+    Args:
+        run: The run.
+        config: The `config.json` with which it would go on.
+        force: Whether it may.
+
+    Raises:
+        UsageError: It has changed, and may not.
+    """
+    changed = differences(run.config, config)
+    if changed and not force:
+        raise UsageError(
+            f"the run {run.folder} can't go on as it began: {'; '.join(changed)}. "
+            "Bring back what it began with, or pass --force to go on all the same."
+        )
+    return bool(changed)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.training import callback_state, checkpoint, guard
-from kerascnn.training.callbacks import Record, learning_rate
+from kerascnn.training.callbacks import Record
 from kerascnn.training.signals import Interrupted, Signals
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Session(keras.callbacks.Callback):
         callbacks: The recipe's own callbacks, whose state belongs to the run.
         record: Keeps each epoch's time.
         signals: What the user asks for.
-        facts: What must be the same when the run goes on, for the manifest.
+        engine: The engine's name: inside an epoch no other can go on.
         minutes: Minutes between checkpoints inside an epoch; 0 saves after every step.
         on_nan: `"stop"` or `"skip"`, see `guard.begin`.
         start: The checkpoint to go on from.
@@ -55,7 +56,7 @@ class Session(keras.callbacks.Callback):
     callbacks: Sequence[keras.callbacks.Callback]
     record: Record
     signals: Signals
-    facts: dict[str, Any]
+    engine: str
     minutes: float = 10.0
     on_nan: str = "stop"
     start: Checkpoint | None = None
@@ -64,7 +65,7 @@ class Session(keras.callbacks.Callback):
         super().__init__()
         self.writer = checkpoint.Writer(self.run.folder)
         self.epoch = 0
-        self._saved = (-1, -1)
+        self._saved = (self.start.epoch, self.start.step) if self.start else None
         self._last = time.perf_counter()
         self._begun = self._last
         self._cost = 0.0
@@ -90,7 +91,10 @@ class Session(keras.callbacks.Callback):
             assert self.start is not None
             self._restore(self.start)
             guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
-            self.record.earlier_seconds = self.start.manifest["epoch_seconds"]
+            self.record.go_on(
+                self.start.manifest["epoch_seconds"],
+                self.start.manifest["learning_rate"],
+            )
 
     def measured(self) -> list[np.ndarray] | None:
         """Return what the engine had measured when the epoch was interrupted, if so."""
@@ -124,8 +128,8 @@ class Session(keras.callbacks.Callback):
         self.writer.check()
         due = time.perf_counter() - self._last >= 60 * self.minutes
         if due or self.signals.save or self.signals.stop:
-            self._save(self.epoch, step, measured())
-            self._stop_if_asked()
+            self._save(self.epoch, step, measured)
+            self._stop_if_asked(self.epoch, step, measured)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Save the epoch; stop if that is asked for."""
@@ -136,11 +140,11 @@ class Session(keras.callbacks.Callback):
         affordable = time.perf_counter() - self._last >= self._cost / SHARE
         last = epoch + 1 == self.epochs or self.model.stop_training  # type: ignore
         if asked or last or self.minutes == 0 or (affordable and not self.writer.busy):
-            self._save(epoch + 1, 0, [])
+            self._save(epoch + 1, 0, list)
         if last:
             self.writer.wait()
         else:
-            self._stop_if_asked()
+            self._stop_if_asked(epoch + 1, 0, list)
 
     def _inside(self) -> bool:
         return (
@@ -149,39 +153,46 @@ class Session(keras.callbacks.Callback):
             and self.start.epoch == self.epoch
         )
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_asked(
+        self, epoch: int, step: int, measured: Callable[[], Sequence[Any]]
+    ) -> None:
         if self.signals.stop is not None:
+            # Also where the signal came after what called here had looked for it.
+            self._save(epoch, step, measured)
             self.writer.wait()
             raise Interrupted(
                 self.signals.stop,
                 f"stopped; to go on: kerascnn resume {self.run.folder}",
             )
 
-    def _save(self, epoch: int, step: int, measured: Sequence[Any]) -> None:
+    def _save(
+        self, epoch: int, step: int, measured: Callable[[], Sequence[Any]]
+    ) -> None:
         model: Any = self.model
         self.signals.save = False
         if (epoch, step) == self._saved:
             return
         start = time.perf_counter()
+        values = measured()
         guard.check(guard.counts(model.optimizer))
         # Copies, on the device: the next step overwrites the arrays, and the thread
         # fetches the copies while it computes.
         copies = {
             f"{group}/{index:04}/{getattr(value, 'path', '')}": ops.copy(value)
             for group, values in (
-                ("model", model.trainable_variables + model.non_trainable_variables),
-                ("optimizer", model.optimizer.variables),
-                ("measured", measured),
+                *_groups(model),
+                ("measured", values),
                 ("random", _random_states()),
             )
             for index, value in enumerate(values)
         }
         states, arrays = callback_state.capture(self.callbacks)
-        manifest = self.facts | {
+        manifest = {
+            "engine": self.engine,
             "epoch": epoch,
             "step": step,
             "steps": self.steps,
-            "learning_rate": learning_rate(model.optimizer),
+            "learning_rate": self.record.learning_rate,
             "history": self.run.metrics,
             "callbacks": states,
             "stop_training": bool(model.stop_training),
@@ -205,11 +216,9 @@ class Session(keras.callbacks.Callback):
 
     def _restore(self, saved: Checkpoint) -> None:
         model: Any = self.model
-        for group, variables in (
-            ("model", model.trainable_variables + model.non_trainable_variables),
-            ("optimizer", model.optimizer.variables),
-        ):
-            assign(variables, saved.group(group), saved.folder)
+        for group, variables in _groups(model):
+            for variable, value in zip(variables, saved.group(group), strict=True):
+                variable.assign(value)
         _set_random_states(saved.group("random"))
         callback_state.restore(
             self.callbacks, saved.manifest["callbacks"], saved.arrays
@@ -238,26 +247,63 @@ def _set_random_states(states: Sequence[np.ndarray]) -> None:
         torch.cuda.set_rng_state_all(gpus)
 
 
-def assign(
-    variables: Sequence[Any], values: Sequence[np.ndarray], folder: Path
+def _groups(model: Any) -> list[tuple[str, list[Any]]]:
+    """Return what a checkpoint keeps of a model: variables by name of their group."""
+    return [
+        ("model", model.trainable_variables + model.non_trainable_variables),
+        ("optimizer", model.optimizer.variables),
+    ]
+
+
+def check_start(
+    start: Checkpoint,
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    steps: int,
+    engine: str,
 ) -> None:
-    """Give variables the values of a checkpoint.
+    """Check that a run can go on from a checkpoint, before anything is changed.
 
     Args:
-        variables: The variables.
-        values: As many arrays of the same shapes and types.
-        folder: The checkpoint's folder, for the message.
+        start: The checkpoint.
+        model: The compiled model.
+        callbacks: The recipe's own callbacks.
+        steps: Steps an epoch.
+        engine: The engine's name.
 
     Raises:
-        UsageError: They do not fit. Nothing is assigned then.
+        UsageError: It can't.
     """
-    there = [(tuple(v.shape), str(v.dtype)) for v in variables]
-    saved = [(value.shape, value.dtype.name) for value in values]
-    if there != saved:
+    optimizer: Any = model.optimizer
+    optimizer.build(model.trainable_variables)
+    guard.counts(optimizer)
+    for group, variables in _groups(model):
+        _check_variables(variables, start.group(group), start.folder)
+    callback_state.check(callbacks, start.manifest["callbacks"])
+    saved = start.manifest
+    was = saved.get("engine", engine)
+    if start.step > 0 and (was, saved["steps"]) != (engine, steps):
         raise UsageError(
-            f"the checkpoint {folder} holds other variables than the model has: "
-            f"{len(saved)} and {len(there)}, "
-            f"{next((pair for pair in zip(saved, there) if pair[0] != pair[1]), '')}."  # noqa: B905
+            f"the checkpoint {start.folder} lies inside an epoch of {saved['steps']} "
+            f"steps of the engine {was}, and the run would go on with {steps} steps of "
+            f"{engine}: bring back --engine, --limit and --batch-size, or start the "
+            "run anew."
         )
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+
+
+def _check_variables(
+    variables: Sequence[Any], values: Sequence[np.ndarray], folder: Path
+) -> None:
+    """Raise `UsageError` unless arrays have the shapes and types of variables."""
+    there = [f"{v.dtype} {tuple(v.shape)}" for v in variables]
+    saved = [f"{value.dtype.name} {value.shape}" for value in values]
+    if there == saved:
+        return
+    pairs = list(itertools.zip_longest(saved, there, fillvalue="nothing"))
+    first = next(i for i, (was, now) in enumerate(pairs) if was != now)
+    name = variables[first].path if first < len(variables) else "a variable"
+    raise UsageError(
+        f"the checkpoint {folder} holds other variables than the model has: {name} "
+        f"was {pairs[first][0]} and is {pairs[first][1]}; bring the recipe back, or "
+        "start the run anew."
+    )

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import random
 import sys
+from collections.abc import Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from kerascnn.training import (
 from kerascnn.training.callbacks import Progress, Record, learning_rate
 from kerascnn.training.overrides import Overrides
 from kerascnn.training.plan import Plan
-from kerascnn.training.session import Session
+from kerascnn.training.session import Session, check_start
 from kerascnn.training.signals import Signals
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ if TYPE_CHECKING:
 SAMPLE_EPOCHS = 8
 
 
-def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
+def train(
+    recipe: Recipe,
+    overrides: Overrides | None = None,
+    given: Collection[str] | None = None,
+) -> runs.Run:
     """Train a recipe and write its run folder.
 
     The test set is evaluated after every epoch, for the curve, and decides nothing:
@@ -50,6 +55,8 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
     Args:
         recipe: The recipe.
         overrides: Changes to it; none by default.
+        given: Where a run goes on, the names of the overrides that replace its own
+            (see `resuming.options`).
 
     Returns:
         The finished run.
@@ -71,7 +78,7 @@ def train(recipe: Recipe, overrides: Overrides | None = None) -> runs.Run:
         return _train(recipe, overrides, None)
     run = runs.Run(overrides.resume)
     with run.lock():
-        return _train(recipe, resuming.options(run, overrides), run)
+        return _train(recipe, resuming.options(run, overrides, given), run)
 
 
 def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.Run:
@@ -86,8 +93,10 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         determinism.require()
     if backend == "jax":
         environment.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
-    if overrides.dataset is not None:
-        recipe = dataclasses.replace(recipe, dataset=overrides.dataset)
+    overrides = resuming.absolute(overrides)
+    recipe = dataclasses.replace(
+        recipe, dataset=resuming.absolute_dataset(overrides.dataset or recipe.dataset)
+    )
     dataset = data.load(
         recipe.dataset,
         overrides.data,
@@ -140,6 +149,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         "environment": environment.describe(),
         "description": description,
     }
+    recipe_callbacks = recipe.callbacks()
     with contextlib.ExitStack() as stack:
         start = None
         if run is None:
@@ -147,7 +157,11 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             stack.enter_context(run.lock())
             run.write_config(config)
         else:
-            start = _start(run, config, overrides.force)
+            start = checkpoint.newest(run.folder, say)
+            changed = resuming.changes(run, config, overrides.force)
+            if start:
+                check_start(start, model, recipe_callbacks, steps, config["engine"])
+            _go_on(run, config, start, changed, steps)
         if start:
             plan = dataclasses.replace(
                 plan,
@@ -162,7 +176,6 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         held_out = overrides.validation is not None
         progress = Progress(plan.epochs, steps, validation=held_out)
         record = Record(run, images)
-        recipe_callbacks = recipe.callbacks()
         signals = stack.enter_context(Signals(say))
         session = Session(
             run=run,
@@ -171,7 +184,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             callbacks=recipe_callbacks,
             record=record,
             signals=signals,
-            facts={"facts": resuming.facts(config)},
+            engine=config["engine"],
             minutes=overrides.checkpoint_minutes,
             on_nan=overrides.on_nan,
             start=start,
@@ -182,12 +195,15 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             engine.fit(model, train_split, test_split, plan, callbacks, session=session)
             finished = True
         except guard.NotFiniteError as error:
-            # After a stop the model is as it was before the bad step.
-            raise _explained(error, model, train_split, plan, steps, run) from error
+            # After a stop the model is as it was before the bad step. Where that can't
+            # be computed again, such as for want of memory, the error stands alone.
+            with contextlib.suppress(Exception):
+                error = _explained(error, model, train_split, plan, steps, run)
+            raise error
         finally:
             progress.close()
             # What is raised is the reason for the end: another error must not hide it.
-            hidden = () if finished else (UsageError,)
+            hidden = () if finished else (Exception,)
             with contextlib.suppress(*hidden):
                 session.writer.wait()
             # Also after Ctrl-C: the epochs that were trained are not to be lost.
@@ -198,36 +214,42 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
     return run
 
 
-def _start(
-    run: runs.Run, config: dict[str, Any], force: bool
-) -> checkpoint.Checkpoint | None:
-    """Return the checkpoint that a run goes on from; None for its very beginning.
+def _go_on(
+    run: runs.Run,
+    config: dict[str, Any],
+    start: checkpoint.Checkpoint | None,
+    changed: bool,
+    steps: int,
+) -> None:
+    """Take a run's folder back to a checkpoint, and record that it goes on.
 
-    Raises:
-        UsageError: What decides its numbers has changed, and it isn't forced.
+    Args:
+        run: The run.
+        config: What it goes on with.
+        start: The checkpoint; None for the run's very beginning.
+        changed: Whether what decides its numbers has changed, and it was forced.
+        steps: Steps an epoch.
     """
     before = run.config
-    changed = resuming.differences(before, config)
-    if changed and not force:
-        raise UsageError(
-            f"the run {run.folder} can't go on as it began: {'; '.join(changed)}. "
-            "Bring back what it began with, or pass --force to go on all the same."
-        )
-    start = checkpoint.newest(run.folder, say)
+    here = config["environment"]
+    going_on = {name: here[name] for name in ("time", "device", "processor", "commit")}
+    resumed = {
+        "options": config["options"],
+        "resumed": [*before.get("resumed", []), going_on],
+    }
     if changed:
         # Such a run is no longer the recipe's, and says so.
-        config["overrides"] = sorted({*before["overrides"], "force"})
-        run.write_config(config)
+        marks = {*before["overrides"], *config["overrides"], "force"}
+        resumed |= {"overrides": sorted(marks)}
+    run.write_config((config if changed else before) | resumed)
     checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
     where = (
-        f"epoch {start.epoch + 1}, after {start.step} of {start.manifest['steps']} "
-        "steps"
+        f"epoch {start.epoch + 1}, after {start.step} of {steps} steps"
         if start
         else "the beginning: there is no checkpoint yet"
     )
     say(f"Going on with {run.folder} from {where}.")
-    return start
 
 
 def _explained(
@@ -305,10 +327,16 @@ def _finish(
     """Save the model, the result and the curve, and print the summary."""
     from kerascnn.report import plots, summary
 
+    # The result comes last: a run that has one is whole.
     with run.writing("model.keras") as path:
         partial = run.folder / ".partial.keras"
         kept.save(partial)
+        runs.sync(partial)
         partial.replace(path)
+    with run.writing("metrics.jsonl") as path:
+        runs.sync(path)
+    with run.writing("curve.png"):
+        plots.curve(run)
     last = run.metrics[-1]
     run.write_result(
         {
@@ -323,8 +351,6 @@ def _finish(
             "weights_sha256": weights_hash(kept),
         }
     )
-    with run.writing("curve.png"):
-        plots.curve(run)
     print(summary.text(run), flush=True)
 
 

@@ -189,6 +189,21 @@ def test_weights_and_metrics_are_the_same_with_many_steps_a_call(splits):
 
 
 @jax_only
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("steps_a_call", [1, 4, 50])
+def test_no_step_is_lost_wherever_an_epoch_goes_on(steps_a_call, drop_last):
+    """Also after a step where this device makes no cut, as the one before did."""
+    plan = Plan(epochs=1, batch_size=20, seed=9, drop_last=drop_last)
+    order = data.order(9, 0, 510)[: 500 if drop_last else 510]
+    for done in range(plan.steps(510) + 1):
+        calls = epoch._calls(plan, 0, 510, steps_a_call, done)
+        images = [call.ravel() for call in calls] or [np.array([], int)]
+        np.testing.assert_array_equal(np.concatenate(images), order[20 * done :])
+        assert {len(call) for call in calls} <= {1, steps_a_call}
+    assert [len(c) for c in epoch._calls(plan, 0, 510, 4, 2)][:3] == [1, 1, 4]
+
+
+@jax_only
 def test_an_interrupted_epoch_leaves_a_usable_model(splits):
     class Interrupt(keras.callbacks.Callback):
         async_safe = True
