@@ -53,7 +53,7 @@ STEPS_AN_EPOCH = 10
 # Networks with so few layers that learn are also compared left to themselves, each
 # following its own gradients. Deeper ones part within a few steps, in float32, as
 # PyTorch then parts from itself when one weight is moved by its last digit.
-SHALLOW = 5
+SHALLOW = 6
 
 
 @dataclasses.dataclass(frozen=True)
