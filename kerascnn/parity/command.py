@@ -210,9 +210,10 @@ class Backends:
         console.print(f"figure: {path}", markup=False, soft_wrap=True)
 
 
+# The columns of many recipes' table; the other parts have one figure each.
 PARTS = (
-    *("batches", "transform", "initial", "forward", "inference", "loss"),
-    *("gradient", "update", "statistics", "learning rate", "trace", "free trace"),
+    *("transform", "initial", "forward", "inference", "loss", "gradient"),
+    *("update", "statistics", "trace", "free trace"),
 )
 
 
@@ -267,7 +268,7 @@ def show_many(results: Sequence[dict[str, Any]]) -> None:
         )
     # Wider than a terminal may be: a folded table can't be read.
     console = Console()
-    console.width = max(console.width, 170)
+    console.width = max(console.width, 180)
     console.print(table)
     for result in results:
         if not result["passed"]:

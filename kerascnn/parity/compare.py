@@ -38,22 +38,25 @@ UPDATE = 1e-4
 # Of the losses of 100 steps; absolute where the loss is below 1. Each step adds to the
 # rounding of the one before.
 TRACE = 1e-3
-# Where PyTorch's float32 is itself further than the tolerance from its float64, two
-# programs' roundings may add up: this many times PyTorch's own is allowed. BatchNorm
-# makes it necessary: it divides a feature that hardly varies by its deviation, and the
-# rounding with it.
+# Where a difference is beyond the tolerance, PyTorch's own rounding is looked at: how
+# far its float32 is from its float64. Two programs' roundings may add up, and each
+# varies, so this many times PyTorch's own is allowed. BatchNorm makes it necessary: it
+# divides a feature that hardly varies by its deviation, and the rounding with it.
 OWN_ROUNDING = 4.0
+# The fast convolutions round more: in cifar_vgg_skip's gradients they are 2.7 times as
+# far from float64 as Keras's own are (medians, 1.8e-5 and 6.8e-6).
+FAST_ROUNDING = 8.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
-# A source place that lies half-way between two pixels is rounded either way.
-ROTATED = 1e-3
+# Half-way between two pixels, or two levels of grey, rounding may go either way.
+ROUNDED = 1e-3
 
 STEPS_AN_EPOCH = 10
 
 # Networks with so few layers that learn are also compared left to themselves, each
 # following its own gradients. Deeper ones part within a few steps, in float32, as
 # PyTorch then parts from itself when one weight is moved by its last digit.
-SHALLOW = 5
+SHALLOW = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +197,9 @@ def compare_transforms(
         reason, note, tolerance = "its rule is not torchvision's", "", FORWARD
         if mistake == "crop_per_batch" or type(layer).__name__ == "RandomCrop":
             reason = mistakes.MISTAKES["crop_per_batch"][0]
-        if type(layer).__name__ == "RandomRotation":
+        if type(layer).__name__ in ("RandomRotation", "Resizing"):
             difference = float(np.mean(np.any(ours != theirs, axis=-1)))
-            note, tolerance = "share of pixels", ROTATED
+            note, tolerance = "share of pixels", ROUNDED
         else:
             difference = relative(ours, theirs)
         yield Check(
@@ -358,7 +361,9 @@ def compare_training(
     rates.begin(epoch)
     step = keras_side.step(images, wrong)
     outputs = numpy_outputs(watched, step)
-    yield from compare_outputs(watched, outputs, witness, images, masks)
+    fast = accelerate and keras.backend.backend() == "jax"
+    allowed = FAST_ROUNDING if fast else OWN_ROUNDING
+    yield from compare_outputs(watched, outputs, witness, images, masks, allowed)
     if has_statistics(network):
         yield Check(
             "inference",
@@ -390,6 +395,7 @@ def compare_training(
             " ".join(name),
             (ours[name], theirs[name], exact.get(name)),
             GRADIENT,
+            allowed,
             mistakes.MISTAKES["l2_half"][0]
             if twin.weight_decay and name[1] == "kernel"
             else "the backward pass of this layer or one above it",
@@ -482,6 +488,7 @@ def compare_outputs(
     witness: Witness,
     images: np.ndarray,
     masks: list[np.ndarray],
+    allowed: float,
 ) -> Iterator[Check]:
     """Compare what each layer computes in training."""
     theirs = by_layer(watched, witness.outputs(images, masks))
@@ -495,6 +502,7 @@ def compare_outputs(
             layer.name,
             (ours[layer], theirs[layer], exact.get(layer)),
             FORWARD,
+            allowed,
             forward_reason(layer),
         )
 
@@ -504,14 +512,24 @@ def checked(
     name: str,
     values: tuple[np.ndarray, np.ndarray, np.ndarray | None],
     tolerance: float,
+    allowed: float,
     reason: str,
 ) -> Check:
-    """Compare two arrays, and PyTorch with its own float64 where that is known."""
+    """Compare two arrays.
+
+    Args:
+        part: As `Check` has it, and so `name`, `tolerance` and `reason`.
+        name: See above.
+        values: Keras's, PyTorch's, and PyTorch's in float64 where that is known.
+        tolerance: See above.
+        allowed: How many times PyTorch's own rounding is allowed.
+        reason: See above.
+    """
     ours, theirs, exact = values
     difference, note = relative(ours, theirs), ""
     if exact is not None and difference > tolerance:
         own = relative(theirs, exact)
-        tolerance = max(tolerance, OWN_ROUNDING * own)
+        tolerance = max(tolerance, allowed * own)
         note = f"PyTorch's float32 is {own:.0e} from its float64"
     return Check(part, name, difference, tolerance, reason, note)
 

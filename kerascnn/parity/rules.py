@@ -55,11 +55,15 @@ class Grayscale(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Rule):
-    """`interpolate(size=size, mode="bilinear", align_corners=False)`."""
+    """`interpolate(size=size, mode="bilinear", align_corners=False)`.
+
+    Whole numbers stay whole numbers, as torchvision's do.
+    """
 
     size: tuple[int, int]
 
     def apply(self, images: np.ndarray, draw: Any) -> np.ndarray:
+        whole = images.dtype.kind in "iu"
         images = images.astype("float64")
         for axis, new in zip((1, 2), self.size, strict=True):
             old = images.shape[axis]
@@ -70,7 +74,7 @@ class Resize(Rule):
             images = (
                 images.take(low, axis) * (1 - weight) + images.take(high, axis) * weight
             )
-        return images.astype("float32")
+        return (np.rint(images) if whole else images).astype("float32")
 
 
 @dataclasses.dataclass(frozen=True)

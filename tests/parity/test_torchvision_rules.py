@@ -23,11 +23,14 @@ def test_normalize_by_hand():
 
 
 def test_resize_is_interpolate(images):
-    found = rules.Resize((4, 17)).apply(images, None)
+    found = rules.Resize((4, 17)).apply(images.astype("float32"), None)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).double()
-    expected = F.interpolate(x, (4, 17), mode="bilinear", align_corners=False)
+    x = F.interpolate(x, (4, 17), mode="bilinear", align_corners=False)
+    expected = x.numpy().transpose(0, 2, 3, 1)
     # 0..255 in float32: half a unit of its last digit is 8e-6.
-    np.testing.assert_allclose(found, expected.numpy().transpose(0, 2, 3, 1), atol=2e-5)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    whole = rules.Resize((4, 17)).apply(images, None)
+    np.testing.assert_array_equal(whole, np.rint(expected))
 
 
 def test_crop_is_pad_and_slice(images):
