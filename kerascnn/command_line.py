@@ -106,10 +106,12 @@ def run(program: Callable[[], object]) -> int:
 def _one_line(box: str) -> str:
     """Take the message, and the option that was meant, out of tyro's framed text."""
     lines = [line.strip("│ \t") for line in box.splitlines()]
+    if len(lines) > 1 and re.fullmatch("-+", lines[1]):
+        del lines[:2]  # a terminal without Unicode: the title, and a line below it
     lines = [line for line in lines if line and not re.match(r"[╭╰]", line)]
     sections: list[list[str]] = [[]]
     for line in lines:
-        if line.startswith("──"):
+        if line.startswith(("──", "--------")):
             sections.append([])
         else:
             sections[-1].append(line)
