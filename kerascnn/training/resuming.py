@@ -89,6 +89,10 @@ def options(
             f"the run's data, {source}, are gone: bring the folder back, or say where "
             "it is now with --data-dir."
         )
+    named = not is_path(own["dataset"] or "")
+    if own["data"] == "auto" and own["data_dir"] is None and named:
+        # Found through TFDS_DATA_DIR, which may say another folder by now.
+        own["data_dir"] = source.parents[config["data"]["name"].count("/") + 1]
     return Overrides(**{**own, **now})
 
 

@@ -8,7 +8,7 @@ from keras import layers
 from kerascnn import UsageError, optim, training, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.runs import Run
-from kerascnn.training import callback_state, checkpoint
+from kerascnn.training import callback_state, checkpoint, resuming
 from kerascnn.training.session import Session
 
 JAX = keras.backend.backend() == "jax"
@@ -137,3 +137,19 @@ def test_arrays_of_the_backend_are_part_of_a_callbacks_state():
     other = Average([0.0, 0.0])
     callback_state.restore([other], states, arrays)
     np.testing.assert_array_equal(other.values, [[1.5, -2.0]])
+
+
+def test_the_data_are_looked_for_where_they_were(tmp_path):
+    """Also where TFDS_DATA_DIR said so at the time, and says nothing now."""
+    source = tmp_path / "sets" / "cifar10" / "3.0.2"
+    source.mkdir(parents=True)
+    run = Run.create("cifar_mlp", tmp_path / "run")
+    run.write_config(
+        {
+            "options": resuming.record(training.Overrides()),
+            "data": {"sample": False, "source": str(source), "name": "cifar10"},
+            "environment": {"backend": "jax"},
+        }
+    )
+    options = resuming.options(run, training.Overrides())
+    assert options.data_dir == tmp_path / "sets"
