@@ -173,7 +173,7 @@ def _check_classes(value: Any) -> None:
 def _check_weights(file: IO[bytes], size: int) -> int:
     """Look through HDF5 without reading any weights; return how many there are."""
     import h5py
-    from h5py import h5o
+    from h5py import h5o  # type: ignore[attr-defined] # compiled, without types
 
     numbers = stored = 0
     visited = set()
