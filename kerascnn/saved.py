@@ -173,6 +173,7 @@ def _check_classes(value: Any) -> None:
 def _check_weights(file: IO[bytes], size: int) -> int:
     """Look through HDF5 without reading any weights; return how many there are."""
     import h5py
+    from h5py import h5o  # type: ignore[attr-defined] # compiled, without types
 
     numbers = stored = 0
     visited = set()
@@ -186,7 +187,7 @@ def _check_weights(file: IO[bytes], size: int) -> int:
             item = group[name]
             # One dataset under many names would count many times, and a group inside
             # itself would never end.
-            address = h5py.h5o.get_info(item.id).addr
+            address = h5o.get_info(item.id).addr
             if address in visited:
                 raise _RefusedError(f"its weights {name!r} have another name too")
             visited.add(address)
@@ -206,7 +207,7 @@ def _check_weights(file: IO[bytes], size: int) -> int:
                 )
 
     with h5py.File(file, "r") as weights:
-        visited.add(h5py.h5o.get_info(weights.id).addr)
+        visited.add(h5o.get_info(weights.id).addr)
         check(weights)
     return numbers
 
