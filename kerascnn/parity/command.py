@@ -77,7 +77,7 @@ class Parity:
 
     def __call__(self) -> None:
         check_torch()
-        use_backend(self)
+        use_backend(self.backend)
         if self.train:
             passed = self._train()
         elif len(self.recipe) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,16 +91,32 @@ def use_environment(overrides: Overrides) -> None:
     Raises:
         UsageError: The backend is not installed.
     """
-    wanted = {"KERAS_BACKEND": overrides.backend or os.environ["KERAS_BACKEND"]}
-    if overrides.backend is not None:
-        check_backend(overrides.backend, "--backend")
-    if overrides.deterministic:
-        wanted |= determinism.variables(wanted["KERAS_BACKEND"])
-    if all(os.environ.get(name) == value for name, value in wanted.items()):
+    backend = overrides.backend or os.environ["KERAS_BACKEND"]
+    use_backend(
+        overrides.backend,
+        determinism.variables(backend) if overrides.deterministic else {},
+    )
+
+
+def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) -> None:
+    """Start the process again where it needs another backend, or these variables.
+
+    Args:
+        wanted: `"jax"`, `"tensorflow"` or `"torch"`; `None` for the one in use.
+        variables: Environment variables that must have these values.
+
+    Raises:
+        UsageError: The backend is not installed.
+    """
+    needed = dict(variables or {})
+    if wanted is not None:
+        check_backend(wanted, "--backend")
+        needed["KERAS_BACKEND"] = wanted
+    if all(os.environ.get(name) == value for name, value in needed.items()):
         return
     sys.stdout.flush()
     command = [sys.executable, *sys.orig_argv[1:]]
-    environment = {**os.environ, **wanted}
+    environment = {**os.environ, **needed}
     if os.name == "nt":  # there `execve` neither waits nor quotes
         sys.exit(subprocess.call(command, env=environment))
     os.execve(sys.executable, command, environment)

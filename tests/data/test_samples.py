@@ -56,20 +56,12 @@ def test_sources_and_licences_are_named():
 
 
 def test_the_wheel_holds_the_samples(tmp_path, monkeypatch):
-    pytest.importorskip("setuptools", minversion="77")
-    from setuptools import build_meta
-
+    build = pytest.importorskip("hatchling.build")
     source = Path(kerascnn.__file__).parents[1]
     if not (source / "pyproject.toml").is_file():
         pytest.skip("the package is installed: its source is not here")
-    # setuptools builds in the current folder: a folder of links keeps the source clean.
-    for name in ("pyproject.toml", "README.md", "LICENSE", "kerascnn"):
-        if (source / name).exists():
-            (tmp_path / name).symlink_to(source / name)
-    if not (tmp_path / "README.md").exists():
-        (tmp_path / "README.md").write_text("")
-    monkeypatch.chdir(tmp_path)
-    wheel = build_meta.build_wheel(str(tmp_path))
+    monkeypatch.chdir(source)
+    wheel = build.build_wheel(str(tmp_path))
     packed = set(zipfile.ZipFile(tmp_path / wheel).namelist())
     for each in FILES:
         assert f"kerascnn/data/samples/{each.relative_to(SAMPLES).as_posix()}" in packed
