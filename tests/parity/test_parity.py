@@ -277,7 +277,7 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
         if moved:
             with torch.no_grad():
                 weight = network[0][0].weight.view(-1)
-                weight[0] = np.nextafter(weight[0].numpy(), np.float32(1))
+                weight[0] = float(np.nextafter(weight[0].numpy(), np.float32(1)))
         optimizer = twin.optimizer(network)
         found = []
         for _, batch, labels in compare.prepare(twin, images.of(recipe), much):
