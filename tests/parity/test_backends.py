@@ -150,7 +150,7 @@ def conform(backend, *words):
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(QUICK, id="quick"),
+        pytest.param(QUICK, id="quick", marks=pytest.mark.slow),
         pytest.param(NAMES, id="all", marks=pytest.mark.slow),
     ],
 )
