@@ -46,6 +46,9 @@ OWN_ROUNDING = 4.0
 # The fast convolutions round more: in cifar_vgg_skip's gradients they are 2.7 times as
 # far from float64 as Keras's own are (medians, 1.8e-5 and 6.8e-6).
 FAST_ROUNDING = 8.0
+# TensorFlow's means over a batch round more: its first BatchNorm in cifar_vgg_bn is 7
+# times as far from float64 as PyTorch's (1.8e-6 and 2.4e-7), and later layers keep that.
+TENSORFLOW_ROUNDING = 16.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
 # Half-way between two pixels, or two levels of grey, rounding may go either way: in a
@@ -214,17 +217,18 @@ def transformed(
 ) -> tuple[np.ndarray, Any]:
     """Apply one of our transforms; return its result and its random draw."""
     number = keras.ops.convert_to_numpy
+    tensor: Any = keras.ops.convert_to_tensor(images)
     if isinstance(layer, keras.layers.RandomFlip):
-        draw = layer.get_random_transformation(images, training=True)
-        flipped = layer.transform_images(images, draw, training=True)
+        draw = layer.get_random_transformation(tensor, training=True)
+        flipped = layer.transform_images(tensor, draw, training=True)
         return number(flipped), number(draw["flips"]).reshape(-1)
     if not hasattr(layer, "draw"):
-        return number(layer(images)), None
+        return number(layer(tensor)), None
     draw = number(layer.draw(images.shape))
     ours = draw
     if mistake == "crop_per_batch" and type(layer).__name__ == "RandomCrop":
         ours = np.broadcast_to(draw[:1], draw.shape)
-    return number(layer.transform(images, ours)), draw
+    return number(layer.transform(tensor, ours)), draw
 
 
 def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]:
@@ -362,8 +366,11 @@ def compare_training(
     rates.begin(epoch)
     step = keras_side.step(images, wrong)
     outputs = numpy_outputs(watched, step)
-    fast = accelerate and keras.backend.backend() == "jax"
-    allowed = FAST_ROUNDING if fast else OWN_ROUNDING
+    allowed = {
+        "jax": FAST_ROUNDING if accelerate else OWN_ROUNDING,
+        "tensorflow": TENSORFLOW_ROUNDING,
+        "torch": OWN_ROUNDING,
+    }[keras.backend.backend()]
     yield from compare_outputs(watched, outputs, witness, images, masks, allowed)
     if has_statistics(network):
         yield Check(
@@ -639,7 +646,7 @@ class Dice:
         for i, layer in enumerate(self.layers):
             self.generator.state.assign(self.states[i])
             self.states[i] = self.states[i] + np.array([0, 1], self.states[i].dtype)
-            ones = np.ones((batch, *layer.output.shape[1:]), "float32")
+            ones = keras.ops.ones((batch, *layer.output.shape[1:]), "float32")
             kept = keras.random.dropout(ones, layer.rate, seed=self.generator)
             mask = keras.ops.convert_to_numpy(kept) != 0
             found.append(mask.transpose(0, 3, 1, 2))
