@@ -47,7 +47,7 @@ OWN_ROUNDING = 4.0
 # far from float64 as Keras's own are (medians, 1.8e-5 and 6.8e-6).
 FAST_ROUNDING = 8.0
 # TensorFlow's means over a batch round more: its first BatchNorm in cifar_vgg_bn is 7
-# times as far from float64 as PyTorch's (1.8e-6 and 2.4e-7), and later layers keep that.
+# times as far from float64 as PyTorch's (1.8e-6 and 2.4e-7); later layers keep that.
 TENSORFLOW_ROUNDING = 16.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
