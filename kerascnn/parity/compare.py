@@ -648,7 +648,10 @@ class Dice:
         for i, layer in enumerate(self.layers):
             self.generators[i].state.assign(self.states[i])
             self.states[i] = self.states[i] + np.array([0, 1], self.states[i].dtype)
-            ones = keras.ops.ones((batch, *layer.output.shape[1:]), "float32")
+            # In memory as PyTorch's pooling leaves them: its dice follow the memory.
+            height, width, channels = layer.output.shape[1:]
+            ones = keras.ops.ones((batch, channels, height, width), "float32")
+            ones = keras.ops.transpose(ones, (0, 2, 3, 1))
             kept = keras.random.dropout(ones, layer.rate, seed=self.generators[i])
             mask = keras.ops.convert_to_numpy(kept) != 0
             found.append(mask.transpose(0, 3, 1, 2))
