@@ -47,7 +47,7 @@ OWN_ROUNDING = 4.0
 # far from float64 as Keras's own are (medians, 1.8e-5 and 6.8e-6).
 FAST_ROUNDING = 8.0
 # TensorFlow's means over a batch round more: its first BatchNorm in cifar_vgg_bn is 7
-# times as far from float64 as PyTorch's (1.8e-6 and 2.4e-7); later layers keep that.
+# times as far from float64 as PyTorch's (1.8e-6, 2.4e-7), and later layers keep that.
 TENSORFLOW_ROUNDING = 16.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
@@ -634,7 +634,9 @@ class Dice:
         self.states = [
             keras.ops.convert_to_numpy(x.seed_generator.state) for x in self.layers
         ]
-        self.generator = keras.random.SeedGenerator(0)
+        # Made as the layers' own: on PyTorch, Keras rolls the global dice of a layer
+        # that was given no seed.
+        self.generators = [keras.random.SeedGenerator(x.seed) for x in self.layers]
 
     def masks(self, batch: int) -> list[np.ndarray]:
         """Draw what each layer keeps in the next step.
@@ -642,14 +644,18 @@ class Dice:
         Returns:
             For each layer a boolean array, `(batch, channels, height, width)`.
         """
-        found = []
+        found, before = [], torch.get_rng_state()
         for i, layer in enumerate(self.layers):
-            self.generator.state.assign(self.states[i])
+            self.generators[i].state.assign(self.states[i])
             self.states[i] = self.states[i] + np.array([0, 1], self.states[i].dtype)
-            ones = keras.ops.ones((batch, *layer.output.shape[1:]), "float32")
-            kept = keras.random.dropout(ones, layer.rate, seed=self.generator)
+            # In memory as PyTorch's pooling leaves them: its dice follow the memory.
+            height, width, channels = layer.output.shape[1:]
+            ones = keras.ops.ones((batch, channels, height, width), "float32")
+            ones = keras.ops.transpose(ones, (0, 2, 3, 1))
+            kept = keras.random.dropout(ones, layer.rate, seed=self.generators[i])
             mask = keras.ops.convert_to_numpy(kept) != 0
             found.append(mask.transpose(0, 3, 1, 2))
+        torch.set_rng_state(before)
         return found
 
 
