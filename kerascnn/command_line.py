@@ -81,6 +81,24 @@ def check_positive(options: Any, *names: str) -> None:
             raise UsageError(f"--{option} {value}: expected 1 or more.")
 
 
+def printable(text: str) -> str:
+    r"""Return text as one line that any terminal shows as it is.
+
+    A file's name may hold line ends, escape sequences and bytes of no encoding: they
+    are written as in Python, such as `\x1b`.
+    """
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def _joined(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
 def run(program: Callable[[], object]) -> int:
     """Run a program and turn how it ended into an exit code.
 
@@ -91,7 +109,7 @@ def run(program: Callable[[], object]) -> int:
     try:
         program()
     except UsageError as mistake:
-        print(f"kerascnn: {' '.join(str(mistake).split())}", file=sys.stderr)
+        print(f"kerascnn: {_joined(str(mistake))}", file=sys.stderr)
         return mistake.exit_code
     except KeyboardInterrupt as stop:
         print(f"kerascnn: {str(stop) or 'stopped.'}", file=sys.stderr)
@@ -100,6 +118,13 @@ def run(program: Callable[[], object]) -> int:
         # The reader has left (`kerascnn list | head`): nothing more to say.
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A file that the user named, or one that the disk has lost.
+        line = f"{error.filename}: {error.strerror or error}."
+        print(f"kerascnn: {_joined(line)}", file=sys.stderr)
+        return UsageError.exit_code
     return 0
 
 

@@ -98,8 +98,8 @@ class Run:
         try:
             lines = path.read_text("utf-8").splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except (OSError, ValueError) as error:
+            return [_record(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} can't be read: {error}") from error
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -189,8 +189,8 @@ class Run:
                 "printed at its end, such as runs/fashion_mlp/20261124-101500."
             )
         try:
-            return json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            return _record(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} can't be read: {error}") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
@@ -220,6 +220,13 @@ def _new_folder(parent: Path) -> Path:
             continue  # another run began in the same second
         return folder
     raise UsageError(f"{parent} holds a thousand runs of this second.")
+
+
+def _record(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {value!r:.40} instead of names and values")
+    return value
 
 
 def _json(value: Any, indent: int | None = None) -> str:

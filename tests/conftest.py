@@ -1,11 +1,14 @@
 """Settings for all tests."""
 
 import atexit
+import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -40,5 +43,31 @@ def passes_on():
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+    return check
+
+
+@pytest.fixture
+def unchanged():
+    """Check that a block creates, changes and deletes nothing in a folder."""
+
+    def listing(folder, but):
+        files = {}
+        for parent, folders, names in os.walk(os.fsencode(folder)):
+            folders[:] = [each for each in folders if os.fsdecode(each) not in but]
+            for name in (*folders, *names):
+                path = os.path.join(parent, name)
+                content = b""
+                if os.path.isfile(path) and not os.path.islink(path):
+                    content = Path(os.fsdecode(path)).read_bytes()
+                files[path] = hashlib.sha256(content).hexdigest()
+        return files
+
+    @contextlib.contextmanager
+    def check(folder, but=()):
+        """`but`: names of folders below that may change."""
+        before = listing(folder, but)
+        yield
+        assert listing(folder, but) == before
 
     return check

@@ -77,7 +77,8 @@ def decoded(
         return _open(place)
     except (FileNotFoundError, NotADirectoryError):
         pass  # nothing is cached
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    # NumPy has Python parse an array's header, and that raises what it likes.
+    except Exception as error:
         _say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
     prepared = read(folder) if is_prepared(folder) else ImageFolder(folder)
     try:

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from kerascnn import UsageError
+from kerascnn import UsageError, command_line
 from kerascnn.data import image_folders
 from kerascnn.data.fetching import get as fetch
 from kerascnn.data.folders import SAMPLES, data_directory, prepared
@@ -88,7 +88,7 @@ def check(folder: str | os.PathLike) -> None:
     """
     images, problems, sizes = image_folders.check(folder)
     for problem in problems:
-        print(problem)
+        print(command_line.printable(problem))
     if problems:
         raise UsageError(f"{len(problems):,} of {images:,} images can't be used.")
     print(f"{images:,} images can be used.")

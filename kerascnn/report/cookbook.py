@@ -143,6 +143,8 @@ def record_of(run: Run) -> dict[str, Any]:
             mistake = "it left out steps whose numbers were not finite"
     except KeyError as missing:
         mistake = f"its record says nothing of {missing}"
+    except (TypeError, AttributeError) as error:
+        mistake = f"its record is damaged ({error})"
     if mistake:
         raise UsageError(f"{run.folder} is not for the cookbook: {mistake}.")
     # The fingerprint stands for the description; the other fields say the options.

@@ -43,6 +43,13 @@ class DamagedError(ValueError):
     """A checkpoint is not what was written."""
 
 
+# What reading JSON and arrays that nobody wrote may raise.
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    SafetensorError,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """What was read from a checkpoint.
@@ -150,14 +157,17 @@ def read(folder: Path) -> Checkpoint:
             != (manifest["files"]["arrays.safetensors"])
         ):
             raise DamagedError("arrays.safetensors is not what was written")
+        for name in ("epoch", "step"):
+            if type(manifest[name]) is not int or manifest[name] < 0:
+                raise DamagedError(f"its {name} is {manifest[name]!r:.40}")
         stored = safetensors.numpy.load(content)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        arrays = {
+            name: array.view(manifest["types"].get(name, array.dtype))
+            for name, array in stored.items()
+        }
+    except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
-        raise DamagedError(str(reason)) from error
-    arrays = {
-        name: array.view(manifest["types"].get(name, array.dtype))
-        for name, array in stored.items()
-    }
+        raise DamagedError(" ".join(str(reason).split())[:200]) from error
     return Checkpoint(folder, arrays, manifest)
 
 
@@ -187,7 +197,7 @@ def newest(run: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
 
 def numbered(run: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, the oldest first."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         folders = (run / FOLDER).iterdir()
         return sorted(p for p in folders if re.fullmatch(r"\d{5,}-\d{7,}", p.name))
     return []

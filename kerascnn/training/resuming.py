@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ def options(
     """
     if given.out is not None:
         raise UsageError(f"--out {given.out}: a run goes on in its own folder.")
+    with _legible(run):
+        return _options(run, given, names)
+
+
+def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overrides:
     config = run.config
     if run.finished:
         raise UsageError(f"the run {run.folder} has finished: nothing is left to do.")
@@ -94,6 +100,24 @@ def options(
         # Found through TFDS_DATA_DIR, which may say another folder by now.
         own["data_dir"] = source.parents[config["data"]["name"].count("/") + 1]
     return Overrides(**{**own, **now})
+
+
+@contextlib.contextmanager
+def _legible(run: Run) -> Iterator[None]:
+    """Take what reading a record of another shape raises for damage.
+
+    Raises:
+        UsageError: In place of such an error.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{run.folder / 'config.json'} is damaged ({type(error).__name__}: "
+            f"{error}): start the run anew, with another --out."
+        ) from error
 
 
 def facts(config: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +155,11 @@ def changes(run: Run, config: dict[str, Any], force: bool) -> bool:
     Raises:
         UsageError: It has changed, and may not.
     """
-    changed = differences(run.config, config)
+    with _legible(run):
+        before = run.config
+        changed = differences(before, config)
+        if not all(type(before.get(x, [])) is list for x in ("overrides", "resumed")):
+            raise TypeError("a list is none")
     if changed and not force:
         raise UsageError(
             f"the run {run.folder} can't go on as it began: {'; '.join(changed)}. "

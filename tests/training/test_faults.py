@@ -64,6 +64,7 @@ RECIPE = Recipe(
 training.main(RECIPE)
 '''
 OPTIONS = ["--data", "sample", "--limit", "500", "--checkpoint-minutes", "0"]
+OPTIONS += ["--batch-size", "10"]  # 200 steps: more than twenty kills let pass
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +136,15 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.005)
 
 
-def kill_often(place, engine, kills, seed):
+def kill_often(place, engine, kills, seed, start=start, begun=3.0):
     """Kill a run at random moments, resume it each time, and let the last one end.
 
     The moments: while it starts, once in a step, and once within a write, as the
     temporary folder shows.
+
+    Args:
+        start: Starts the run.
+        begun: Seconds after which it is likely to train.
     """
     draw = random.Random(seed)
     name = f"killed-{engine}-{seed}"
@@ -149,16 +154,16 @@ def kill_often(place, engine, kills, seed):
         words = ["--out", name, "--engine", engine]
         if (folder / "config.json").exists():
             words = ["--resume", name]
-        process = start(place, *OPTIONS, *words, STEP_SECONDS="0.02")
+        process = start(place, *OPTIONS, *words, STEP_SECONDS="0.05")
         match number % 3:
             case 0:  # a step
                 saved = set(checkpoint.numbered(folder))
                 wait_for(lambda s=saved: set(checkpoint.numbered(folder)) - s, process)
-                time.sleep(draw.uniform(0, 0.3))
+                time.sleep(draw.uniform(0, 0.2))
             case 1:  # a write
                 wait_for(lambda: any(partial.glob(".partial-*")), process)
             case 2:  # the start
-                time.sleep(draw.uniform(0, 5))
+                time.sleep(draw.uniform(0, begun))
         process.kill()
         process.communicate()
     code, _, error = run(place, *OPTIONS, "--resume", name)
