@@ -156,7 +156,12 @@ def bench(words: Sequence[str], program: str) -> None:
     """Time training: this package beside stock Keras and plain PyTorch."""
     from kerascnn.bench import command
 
-    commands = {"step": command.Step, "epoch": command.Epoch, "scale": command.Scale}
+    commands = {
+        "step": command.Step,
+        "epoch": command.Epoch,
+        "scale": command.Scale,
+        "checkpoints": command.Checkpoints,
+    }
     _dispatch(commands, words, program)
 
 

@@ -41,7 +41,7 @@ ALLOWED = {
         "report",
         "runs",
     },
-    "bench": {"acceleration", "command_line", "data", "recipe", "training"},
+    "bench": {"acceleration", "command_line", "data", "recipe", "runs", "training"},
     "report": {"data", "recipe", "runs"},
     "parity": {"acceleration", "command_line", "data", "recipe", "training"},
     "lessons": {

@@ -1,4 +1,4 @@
-"""The commands `kerascnn bench step`, `bench epoch` and `bench scale`."""
+"""The commands `kerascnn bench step`, `epoch`, `scale` and `checkpoints`."""
 
 from __future__ import annotations
 
@@ -107,6 +107,65 @@ class Epoch:
             operations=steps * batch * _operations(recipe),
             as_json=self.json,
         )
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """Time epochs with and without checkpoints, and without the guard, in turns."""
+
+    recipe: Name = "fashion_lenet"
+    """What to train."""
+    images: int = 10_000
+    """Images an epoch."""
+    rounds: int = 7
+    """Turns of each; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        command_line.check_positive(self, "images", "rounds")
+
+    def __call__(self) -> None:
+        from kerascnn.bench.checkpoints import FORMS
+
+        recipe = recipes.load(self.recipe)
+        if self.images < recipe.batch_size:
+            raise UsageError(
+                f"--images {self.images}: less than a batch of {recipe.batch_size}."
+            )
+        words = [self.recipe, str(recipe.batch_size), str(self.images), "random"]
+        results, missing = measure.compare(
+            [(f"{OURS}-{form}", form, words) for form in FORMS], self.rounds
+        )
+        if missing:
+            raise UsageError("; ".join(missing))
+        plain = results[0].seconds
+        if self.json:
+            rows = [
+                dataclasses.asdict(result) | {"overhead": result.seconds / plain - 1}
+                for result in results
+            ]
+            print(json.dumps({"machine": machine(), "results": rows}))
+            return
+        steps = self.images // recipe.batch_size
+        table = Table(
+            title=f"{self.recipe}: one epoch of {steps} steps",
+            caption=f"{machine()}; medians of {self.rounds} turns",
+        )
+        table.add_column("checkpoints", no_wrap=True)
+        for column in ("epoch", "more time", "written", "stands still", "size"):
+            table.add_column(column, justify="right")
+        for result in results:
+            writes = int(result.told.get("writes", 0))
+            table.add_row(
+                FORMS[result.name],
+                f"{result.seconds:.3f} s",
+                f"{result.seconds / plain - 1:+.1%}",
+                f"{writes} in {result.told['epochs']}" if writes else "",
+                f"{1e3 * result.told['stood'] / writes:.1f} ms" if writes else "",
+                f"{result.told['bytes'] / self.rounds / 1e6:.1f} MB" if writes else "",
+            )
+        Console().print(table)
 
 
 @dataclasses.dataclass

@@ -81,6 +81,8 @@ def test_the_torch_transform_crops_and_mirrors_as_ours():
         (["step", "--batch", "0"], "--batch 0"),
         (["step", "--rounds", "-1"], "--rounds -1"),
         (["epoch", "--images", "10"], "less than a batch"),
+        (["checkpoints", "--rounds", "0"], "--rounds 0"),
+        (["checkpoints", "--images", "10"], "less than a batch of 256"),
         (["step", "fashion_mpl"], "did you mean fashion_mlp"),
         (["stp"], "did you mean step"),
     ],
@@ -115,3 +117,21 @@ def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
         ratio = rows["kerascnn"]["seconds"] / row["seconds"]
         assert row["ratio"] == pytest.approx(ratio)
     assert answer["missing"] == []
+
+
+@pytest.mark.slow
+def test_the_cost_of_checkpoints_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr(measure, "TURN", 0.05)
+    words = ["bench", "checkpoints", "fashion_mlp", "--images", "2048", "--rounds", "2"]
+    assert __main__.main([*words, "--json"]) == 0
+    rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)["results"]}
+    assert list(rows) == ["plain", "saving", "often", "unguarded"]
+    assert rows["plain"]["overhead"] == 0
+    assert rows["plain"]["told"] == rows["unguarded"]["told"] == {}
+    for form in ("saving", "often"):
+        told = rows[form]["told"]
+        assert 0 <= told["writes"] <= told["epochs"]
+        assert 0 <= told["stood"] < 10
+        # Two turns, each with weights and Adam's two moments of float32.
+        parameters = 784 * 256 + 256 + 256 * 10 + 10
+        assert told["bytes"] / 2 == pytest.approx(12 * parameters, rel=0.05)
