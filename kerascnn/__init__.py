@@ -10,6 +10,8 @@ import sys
 
 __version__ = "0.1.0"
 
+# Keras has chosen by itself, and the command line starts again with ours.
+KERAS_CAME_FIRST = "keras" in sys.modules and "KERAS_BACKEND" not in os.environ
 if "keras" in sys.modules:  # too late to choose
     os.environ["KERAS_BACKEND"] = sys.modules["keras"].backend.backend()
 os.environ.setdefault("KERAS_BACKEND", "jax")

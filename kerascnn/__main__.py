@@ -17,7 +17,7 @@ from kerascnn import UsageError, __version__, check_backend, command_line, recip
 RecipeName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 SetName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SET")]
 Archive = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 
 
 @dataclasses.dataclass
@@ -171,6 +171,9 @@ def cookbook(words: Sequence[str], program: str) -> None:
 
     if words[:1] == ["add"]:
         command_line.parse(Add, words[1:], f"{program} add")()
+    elif {"-h", "--help"} & set(words):
+        print(f"usage: {program} [--check]\n       {program} add RUN...\n")
+        print(f"{cookbook.__doc__}\n`{program} add --help` says which runs it takes.")
     else:
         command_line.parse(Cookbook, words, program)()
 

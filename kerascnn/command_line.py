@@ -99,6 +99,11 @@ def _joined(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def say(line: str) -> None:
+    """Tell the user something beside the results: on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def run(program: Callable[[], object]) -> int:
     """Run a program and turn how it ended into an exit code.
 

@@ -1,20 +1,25 @@
-"""Epochs with checkpoints, and epochs without the guard, for `bench checkpoints`."""
+"""Epochs with checkpoints and without, and without the guard, in turns."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import keras
+import numpy as np
 
+from kerascnn import data
+from kerascnn.acceleration import accelerate
 from kerascnn.data import Split
+from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
-from kerascnn.training import checkpoint, epoch, guard
+from kerascnn.training import checkpoint, epoch, guard, models, trainer
 from kerascnn.training.callbacks import Record
 from kerascnn.training.plan import Plan
 from kerascnn.training.session import Session
@@ -22,20 +27,54 @@ from kerascnn.training.signals import Signals
 
 # The forms of training that are compared, with what each is called in the table.
 FORMS = {
-    "plain": "no checkpoints",
-    "saving": "after each epoch",
-    "often": "and every minute",
+    "none": "none",
+    "run": "as a run writes them",
+    "epoch": "after each epoch, at any cost",
     "unguarded": "none, and no guard",
 }
-Form = Literal["plain", "saving", "often", "unguarded"]
+
+
+@dataclasses.dataclass
+class Result:
+    """What was measured of one form.
+
+    Args:
+        form: One of `FORMS`.
+        seconds: Median time of an epoch.
+        overhead: Median, over the turns, of the share of time that it took more than
+            `"none"` in the same turn.
+        epochs: Epochs that were timed.
+        writes: Checkpoints that were written in them.
+        stood: Seconds that training stood still for one, on average.
+        size: Bytes of one.
+    """
+
+    form: str
+    seconds: float
+    overhead: float
+    epochs: int
+    writes: int = 0
+    stood: float = 0.0
+    size: int = 0
 
 
 class Clocked(Session):
     """A session that notes for how long training stood still at each checkpoint."""
 
+    always = False
+
     def __post_init__(self):
         super().__post_init__()
         self.stood: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.always:
+            self._cost = 0.0  # what the last has cost decides when the next is due
+        super().on_epoch_end(epoch, logs)
+
+    def pause(self, seconds: float) -> None:
+        """Leave out the time in which others had their turns."""
+        self._last += seconds
 
     def _save(self, *arguments: Any) -> None:
         start = time.perf_counter()
@@ -43,63 +82,119 @@ class Clocked(Session):
         self.stood.append(time.perf_counter() - start)
 
 
-def epochs(
-    model: keras.Model, train: Split, test: Split, plan: Plan, form: Form
-) -> Callable[[int], dict[str, float]]:
-    """Prepare to train a model on JAX, with a run's checkpoints or without.
+class Trainer:
+    """A model that trains in one form, some epochs at a time.
 
     Args:
-        model: A compiled model that takes raw images.
+        recipe: What to train.
         train: The training set.
-        test: What each epoch is evaluated on.
-        plan: The order and size of the batches.
-        form: See `FORMS`.
-
-    Returns:
-        A function that trains a number of epochs and waits until all is on the disk;
-        it returns their number (`epochs`) and that of the checkpoints (`writes`), the
-        seconds for which training stood still for them (`stood`), and the bytes of one
-        (`bytes`).
+        form: One of `FORMS`.
+        folder: An empty folder, for the checkpoints.
     """
-    folder = tempfile.TemporaryDirectory(prefix="kerascnn-bench-")
-    run = Run(Path(folder.name))
-    record = Record(run, len(train))
-    # One for all turns: what a checkpoint has cost decides when the next is due.
-    session = Clocked(
-        run=run,
-        steps=plan.steps(len(train)),
-        epochs=sys.maxsize,  # the last of a run is saved whatever it costs
-        callbacks=[],
-        record=record,
-        signals=Signals(print),
-        engine="epoch",
-        minutes=1.0 if form == "often" else float("inf"),
+
+    def __init__(self, recipe: Recipe, train: Split, form: str, folder: Path):
+        model, _ = models.build(recipe, train.images.shape[1:])
+        self.model = accelerate(model)
+        trainer.compile_model(self.model, recipe)
+        self.train = train
+        # The smallest test set there is: its evaluation is not what is timed.
+        self.test = Split(train.images[:1], train.labels[:1])
+        self.plan = Plan(0, recipe.batch_size, seed=0, drop_last=True)
+        self.times: list[float] = []
+        self.paused = time.perf_counter()
+        self.session = None
+        if form in ("run", "epoch"):
+            run = Run(folder)
+            self.session = Clocked(
+                run=run,
+                steps=self.plan.steps(len(train)),
+                epochs=sys.maxsize,  # the last of a run is written whatever it costs
+                callbacks=[],
+                record=Record(run, len(train)),
+                signals=Signals(print),
+                engine="epoch",
+            )
+            self.session.always = form == "epoch"
+
+    def turn(self, epochs: int) -> None:
+        """Train, wait until all is on the disk, and note the time of an epoch."""
+        begun = self.plan.epochs
+        self.plan = dataclasses.replace(
+            self.plan, epochs=begun + epochs, initial_epoch=begun
+        )
+        start = time.perf_counter()
+        callbacks = []
+        if self.session:
+            self.session.pause(start - self.paused)
+            callbacks = [self.session.record]
+        epoch.fit(
+            *(self.model, self.train, self.test, self.plan, callbacks),
+            session=self.session,
+        )
+        if self.session:
+            self.session.writer.wait()
+        self.paused = time.perf_counter()
+        self.times.append((self.paused - start) / epochs)
+
+
+def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Result]:
+    """Let every form train some epochs in turns, in one process.
+
+    Between two processes the time of a step differs by more than a checkpoint costs.
+
+    Args:
+        recipe: What to train.
+        images: Images an epoch; repeated where the set at hand is smaller.
+        epochs: Epochs a turn.
+        rounds: Turns that count; one more warms up.
+    """
+    every = data.load(recipe.dataset).train
+    chosen = np.arange(images) % len(every)
+    train = Split(every.images[chosen], every.labels[chosen])
+    # The engine keeps one model's compiled step; here several take turns.
+    epoch._functions = functools.cache(epoch._functions.__wrapped__)  # type: ignore
+    judge = guard.judge
+    with tempfile.TemporaryDirectory(prefix="kerascnn-bench-") as place:
+        trainers = {}
+        for form in FORMS:
+            folder = Path(place, form)
+            folder.mkdir()
+            trainers[form] = Trainer(recipe, train, form, folder)
+            if form == "unguarded":
+                guard.judge = lambda counts, *others: (True, counts)
+            try:
+                trainers[form].turn(1)  # compiles
+            finally:
+                guard.judge = judge
+        for number in range(rounds + 1):
+            # In turns forwards and backwards, so that none always follows another.
+            for each in list(trainers.values())[:: 1 if number % 2 else -1]:
+                each.turn(epochs)
+            if number == 0:
+                for each in trainers.values():
+                    each.times.clear()
+                    if each.session:
+                        each.session.stood.clear()
+        return [
+            _result(form, each, trainers["none"].times, epochs, Path(place, form))
+            for form, each in trainers.items()
+        ]
+
+
+def _result(
+    form: str, trained: Trainer, plain: list[float], epochs: int, folder: Path
+) -> Result:
+    pairs = zip(trained.times, plain, strict=True)
+    result = Result(
+        form,
+        statistics.median(trained.times),
+        statistics.median(mine / none - 1 for mine, none in pairs),
+        epochs * len(trained.times),
     )
-    saves = form in ("saving", "often")
-    if form == "unguarded":
-        # In this process alone, and before the step is compiled.
-        guard.judge = lambda counts, *others: (True, counts)
-    begun, paused = 0, time.perf_counter()
-
-    def work(number: int) -> dict[str, float]:
-        nonlocal begun, paused
-        begun += number
-        chosen = dataclasses.replace(plan, epochs=begun, initial_epoch=begun - number)
-        if not saves:
-            epoch.fit(model, train, test, chosen)
-            return {}
-        session.stood.clear()
-        session._last += time.perf_counter() - paused  # while others had their turns
-        epoch.fit(model, train, test, chosen, [record], session=session)
-        session.writer.wait()
-        paused = time.perf_counter()
-        files = checkpoint.numbered(run.folder)[-1].iterdir()
-        return {
-            "epochs": number,
-            "writes": len(session.stood),
-            "stood": sum(session.stood),
-            "bytes": sum(file.stat().st_size for file in files),
-        }
-
-    work.folder = folder  # type: ignore[attr-defined] # it goes with the process
-    return work
+    if trained.session:
+        stood = trained.session.stood
+        result.writes = len(stood)
+        result.stood = statistics.fmean(stood) if stood else 0.0
+        files = checkpoint.numbered(folder)[-1].iterdir()
+        result.size = sum(file.stat().st_size for file in files)
+    return result

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ class Epoch:
 
     recipe: Name = "cifar_vgg_aug"
     """What to train."""
-    batch: int | None = None
+    batch: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Images a step (default: the recipe's)."""
     images: int = 10_000
     """Images an epoch."""
@@ -117,53 +118,48 @@ class Checkpoints:
     """What to train."""
     images: int = 10_000
     """Images an epoch."""
+    epochs: int = 5
+    """Epochs a turn."""
     rounds: int = 7
     """Turns of each; the medians are shown."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def __post_init__(self):
-        command_line.check_positive(self, "images", "rounds")
+        command_line.check_positive(self, "images", "epochs", "rounds")
 
     def __call__(self) -> None:
-        from kerascnn.bench.checkpoints import FORMS
-
         recipe = recipes.load(self.recipe)
         if self.images < recipe.batch_size:
             raise UsageError(
                 f"--images {self.images}: less than a batch of {recipe.batch_size}."
             )
-        words = [self.recipe, str(recipe.batch_size), str(self.images), "random"]
-        results, missing = measure.compare(
-            [(f"{OURS}-{form}", form, words) for form in FORMS], self.rounds
-        )
-        if missing:
-            raise UsageError("; ".join(missing))
-        plain = results[0].seconds
+        if os.environ["KERAS_BACKEND"] != "jax":
+            raise UsageError("bench checkpoints needs JAX: set KERAS_BACKEND=jax.")
+        from kerascnn.bench import checkpoints
+
+        results = checkpoints.measure(recipe, self.images, self.epochs, self.rounds)
         if self.json:
-            rows = [
-                dataclasses.asdict(result) | {"overhead": result.seconds / plain - 1}
-                for result in results
-            ]
+            rows = [dataclasses.asdict(result) for result in results]
             print(json.dumps({"machine": machine(), "results": rows}))
             return
         steps = self.images // recipe.batch_size
         table = Table(
             title=f"{self.recipe}: one epoch of {steps} steps",
-            caption=f"{machine()}; medians of {self.rounds} turns",
+            caption=f"{machine()}; medians of {self.rounds} turns of {self.epochs} "
+            "epochs; stop: training stands still for a checkpoint",
         )
         table.add_column("checkpoints", no_wrap=True)
-        for column in ("epoch", "more time", "written", "stands still", "size"):
+        for column in ("epoch", "more time", "number", "stop each", "size"):
             table.add_column(column, justify="right")
         for result in results:
-            writes = int(result.told.get("writes", 0))
             table.add_row(
-                FORMS[result.name],
+                checkpoints.FORMS[result.form],
                 f"{result.seconds:.3f} s",
-                f"{result.seconds / plain - 1:+.1%}",
-                f"{writes} in {result.told['epochs']}" if writes else "",
-                f"{1e3 * result.told['stood'] / writes:.1f} ms" if writes else "",
-                f"{result.told['bytes'] / self.rounds / 1e6:.1f} MB" if writes else "",
+                f"{result.overhead:+.1%}",
+                str(result.writes),
+                f"{1e3 * result.stood:.1f} ms" if result.writes else "",
+                f"{result.size / 1e6:.1f} MB" if result.writes else "",
             )
         Console().print(table)
 

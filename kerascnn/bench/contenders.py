@@ -30,8 +30,8 @@ from kerascnn.training.plan import Plan
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
 
-# Takes a number of steps (or epochs) and returns when they are done; it may tell more.
-Work = Callable[[int], dict[str, float] | None]
+# Takes a number of steps (or epochs) and returns when they are done.
+Work = Callable[[int], None]
 
 
 class SameBatch(keras.utils.PyDataset):
@@ -95,14 +95,8 @@ def torch_steps(
     ).steps
 
 
-def keras_epochs(
-    recipe: Recipe, train: Split, plan: Plan, engine: str, form: str = ""
-) -> Work:
-    """Epochs from raw images, by one of this package's engines or stock `fit`.
-
-    Args:
-        form: One of `checkpoints.FORMS`; by default neither that nor a session.
-    """
+def keras_epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
+    """Epochs from raw images, by one of this package's engines or stock `fit`."""
     model, _ = models.build(recipe, train.images.shape[1:])
     if engine == "epoch":
         from kerascnn.acceleration import accelerate
@@ -114,10 +108,6 @@ def keras_epochs(
     trainer.compile_model(model, recipe)
     # The smallest test set there is: its evaluation is not what is timed.
     test = Split(train.images[:1], train.labels[:1])
-    if form:
-        from kerascnn.bench import checkpoints
-
-        return checkpoints.epochs(model, train, test, plan, form)  # type: ignore
     begun = 0
 
     def work(number: int) -> None:
@@ -159,8 +149,7 @@ def build(
     """Build a contender's net.
 
     Args:
-        contender: `kerascnn`, `keras-BACKEND`, or `torch-FORM`; for epochs also
-            `kerascnn-FORM`, where the form is one of `checkpoints.FORMS`.
+        contender: `kerascnn`, `keras-BACKEND`, or `torch-FORM`.
         recipe: Whose net, optimiser and transform to take.
         batch: Images a step.
         images: Images an epoch; 0 to take steps on one scaled batch instead.
@@ -178,9 +167,8 @@ def build(
         plan = Plan(epochs=1, batch_size=batch, seed=0, drop_last=True)
         if kind == "torch":
             return torch_epochs(recipe, train, plan, rest)
-        if kind == "kerascnn":
-            return keras_epochs(recipe, train, plan, "epoch", rest)
-        return keras_epochs(recipe, train, plan, "fit")
+        engine = "epoch" if kind == "kerascnn" else "fit"
+        return keras_epochs(recipe, train, plan, engine)
     chosen = np.arange(batch) % len(train)
     scaled = train.images[chosen]
     for layer in recipe.transform():
@@ -211,9 +199,9 @@ def main() -> None:
 def answer(answers: TextIO, work: Work, number: int) -> None:
     """Do the work and write how long it took, with the process's peak memory."""
     start = time.perf_counter()
-    told = work(number) or {}
+    work(number)
     seconds = time.perf_counter() - start
-    result = {"seconds": seconds, "memory": peak_memory(), "told": told}
+    result = {"seconds": seconds, "memory": peak_memory()}
     print(json.dumps(result), file=answers, flush=True)
 
 

@@ -37,7 +37,6 @@ class Result:
         memory: The most memory it held, in bytes: the device's on a GPU, else the
             process's.
         compile: Seconds until the first step was done, compilation included.
-        told: What else it told of its turns: sums over all but the first.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Result:
     fastest: float
     memory: int
     compile: float
-    told: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Contender:
@@ -75,7 +73,6 @@ class Contender:
         )
         self.number = 1
         self.times: list[float] = []
-        self.told: list[dict[str, float]] = []
         self.compile = self._answer()["seconds"]
 
     def turn(self) -> None:
@@ -85,7 +82,6 @@ class Contender:
         answer = self._answer()
         self.memory = answer["memory"]
         self.times.append(answer["seconds"] / self.number)
-        self.told.append(answer["told"])
         self.number = max(1, round(TURN / self.times[-1]))
 
     def close(self) -> None:
@@ -97,14 +93,13 @@ class Contender:
     @property
     def result(self) -> Result:
         """The measurements, without the first turn, which warms up."""
-        times, told = self.times[1:], self.told[1:]
+        times = self.times[1:]
         return Result(
             self.label,
             statistics.median(times),
             min(times),
             self.memory,
             self.compile,
-            {name: sum(turn[name] for turn in told) for name in told[0]},
         )
 
     def _answer(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from uuid import uuid4
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.command_line import say
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_folders import ImageFolder
@@ -79,7 +80,7 @@ def decoded(
         pass  # nothing is cached
     # NumPy has Python parse an array's header, and that raises what it likes.
     except Exception as error:
-        _say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
+        say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
     prepared = read(folder) if is_prepared(folder) else ImageFolder(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def decoded(
         _remove_outdated(place, folder, image_size)
         return _open(place)
     except OSError as error:
-        _say(
+        say(
             f"The cache {place.parent} cannot be written ({error.strerror or error}): "
             f"{prepared.name} is decoded into memory, at every start."
         )
@@ -273,7 +274,3 @@ def _progress(prepared: Prepared | ImageFolder) -> Iterator[Any]:
             total=prepared.count("train") + prepared.count("test"),
         )
         yield lambda count: bar.advance(task, count)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -58,7 +58,8 @@ def _settings(recipe: Recipe) -> Table:
         ("transform", " -> ".join(_call(layer) for layer in recipe.transform())),
         (
             "training",
-            f"{recipe.epochs} epochs, batches of {recipe.batch_size}{steps}, "
+            f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
+            f"batches of {recipe.batch_size}{steps}, "
             f"{type(optimizer).__name__}{rate}",
         ),
         ("after", recipe.after or "nothing: the ladder starts here"),

@@ -6,7 +6,8 @@
 
 The numbers are those of the epoch, counted from 0, and of its steps that are done. A
 checkpoint is written under a temporary name, synced and renamed, so a process may be
-killed at any moment; only then is the oldest removed.
+killed at any moment; only then is the oldest removed. Where a part of the training set
+is held out, the checkpoint that did best on it stays.
 Nothing is ever unpickled.
 """
 
@@ -86,7 +87,9 @@ def _in(key: str, group: str) -> bool:
 def write(
     run: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]
 ) -> Path:
-    """Write a checkpoint, then remove all but the last `KEPT`.
+    """Write a checkpoint, then remove all but the last `KEPT` and the best.
+
+    There is a best one, by validation loss, where the manifest says `validation`.
 
     Args:
         run: The run's folder.
@@ -131,9 +134,30 @@ def write(
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in numbered(run)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    folders = numbered(run)
+    best = _best(folders, manifest)
+    for old in folders[:-KEPT]:
+        if old != best:
+            shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _best(folders: list[Path], manifest: dict[str, Any]) -> Path | None:
+    """Choose the checkpoint after the epoch with the lowest validation loss.
+
+    Args:
+        folders: Those that are there.
+        manifest: The newest one's, with the history of all epochs.
+    """
+    if not manifest.get("validation"):
+        return None
+    losses = {
+        f"{record['epoch']:05}-{0:07}": record["test_loss"]
+        for record in manifest["history"]
+        if record["test_loss"] is not None
+    }
+    ends = [folder for folder in folders if folder.name in losses]
+    return min(ends, key=lambda folder: losses[folder.name], default=None)
 
 
 def read(folder: Path) -> Checkpoint:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import kerascnn
 from kerascnn import UsageError, check_backend, command_line, runs
 from kerascnn import recipe as recipes
 from kerascnn.training import determinism, resuming
@@ -91,9 +92,11 @@ def use_environment(overrides: Overrides) -> None:
     Raises:
         UsageError: The backend is not installed.
     """
-    backend = overrides.backend or os.environ["KERAS_BACKEND"]
+    # `python kerascnn/recipes/NAME.py` imports Keras before this package.
+    wanted = overrides.backend or ("jax" if kerascnn.KERAS_CAME_FIRST else None)
+    backend = wanted or os.environ["KERAS_BACKEND"]
     use_backend(
-        overrides.backend,
+        wanted,
         determinism.variables(backend) if overrides.deterministic else {},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,9 +11,12 @@ import tyro
 
 from kerascnn import UsageError, command_line
 
-Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
-Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+# The help of an option that is None by default says in words what that means.
+_arg = functools.partial(tyro.conf.arg, help_behavior_hint="")
+Integer = Annotated[int | None, _arg(metavar="N")]
+Number = Annotated[float | None, _arg(metavar="X")]
+Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
+Backend = Annotated[Literal["jax", "tensorflow", "torch"] | None, _arg()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Overrides:
     """Decides the initial weights, the order of the images and every random draw."""
     limit: Integer = None
     """Use the first N training and the first N test images only."""
-    dataset: Annotated[str | None, tyro.conf.arg(metavar="SET")] = None
+    dataset: Annotated[str | None, _arg(metavar="SET")] = None
     """Train on another set: a name of tensorflow-datasets, or a folder of images,
     such as ./pets, with train/CLASS/ and test/CLASS/ in it."""
     validation: Number = None
@@ -48,7 +52,7 @@ class Overrides:
     auto: epoch where it can."""
     accelerate: bool = True
     """Fast convolution gradients on a CPU (JAX)."""
-    backend: Literal["jax", "tensorflow", "torch"] | None = None
+    backend: Backend = None
     """Keras's backend (default: KERAS_BACKEND, else jax)."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras's dtype policy."""
@@ -62,7 +66,9 @@ class Overrides:
     skip: leave the step out, and end the run after ten in a row. The weights never
     see it."""
     deterministic: bool = False
-    """Make a GPU compute the same bits each time; slower. (A CPU does anyway.)"""
+    """Make a GPU compute the same bits each time. It costs speed: XLA takes only
+    kernels that add in a fixed order and tries out no others; TensorFlow and PyTorch
+    refuse operations that have none. A CPU computes the same bits anyway."""
     resume: Folder = None
     """Go on with the run in this folder, with its own options."""
     force: bool = False

@@ -48,6 +48,8 @@ class Session(keras.callbacks.Callback):
         minutes: Minutes between checkpoints inside an epoch; 0 saves after every step.
         on_nan: `"stop"` or `"skip"`, see `guard.begin`.
         start: The checkpoint to go on from.
+        validation: Whether the evaluation is on held-out training images: then the
+            checkpoint of the epoch that did best on them is kept besides.
     """
 
     run: Run
@@ -60,6 +62,7 @@ class Session(keras.callbacks.Callback):
     minutes: float = 10.0
     on_nan: str = "stop"
     start: Checkpoint | None = None
+    validation: bool = False
 
     def __post_init__(self):
         super().__init__()
@@ -194,6 +197,7 @@ class Session(keras.callbacks.Callback):
             "steps": self.steps,
             "learning_rate": self.record.learning_rate,
             "history": self.run.metrics,
+            "validation": self.validation,
             "callbacks": states,
             "stop_training": bool(model.stop_training),
             "seconds": self.seconds,

@@ -16,6 +16,7 @@ import numpy as np
 
 from kerascnn import UsageError, data, runs, spare_tensorflow
 from kerascnn import recipe as recipes
+from kerascnn.command_line import say
 from kerascnn.data.cache import cache_directory
 from kerascnn.data.image_folders import RESIZING
 from kerascnn.training import (
@@ -110,8 +111,8 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
     if steps == 0:
         raise UsageError(
             f"{len(train_split)} training images make no batch of {plan.batch_size}, "
-            f"and {recipe.name} drops a smaller last one; choose a smaller "
-            "--batch-size."
+            f"and {recipe.name} drops a smaller last one: pass --batch-size "
+            f"{len(train_split)} or less, or a larger --limit."
         )
     engine = choose_engine(overrides.engine, recipe, train_split, test_split)
     model, kept = _models(recipe, dataset, overrides)
@@ -169,8 +170,12 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                 initial_epoch=start.epoch,
                 initial_step=start.step,
             )
-        if dataset.notice:
-            print(dataset.notice, flush=True)
+        print(
+            dataset.notice
+            or f"{dataset.name} {dataset.version}: {len(train_split):,} training and "
+            f"{len(test_split):,} test images, from {dataset.source}",
+            flush=True,
+        )
 
         images = min(steps * plan.batch_size, len(train_split))
         held_out = overrides.validation is not None
@@ -187,6 +192,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             engine=config["engine"],
             minutes=overrides.checkpoint_minutes,
             on_nan=overrides.on_nan,
+            validation=held_out,
             start=start,
         )
         callbacks = [*recipe_callbacks, record, progress]
@@ -279,11 +285,6 @@ def _explained(
         f"`kerascnn resume {run.folder} --on-nan skip`.",
         error.step,
     )
-
-
-def say(line: str) -> None:
-    """Tell the user something about the run, beside its results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _models(

@@ -120,18 +120,18 @@ def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_cost_of_checkpoints_is_measured(capsys, monkeypatch):
-    monkeypatch.setattr(measure, "TURN", 0.05)
-    words = ["bench", "checkpoints", "fashion_mlp", "--images", "2048", "--rounds", "2"]
+def test_the_cost_of_checkpoints_is_measured(capsys):
+    words = ["bench", "checkpoints", "fashion_mlp", "--images", "2048"]
+    words += ["--rounds", "2", "--epochs", "2"]
     assert __main__.main([*words, "--json"]) == 0
-    rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)["results"]}
-    assert list(rows) == ["plain", "saving", "often", "unguarded"]
-    assert rows["plain"]["overhead"] == 0
-    assert rows["plain"]["told"] == rows["unguarded"]["told"] == {}
-    for form in ("saving", "often"):
-        told = rows[form]["told"]
-        assert 0 <= told["writes"] <= told["epochs"]
-        assert 0 <= told["stood"] < 10
-        # Two turns, each with weights and Adam's two moments of float32.
-        parameters = 784 * 256 + 256 + 256 * 10 + 10
-        assert told["bytes"] / 2 == pytest.approx(12 * parameters, rel=0.05)
+    rows = {r["form"]: r for r in json.loads(capsys.readouterr().out)["results"]}
+    assert list(rows) == ["none", "run", "epoch", "unguarded"]
+    assert rows["none"]["overhead"] == 0
+    assert rows["none"]["writes"] == rows["unguarded"]["writes"] == 0
+    # The first epoch of a turn's two may still be on its way to the disk.
+    assert 2 <= rows["epoch"]["writes"] <= 4
+    assert 0 <= rows["run"]["writes"] <= rows["epoch"]["writes"]
+    # Weights and Adam's two moments, float32.
+    parameters = recipe.outline("fashion_mlp").parameters
+    for form in ("run", "epoch"):
+        assert rows[form]["size"] == pytest.approx(12 * parameters, rel=0.05)

@@ -445,6 +445,29 @@ def test_the_last_two_are_kept_and_half_a_write_is_none(tmp_path, two):
     assert list((tmp_path / "checkpoints").iterdir()) == [two[1]]
 
 
+def test_the_best_by_validation_loss_is_kept_besides(tmp_path):
+    """Epochs of losses 3, 1, 2, 2, 4, and a checkpoint inside the last."""
+    history = []
+    for epoch, loss in enumerate((3.0, 1.0, 2.0, 2.0, 4.0), start=1):
+        history.append({"epoch": epoch, "test_loss": loss})
+        more = {"history": list(history), "validation": True}
+        checkpoint.write(tmp_path, ARRAYS, manifest(epoch, 0) | more)
+    checkpoint.write(tmp_path, ARRAYS, manifest(5, 3) | more)
+    names = [folder.name for folder in checkpoint.numbered(tmp_path)]
+    assert names == ["00002-0000000", "00005-0000000", "00005-0000003"]
+    assert checkpoint.newest(tmp_path).step == 3
+
+
+def test_a_run_with_held_out_images_says_so_in_its_checkpoints(tmp_path):
+    options = short(tmp_path / "run", validation=0.2)
+    run = training.train(recipe.load("fashion_mlp"), options)
+    saved = checkpoint.newest(run.folder)
+    assert saved.manifest["validation"] is True
+    assert [r["test_loss"] for r in saved.manifest["history"]] == [
+        record["test_loss"] for record in run.metrics
+    ]
+
+
 def test_a_checkpoint_written_again_replaces_the_old(tmp_path, two):
     again = checkpoint.write(tmp_path, {"model/0000/a": np.ones(2)}, manifest(0, 2))
     assert checkpoint.read(again).arrays.keys() == {"model/0000/a"}
