@@ -166,3 +166,61 @@ def test_a_copied_recipe_needs_a_name_of_its_own(monkeypatch):
 def test_mistakes_are_told_in_plain_words(words, message, capsys):
     assert __main__.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_name_is_shown_as_it_is_and_in_one_line(capsys):
+    def program():
+        raise UsageError("no \x1b[2J or \udcff\nin é.png")
+
+    assert command_line.run(program) == 2
+    assert capsys.readouterr().err == "kerascnn: no \\x1b[2J or \\udcff in é.png\n"
+
+
+def test_an_error_of_a_file_is_one_line_and_others_are_not_hidden(capsys):
+    assert __main__.main(["data", "check", "x" * 300]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kerascnn: ")
+    assert error.endswith("x: File name too long.\n")
+
+    def broken():
+        raise OSError("a mistake of ours")
+
+    with pytest.raises(OSError, match="a mistake of ours"):
+        command_line.run(broken)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run", "fashion_mlp"], ["data", "get"], ["bench", "epoch"]],
+    ids=" ".join,
+)
+def test_help_gives_no_default_that_is_none(words, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main([*words, "--help"])
+    assert "default: None" not in capsys.readouterr().out
+
+
+def test_help_of_the_cookbook_names_both_forms(capsys):
+    assert __main__.main(["cookbook", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--check" in text
+    assert "cookbook add RUN..." in text
+
+
+def test_a_recipe_run_as_a_file_starts_again_on_jax(tmp_path):
+    """It imports Keras before this package, and Keras chooses what its file says."""
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    script = (
+        "import keras; from kerascnn import training; from kerascnn.training import"
+        " command; print(keras.backend.backend());"
+        "command.use_environment(training.Overrides())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment, "KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["torch", "jax"], done.stderr

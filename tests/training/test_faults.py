@@ -5,6 +5,7 @@ that carries state: BatchNorm, Dropout, L2, decay.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -509,6 +510,33 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(small_disk, ca
 
     grow = ["mount", "-o", "remount,size=50m", str(small_disk)]
     subprocess.run(grow, check=True)
+    assert training.train(mlp, training.Overrides(resume=out)).finished
+
+
+def test_a_disk_of_five_megabytes_fills_up_where_none_can_be_mounted(
+    tmp_path, capsys, monkeypatch
+):
+    """As the test before, for users who are not root: what is there is counted."""
+    write = checkpoint._write_synced
+
+    def counted(path, content):
+        there = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
+        left = max(5_000_000 - there, 0)
+        write(path, content[:left])
+        if left < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "run"
+    mlp = recipe.load("fashion_mlp")
+    options = short(out, checkpoint_minutes=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_synced", counted)
+        assert command_line.run(lambda: training.train(mlp, options)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    assert checkpoint.newest(out).step == 2
+    assert len(list((out / "checkpoints").iterdir())) == 2
     assert training.train(mlp, training.Overrides(resume=out)).finished
 
 

@@ -219,7 +219,9 @@ def test_any_folder_of_images_trains_resized(tmp_path, capsys):
         dataset=str(tmp_path / "squares"), epochs=6, learning_rate=0.01, out=out
     )
     run = training.train(mine, overrides)
-    assert "10 logits for 2 classes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "10 logits for 2 classes" in printed
+    assert f"80 training and 10 test images, from {tmp_path / 'squares'}" in printed
     assert run.result["test_accuracy"] == 1
     assert run.config["overrides"] == ["epochs", "learning_rate", "dataset"]
     assert run.config["data"]["classes"] == ["black", "white"]
@@ -345,3 +347,11 @@ def test_what_jax_compiled_is_kept_for_the_next_start(tmp_path, monkeypatch):
         )
     assert kept[0] == kept[1]
     assert kept[0]
+
+
+def test_too_few_images_for_a_batch_name_the_way_out(tmp_path):
+    """fashion_mlp drops a smaller last batch, as its lecture does."""
+    options = training.Overrides(data="sample", limit=512, out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"of 1024, .* --batch-size 512 or less"):
+        training.train(recipe.load("fashion_mlp"), options)
+    assert not (tmp_path / "run").exists()
