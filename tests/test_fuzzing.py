@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerascnn import UsageError, __main__, recipe, training
-from kerascnn.bench import measure
+from kerascnn.bench import checkpoints, measure
 from kerascnn.data import command as data_command
 from kerascnn.parity import command as parity_command
 from kerascnn.report import cookbook
@@ -64,6 +64,7 @@ def nothing_long(monkeypatch):
         raise UsageError("nothing is measured here.")
 
     monkeypatch.setattr(measure, "compare", no_time)
+    monkeypatch.setattr(checkpoints, "measure", no_time)
 
     def restart(*arguments):
         raise Restarted
