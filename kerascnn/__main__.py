@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascnn import UsageError, __version__, check_backend, command_line, recipe
+from kerascnn import (
+    UsageError,
+    __version__,
+    check_backend,
+    command_line,
+    huge_pages,
+    recipe,
+)
 
 # Each command imports what it needs when it runs: `list` answers without Keras.
 
@@ -204,6 +211,8 @@ COMMANDS = {
     "parity": parity,
     "backends": backends,
 }
+# The commands that compute long enough for the pages of memory to matter.
+COMPUTING = ("run", "resume", "bench", "parity", "backends")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 after a user's mistake.
     """
+    if arguments is None and sys.argv[1:2] and sys.argv[1] in COMPUTING:
+        huge_pages.restart()
     words = sys.argv[1:] if arguments is None else arguments
     return command_line.run(lambda: _main(words))
 

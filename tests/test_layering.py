@@ -21,11 +21,13 @@ ALLOWED = {
     "saved": set(),
     "acceleration": set(),
     "command_line": set(),
+    "huge_pages": set(),
     "data": {"command_line"},
     "recipes": {
         "blocks",
         "command_line",
         "edges",
+        "huge_pages",
         "initializers",
         "optim",
         "recipe",
@@ -56,7 +58,13 @@ ALLOWED = {
     },
 }
 
-ROOT = {"UsageError", "__version__", "check_backend", "spare_tensorflow"}
+ROOT = {
+    "KERAS_CAME_FIRST",
+    "UsageError",
+    "__version__",
+    "check_backend",
+    "spare_tensorflow",
+}
 
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 

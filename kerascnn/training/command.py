@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import kerascnn
-from kerascnn import UsageError, check_backend, command_line, runs
+from kerascnn import KERAS_CAME_FIRST, UsageError, check_backend, command_line, runs
 from kerascnn import recipe as recipes
 from kerascnn.training import determinism, resuming
 
@@ -93,7 +92,7 @@ def use_environment(overrides: Overrides) -> None:
         UsageError: The backend is not installed.
     """
     # `python kerascnn/recipes/NAME.py` imports Keras before this package.
-    wanted = overrides.backend or ("jax" if kerascnn.KERAS_CAME_FIRST else None)
+    wanted = overrides.backend or ("jax" if KERAS_CAME_FIRST else None)
     backend = wanted or os.environ["KERAS_BACKEND"]
     use_backend(
         wanted,

@@ -1,0 +1,43 @@
+"""Memory in pages of 2 MiB instead of 4 KiB, on Linux.
+
+A training step on a CPU takes several hundred megabytes from the system and gives them
+back. The system clears each page when it is first written, which costs a quarter of the
+step of `cifar_vgg_aug`; with huge pages it is 400 interruptions instead of 190,000. The
+C library asks for them if the tunable below is set when the process starts.
+https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+"""
+
+import os
+import sys
+from pathlib import Path
+
+_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def variables() -> dict[str, str]:
+    """Return the environment variables that a process needs to get huge pages.
+
+    Returns:
+        Names and values; none where the C library is not glibc 2.35 or later, where
+        the system gives such pages always or never, or where the user has set
+        `GLIBC_TUNABLES`: an empty one turns this off.
+    """
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+        return {}
+    library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    if library != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
+        return {}
+    if not _SETTING.exists() or "[madvise]" not in _SETTING.read_text():
+        return {}
+    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def restart() -> None:
+    """Start this process again with these variables, if it needs any.
+
+    For the start of a program, before anything heavy is imported.
+    """
+    if needed := variables():
+        sys.stdout.flush()
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **needed})

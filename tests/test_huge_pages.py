@@ -1,0 +1,85 @@
+"""Huge pages: the kernel's own account of a process's memory is the witness."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kerascnn import huge_pages
+
+TUNABLE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """An environment in which nobody has chosen yet."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+
+
+needed = pytest.mark.skipif(
+    not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled")
+    or "GLIBC_TUNABLES" not in {**os.environ, **huge_pages.variables()},
+    reason="this system gives huge pages always or never",
+)
+
+
+@needed
+@pytest.mark.parametrize("choice", ["", None])
+def test_restart_gets_huge_pages_unless_the_user_says_otherwise(
+    plain, monkeypatch, choice
+):
+    if choice is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", choice)
+    program = (
+        "from kerascnn import huge_pages; huge_pages.restart(); x = b'x' * 2**28; "
+        "print([line.split()[1] for line in open('/proc/self/smaps_rollup')"
+        " if line.startswith('AnonHugePages')][0])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    huge = int(found.stdout) / 2**10  # MiB
+    assert huge > 200 if choice is None else huge < 50
+
+
+@needed
+@pytest.mark.parametrize(
+    "words", [["kerascnn.recipes.fashion_mlp"], ["kerascnn", "run", "fashion_mlp"]]
+)
+def test_a_recipe_starts_again_with_huge_pages(plain, tmp_path, words):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os; print('begun with', os.environ.get('GLIBC_TUNABLES'))"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--no-such-option"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == [
+        "begun with None",
+        f"begun with {TUNABLE['GLIBC_TUNABLES']}",
+    ]
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "library", "expected"),
+    [
+        ("always [madvise] never", "glibc 2.36", TUNABLE),
+        ("always [madvise] never", "glibc 2.34", {}),
+        ("always [madvise] never", None, {}),
+        ("[always] madvise never", "glibc 2.36", {}),
+        ("always madvise [never]", "glibc 2.36", {}),
+        (None, "glibc 2.36", {}),
+    ],
+)
+def test_variables(plain, monkeypatch, tmp_path, setting, library, expected):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "confstr", lambda name: library, raising=False)
+    monkeypatch.setattr(huge_pages, "_SETTING", tmp_path / "enabled")
+    if setting:
+        (tmp_path / "enabled").write_text(setting)
+    assert huge_pages.variables() == expected
