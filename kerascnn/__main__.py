@@ -15,7 +15,7 @@ from kerascnn import (
     __version__,
     check_backend,
     command_line,
-    huge_pages,
+    memory,
     recipe,
 )
 
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 after a user's mistake.
     """
     if arguments is None and sys.argv[1:2] and sys.argv[1] in COMPUTING:
-        huge_pages.restart()
+        memory.restart()
     words = sys.argv[1:] if arguments is None else arguments
     return command_line.run(lambda: _main(words))
 

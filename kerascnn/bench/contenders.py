@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 import keras
 import numpy as np
 
-from kerascnn import data, spare_tensorflow
+from kerascnn import data, memory, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.data import Split
 from kerascnn.training import environment, models, trainer
@@ -55,6 +55,7 @@ def kerascnn_steps(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> Wo
     from kerascnn.acceleration import accelerate
     from kerascnn.training import epoch
 
+    memory.trim_after_compiling()
     model = accelerate(recipe.network())
     trainer.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
@@ -102,6 +103,7 @@ def keras_epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
         from kerascnn.acceleration import accelerate
         from kerascnn.training import epoch as module
 
+        memory.trim_after_compiling()
         model = accelerate(model)
     else:
         from kerascnn.training import fit as module

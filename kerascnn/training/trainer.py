@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import UsageError, data, runs, spare_tensorflow
+from kerascnn import UsageError, data, memory, runs, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.command_line import say
 from kerascnn.data.cache import cache_directory
@@ -94,6 +94,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         determinism.require()
     if backend == "jax":
         environment.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
+        memory.trim_after_compiling()
     overrides = resuming.absolute(overrides)
     recipe = dataclasses.replace(
         recipe, dataset=resuming.absolute_dataset(overrides.dataset or recipe.dataset)

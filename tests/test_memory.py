@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kerascnn import huge_pages
+from kerascnn import memory
 
 TUNABLE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -19,20 +19,18 @@ def plain(monkeypatch):
 
 needed = pytest.mark.skipif(
     not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled")
-    or "GLIBC_TUNABLES" not in {**os.environ, **huge_pages.variables()},
+    or "GLIBC_TUNABLES" not in {**os.environ, **memory.variables()},
     reason="this system gives huge pages always or never",
 )
 
 
 @needed
 @pytest.mark.parametrize("choice", ["", None])
-def test_restart_gets_huge_pages_unless_the_user_says_otherwise(
-    plain, monkeypatch, choice
-):
+def test_restart_gets_memory_unless_the_user_says_otherwise(plain, monkeypatch, choice):
     if choice is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", choice)
     program = (
-        "from kerascnn import huge_pages; huge_pages.restart(); x = b'x' * 2**28; "
+        "from kerascnn import memory; memory.restart(); x = b'x' * 2**28; "
         "print([line.split()[1] for line in open('/proc/self/smaps_rollup')"
         " if line.startswith('AnonHugePages')][0])"
     )
@@ -47,7 +45,7 @@ def test_restart_gets_huge_pages_unless_the_user_says_otherwise(
 @pytest.mark.parametrize(
     "words", [["kerascnn.recipes.fashion_mlp"], ["kerascnn", "run", "fashion_mlp"]]
 )
-def test_a_recipe_starts_again_with_huge_pages(plain, tmp_path, words):
+def test_a_recipe_starts_again_with_memory(plain, tmp_path, words):
     (tmp_path / "sitecustomize.py").write_text(
         "import os; print('begun with', os.environ.get('GLIBC_TUNABLES'))"
     )
@@ -79,7 +77,38 @@ def test_a_recipe_starts_again_with_huge_pages(plain, tmp_path, words):
 def test_variables(plain, monkeypatch, tmp_path, setting, library, expected):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "confstr", lambda name: library, raising=False)
-    monkeypatch.setattr(huge_pages, "_SETTING", tmp_path / "enabled")
+    monkeypatch.setattr(memory, "_SETTING", tmp_path / "enabled")
     if setting:
         (tmp_path / "enabled").write_text(setting)
-    assert huge_pages.variables() == expected
+    assert memory.variables() == expected
+
+
+@needed
+def test_memory_is_given_back_when_jax_has_compiled():
+    program = """
+import jax
+from kerascnn import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 2**10  # MiB
+
+memory.trim_after_compiling()
+kept = [bytes(4000) for _ in range(50_000)][-1]  # the last one keeps the others' place
+before = resident()
+for seconds in (0.1, 2.0):
+    jax.monitoring.record_event_duration_secs(
+        "/jax/core/compile/backend_compile_duration", seconds
+    )
+    print(before - resident())
+"""
+    environment = {**os.environ, **TUNABLE}
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    short, long = map(int, found.stdout.split())
+    assert short < 20
+    assert long > 150

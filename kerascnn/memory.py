@@ -1,12 +1,14 @@
-"""Memory in pages of 2 MiB instead of 4 KiB, on Linux.
+"""Less time and less memory from the C library, on Linux.
 
 A training step on a CPU takes several hundred megabytes from the system and gives them
 back. The system clears each page when it is first written, which costs a quarter of the
-step of `cifar_vgg_aug`; with huge pages it is 400 interruptions instead of 190,000. The
-C library asks for them if the tunable below is set when the process starts.
-https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+step of `cifar_vgg_aug`. With pages of 2 MiB instead of 4 KiB it is 400 interruptions
+instead of 190,000; the C library asks for them if a tunable is set when the process
+starts. https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
 """
 
+import ctypes
+import functools
 import os
 import sys
 from pathlib import Path
@@ -41,3 +43,22 @@ def restart() -> None:
         sys.stdout.flush()
         command = [sys.executable, *sys.orig_argv[1:]]
         os.execve(sys.executable, command, {**os.environ, **needed})
+
+
+@functools.cache
+def trim_after_compiling() -> None:
+    """Have JAX give back what its compiler needed, each time it has compiled.
+
+    Compiling the step of `cifar_vgg_aug` takes 600 MB, of which the C library would
+    keep 450 to itself while the step takes its own.
+    """
+    import jax.monitoring
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name != "nt" else None
+
+    def compiled(event: str, seconds: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and seconds > 1:
+            trim(0)
+
+    if trim:
+        jax.monitoring.register_event_duration_secs_listener(compiled)
