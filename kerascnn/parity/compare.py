@@ -52,7 +52,7 @@ TENSORFLOW_ROUNDING = 16.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
 # Half-way between two pixels, or two levels of grey, rounding may go either way: in a
-# rotation that is rare; in a resizing by 5 / 7 it is one value in 200.
+# rotation that is rare; in a resizing by 2 / 3 it is one value in 120.
 ROUNDED = {"RandomRotation": 1e-3, "Resizing": 1e-2}
 
 STEPS_AN_EPOCH = 10
