@@ -54,27 +54,38 @@ class Grayscale(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Resize(Rule):
-    """`interpolate(size=size, mode="bilinear", align_corners=False)`.
+class ResizeAndCenterCrop(Rule):
+    """`Resize(size)`, then `CenterCrop(size)`: the shorter side, then the middle.
 
-    Whole numbers stay whole numbers, as torchvision's do.
+    Bilinear and antialiased, as `Resize` is by default: where an image gets smaller,
+    the triangle that weighs its pixels gets wider. Whole numbers stay whole numbers.
     """
 
-    size: tuple[int, int]
+    size: int
 
     def apply(self, images: np.ndarray, draw: Any) -> np.ndarray:
         whole = images.dtype.kind in "iu"
-        images = images.astype("float64")
-        for axis, new in zip((1, 2), self.size, strict=True):
-            old = images.shape[axis]
-            places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-            low = np.floor(places).astype(int)
-            high = np.minimum(low + 1, old - 1)
-            weight = (places - low).reshape([-1 if a == axis else 1 for a in range(4)])
-            images = (
-                images.take(low, axis) * (1 - weight) + images.take(high, axis) * weight
-            )
+        shorter = min(images.shape[1:3])
+        height, width = (int(self.size * side / shorter) for side in images.shape[1:3])
+        images = np.einsum(
+            "yh,nhwc,xw->nyxc",
+            _triangles(images.shape[1], height),
+            images.astype("float64"),
+            _triangles(images.shape[2], width),
+            optimize=True,
+        )
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        images = images[:, top : top + self.size, left : left + self.size]
         return (np.rint(images) if whole else images).astype("float32")
+
+
+def _triangles(old: int, new: int) -> np.ndarray:
+    """Return each old pixel's weight in each new one, `(new, old)`."""
+    scale = old / new
+    centres = (np.arange(new)[:, None] + 0.5) * scale
+    distances = np.abs(np.arange(old) + 0.5 - centres) / max(scale, 1)
+    weights = np.maximum(0, 1 - distances)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)

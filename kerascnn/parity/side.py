@@ -46,7 +46,7 @@ class Side:
         accelerate: bool,
     ):
         outputs = [*(layer.output for layer in watched), network.output]
-        self.model = keras.Model(network.input, outputs)
+        self.model = self.plain = keras.Model(network.input, outputs)
         if accelerate and keras.backend.backend() == "jax":
             from kerascnn.acceleration import accelerate as fast
 
@@ -60,8 +60,8 @@ class Side:
         raise NotImplementedError
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits of the network in inference."""
-        return keras.ops.convert_to_numpy(self.model(images, training=False)[-1])
+        """Return the logits in inference: of plain Keras, as a saved model is."""
+        return keras.ops.convert_to_numpy(self.plain(images, training=False)[-1])
 
     def value(self, variable: keras.Variable) -> np.ndarray:
         """Return a variable's present value."""
@@ -119,7 +119,7 @@ class JaxSide(Side):
 
         self.compiled = jax.jit(step)
         self.inference = jax.jit(
-            lambda weights, others, images: self.model.stateless_call(
+            lambda weights, others, images: self.plain.stateless_call(
                 weights, others, images, training=False
             )[0][-1]
         )
@@ -130,11 +130,16 @@ class JaxSide(Side):
         return Step(*shown)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        return np.asarray(self.inference(*self.state[:2], images))
+        plain = self.plain.trainable_variables, self.plain.non_trainable_variables
+        weights, others = ([self._present(v) for v in group] for group in plain)
+        return np.asarray(self.inference(weights, others, images))
 
     def value(self, variable: keras.Variable) -> np.ndarray:
+        return np.asarray(self._present(variable))
+
+    def _present(self, variable: keras.Variable) -> Any:
         group, i = self.place[id(variable)]
-        return np.asarray(self.state[group][i])
+        return self.state[group][i]
 
 
 class TensorFlowSide(Side):

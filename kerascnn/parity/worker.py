@@ -24,6 +24,13 @@ from typing import Any
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
 
+# The processes' memory. They share a GPU's. Linux gives a CPU's in pieces of 2 MB, not
+# 4 kB: else half of a small step's time goes into getting its arrays' pieces.
+MEMORY = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
 
 def share_cores(number: int, of: int) -> None:
     """Keep this process to its share of the cores, before JAX starts its threads.
@@ -67,7 +74,11 @@ def result(
     recipe = recipes.load(name)
     if keras.backend.backend() == "jax":
         # Many recipes share a network: the second compiles nothing.
+        import jax
+
         environment.keep_compiled(cache_directory(None) / "compiled")
+        # Of initial weights' draws, too: each is quick, but there are many.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     start = time.perf_counter()
     checks = [
         dataclasses.asdict(check) | {"passed": check.passed}
@@ -143,7 +154,7 @@ def results(
                 words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]
                 process = subprocess.Popen(
                     [sys.executable, "-m", "kerascnn.parity.worker", *words],
-                    env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                    env={**MEMORY, **os.environ},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,

@@ -22,14 +22,19 @@ def test_normalize_by_hand():
     assert found.dtype == np.float32
 
 
-def test_resize_is_interpolate(images):
-    found = rules.Resize((4, 17)).apply(images.astype("float32"), None)
+@pytest.mark.parametrize("size", [6, 20])  # smaller, larger
+def test_resize_is_interpolate(images, size):
+    rule = rules.ResizeAndCenterCrop(size)
+    found = rule.apply(images.astype("float32"), None)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).double()
-    x = F.interpolate(x, (4, 17), mode="bilinear", align_corners=False)
-    expected = x.numpy().transpose(0, 2, 3, 1)
+    # 9 x 12: the shorter side becomes `size`, the other a third longer, cut to a whole.
+    longer = {6: 8, 20: 26}[size]
+    x = F.interpolate(x, (size, longer), mode="bilinear", antialias=True)
+    left = (longer - size) // 2
+    expected = x.numpy().transpose(0, 2, 3, 1)[:, :, left : left + size]
     # 0..255 in float32: half a unit of its last digit is 8e-6.
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    whole = rules.Resize((4, 17)).apply(images, None)
+    whole = rule.apply(images, None)
     assert (whole == np.rint(whole)).all()
     np.testing.assert_allclose(whole, expected, atol=0.5 + 1e-6)
 

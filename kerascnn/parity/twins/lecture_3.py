@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import nn
 
-from kerascnn.parity.rules import Normalize, Resize
+from kerascnn.parity.rules import Normalize, ResizeAndCenterCrop
 from kerascnn.parity.twins.initial import kaiming_normal, xavier_uniform
 from kerascnn.parity.twins.twin import Twin
 
@@ -278,7 +278,7 @@ TWINS = {
         imagenet_vgg16,
         learning_rate=1e-4,
         batch_size=32,
-        transform=[Resize((224, 224)), IMAGENET],
+        transform=[ResizeAndCenterCrop(224), IMAGENET],
     ),
     "cifar_vgg16": lecture_3(cifar_vgg16, learning_rate=1e-4, transform=[STANDARD]),
     "fashion_sigmoid": lecture_3(fashion_sigmoid),

@@ -18,7 +18,7 @@ from kerascnn.parity.twins.initial import kaiming_normal
 from kerascnn.parity.twins.twin import Twin
 
 # The slides leave it open; the recipes' choice.
-DROPOUT = 0.3
+DROPOUT = 0.4
 
 
 def block(channels: int, filters: int, norm: bool, dropout: bool) -> nn.Sequential:
