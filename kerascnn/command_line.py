@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from kerascnn import UsageError
 
@@ -95,6 +96,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(error: BaseException, most: int = 500) -> str:
+    """Return what an error says, or else its name, in a line of at most `most`."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def _joined(text: str) -> str:
     return printable(" ".join(text.split()))
 
@@ -102,6 +108,22 @@ def _joined(text: str) -> str:
 def say(line: str) -> None:
     """Tell the user something beside the results: on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def restart(variables: Mapping[str, str]) -> NoReturn:
+    """Start this process again, as it was called, with other environment variables.
+
+    Args:
+        variables: The variables to set; the others stay.
+    """
+    sys.stdout.flush()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    environment = {**os.environ, **variables}
+    if os.name == "nt":  # there `execve` neither waits nor quotes
+        import subprocess
+
+        sys.exit(subprocess.call(command, env=environment))
+    os.execve(sys.executable, command, environment)
 
 
 def run(program: Callable[[], object]) -> int:

@@ -7,11 +7,12 @@ instead of 190,000; the C library asks for them if a tunable is set when the pro
 starts. https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
 """
 
-import ctypes
 import functools
 import os
 import sys
 from pathlib import Path
+
+from kerascnn import command_line
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -40,9 +41,7 @@ def restart() -> None:
     For the start of a program, before anything heavy is imported.
     """
     if needed := variables():
-        sys.stdout.flush()
-        command = [sys.executable, *sys.orig_argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **needed})
+        command_line.restart(needed)
 
 
 @functools.cache
@@ -52,6 +51,8 @@ def trim_after_compiling() -> None:
     Compiling the step of `cifar_vgg_aug` takes 600 MB, of which the C library would
     keep 450 to itself while the step takes its own.
     """
+    import ctypes
+
     import jax.monitoring
 
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name != "nt" else None

@@ -255,27 +255,6 @@ def fingerprint(description: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def diff(old: Recipe, new: Recipe) -> dict[str, list[str]]:
-    """Compare two recipes part by part.
-
-    Args:
-        old: The recipe to start from.
-        new: The recipe to arrive at.
-
-    Returns:
-        For each part (of `PARTS`) that differs, the lines of both in the notation of
-        `lines`, each behind two characters as `difflib.ndiff` writes them: `"- "` in
-        the old recipe only, `"+ "` in the new one only, `"  "` in both.
-    """
-    changed = {}
-    for part in PARTS:
-        before, after = lines(_describe(old, part)), lines(_describe(new, part))
-        if before != after:
-            delta = difflib.ndiff(before, after)
-            changed[part] = [line for line in delta if not line.startswith("?")]
-    return changed
-
-
 def lines(part: Any) -> list[str]:
     """Write a part of `describe` as one line of text a layer, optimiser or value."""
     return [_line(item) for item in part] if isinstance(part, list) else [_line(part)]

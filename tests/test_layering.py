@@ -21,7 +21,7 @@ ALLOWED = {
     "saved": set(),
     "acceleration": set(),
     "command_line": set(),
-    "memory": set(),
+    "memory": {"command_line"},
     "data": {"command_line"},
     "recipes": {
         "blocks",
@@ -54,7 +54,14 @@ ALLOWED = {
         "training",
     },
     "report": {"data", "recipe", "runs"},
-    "parity": {"acceleration", "command_line", "data", "recipe", "training"},
+    "parity": {
+        "acceleration",
+        "command_line",
+        "data",
+        "memory",
+        "recipe",
+        "training",
+    },
     "lessons": {
         "blocks",
         "command_line",

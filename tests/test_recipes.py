@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from kerascnn import recipe as recipes
+from kerascnn.report import difference
 from kerascnn.training import models
 
 # Typed from the lectures, by hand. init: how all weights start; rate: Adam's; test and
@@ -397,8 +398,9 @@ class TestEveryRecipe:
             assert recipe.changes == frozenset()
         else:
             assert recipe.after in NAMES
-            before = description_of(recipe.after)
-            assert set(recipes.diff(before, recipe)) == recipe.changes
+            before = recipes.describe(description_of(recipe.after))
+            now = recipes.describe(recipe)
+            assert set(difference.between(before, now)) == recipe.changes
             assert recipe.changes
 
     def test_describes_itself_in_plain_values(self, name):

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kerascnn import data
 from kerascnn.acceleration import accelerate
+from kerascnn.bench.contenders import repeated
 from kerascnn.data import Split
 from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
@@ -148,9 +147,7 @@ def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Resul
         epochs: Epochs a turn.
         rounds: Turns that count; one more warms up.
     """
-    every = data.load(recipe.dataset).train
-    chosen = np.arange(images) % len(every)
-    train = Split(every.images[chosen], every.labels[chosen])
+    train = repeated(data.load(recipe.dataset).train, images)
     # The engine keeps one model's compiled step; here several take turns.
     epoch._functions = functools.cache(epoch._functions.__wrapped__)  # type: ignore
     judge = guard.judge

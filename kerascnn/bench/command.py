@@ -88,8 +88,7 @@ class Epoch:
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
         batch = self.batch or recipe.batch_size
-        if self.images < batch:
-            raise UsageError(f"--images {self.images}: less than a batch of {batch}.")
+        _check_fills(self.images, batch)
         words = [self.recipe, str(batch), str(self.images)]
         names = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
         results, missing = measure.compare(
@@ -130,10 +129,7 @@ class Checkpoints:
 
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
-        if self.images < recipe.batch_size:
-            raise UsageError(
-                f"--images {self.images}: less than a batch of {recipe.batch_size}."
-            )
+        _check_fills(self.images, recipe.batch_size)
         if os.environ["KERAS_BACKEND"] != "jax":
             raise UsageError("bench checkpoints needs JAX: set KERAS_BACKEND=jax.")
         from kerascnn.bench import checkpoints
@@ -220,6 +216,12 @@ class Scale:
 # Lecture 4's base net and its wider forms; lecture 3's nets by number of convolutions.
 WIDTHS = ("cifar_vgg_bn", "cifar_vgg_wide", "cifar_vgg_wider")
 DEPTHS = ("cifar_sigmoid", "cifar_sigmoid_3", "cifar_relu_9", "cifar_relu_12")
+
+
+def _check_fills(images: int, batch: int) -> None:
+    """Raise `UsageError` unless so many images fill a batch."""
+    if images < batch:
+        raise UsageError(f"--images {images}: less than a batch of {batch}.")
 
 
 def installed() -> list[str]:

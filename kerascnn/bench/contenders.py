@@ -55,7 +55,6 @@ def kerascnn_steps(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> Wo
     from kerascnn.acceleration import accelerate
     from kerascnn.training import epoch
 
-    memory.trim_after_compiling()
     model = accelerate(recipe.network())
     trainer.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
@@ -103,7 +102,6 @@ def keras_epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
         from kerascnn.acceleration import accelerate
         from kerascnn.training import epoch as module
 
-        memory.trim_after_compiling()
         model = accelerate(model)
     else:
         from kerascnn.training import fit as module
@@ -145,6 +143,15 @@ def torch_epochs(recipe: Recipe, train: Split, plan: Plan, form: str) -> Work:
     return work
 
 
+def repeated(split: Split, images: int) -> Split:
+    """Return so many images of a set, again and again if it has fewer.
+
+    The work is the same.
+    """
+    chosen = np.arange(images) % len(split)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
 def build(
     contender: str, recipe: Recipe, batch: int, images: int, random: bool
 ) -> Work:
@@ -158,25 +165,25 @@ def build(
         random: Whether epochs draw the recipe's random transforms.
     """
     kind, _, rest = contender.partition("-")
+    if kind == "kerascnn":
+        memory.trim_after_compiling()
     train = data.load(recipe.dataset).train
     if not random:
         fixed = [layer for layer in recipe.transform() if not models.is_random(layer)]
         recipe = dataclasses.replace(recipe, transform=lambda: fixed)
     if images:
-        # Repeated where the set at hand is smaller: the work is the same.
-        chosen = np.arange(images) % len(train)
-        train = Split(train.images[chosen], train.labels[chosen])
+        train = repeated(train, images)
         plan = Plan(epochs=1, batch_size=batch, seed=0, drop_last=True)
         if kind == "torch":
             return torch_epochs(recipe, train, plan, rest)
         engine = "epoch" if kind == "kerascnn" else "fit"
         return keras_epochs(recipe, train, plan, engine)
-    chosen = np.arange(batch) % len(train)
-    scaled = train.images[chosen]
+    first = repeated(train, batch)
+    scaled = first.images
     for layer in recipe.transform():
         if not models.is_random(layer):
             scaled = keras.ops.convert_to_numpy(layer(scaled))
-    labels = train.labels[chosen]
+    labels = first.labels
     if kind == "torch":
         return torch_steps(recipe, scaled, labels, rest)
     steps = kerascnn_steps if kind == "kerascnn" else keras_steps

@@ -21,11 +21,11 @@ from uuid import uuid4
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import say
+from kerascnn.command_line import one_line, say
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_folders import ImageFolder
-from kerascnn.data.reading import Prepared, one_line, read
+from kerascnn.data.reading import Prepared, read
 
 # Raised whenever the decoding or the layout of the cache changes.
 _FORMAT = 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.command_line import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -184,7 +185,7 @@ def decode(file: Path) -> np.ndarray:
         raise
     # Pillow's decoders raise what they like on damaged bytes.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, most=200)
         raise UsageError(
             f"{file} can't be decoded ({reason}): save it again or remove it."
         ) from error

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.command_line import one_line
 from kerascnn.data.image_folders import RESIZING, fitted
 
 _CHUNK = 256
@@ -241,8 +242,3 @@ def _damaged(path, prepared: Prepared, reason: str) -> UsageError:
         f"{path} is damaged ({reason}): delete {prepared.folder} and prepare the set "
         f"anew with `kerascnn data get {prepared.name}`."
     )
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, or else its name, as one line of at most 500 characters."""
-    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -21,15 +21,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerascnn import UsageError
+from kerascnn import UsageError, memory
 from kerascnn import recipe as recipes
 
-# The processes' memory. They share a GPU's. Linux gives a CPU's in pieces of 2 MB, not
-# 4 kB: else half of a small step's time goes into getting its arrays' pieces.
-MEMORY = {
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
+# The processes share a GPU's memory.
+SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def share_cores(number: int, of: int) -> None:
@@ -154,7 +150,7 @@ def results(
                 words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]
                 process = subprocess.Popen(
                     [sys.executable, "-m", "kerascnn.parity.worker", *words],
-                    env={**MEMORY, **os.environ},
+                    env={**SHARED_GPU, **memory.variables(), **os.environ},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,

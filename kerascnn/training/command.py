@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,9 +115,4 @@ def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) 
         needed["KERAS_BACKEND"] = wanted
     if all(os.environ.get(name) == value for name, value in needed.items()):
         return
-    sys.stdout.flush()
-    command = [sys.executable, *sys.orig_argv[1:]]
-    environment = {**os.environ, **needed}
-    if os.name == "nt":  # there `execve` neither waits nor quotes
-        sys.exit(subprocess.call(command, env=environment))
-    os.execve(sys.executable, command, environment)
+    command_line.restart(needed)

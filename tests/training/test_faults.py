@@ -732,7 +732,7 @@ def test_windows_starts_a_process_and_waits_for_it(monkeypatch):
     options = training.Overrides(deterministic=True)
     variables = {"XLA_FLAGS": "--anything"}
     monkeypatch.setattr(command.determinism, "variables", lambda backend: variables)
-    monkeypatch.setattr(command.subprocess, "call", call)
+    monkeypatch.setattr(subprocess, "call", call)
     with monkeypatch.context() as patch:
         patch.setattr(command.os, "name", "nt")
         with pytest.raises(SystemExit) as stop:
