@@ -228,7 +228,7 @@ class Witness:
     def _decayed(self, parameter: nn.Parameter) -> torch.Tensor:
         assert parameter.grad is not None
         decay = self.twin.weight_decay if parameter.ndim > 1 else 0.0
-        return parameter.grad + decay * parameter.detach()
+        return parameter.grad + decay * parameter.detach() if decay else parameter.grad
 
     def _drop(
         self, module: nn.Dropout, inputs: tuple[torch.Tensor], output: torch.Tensor

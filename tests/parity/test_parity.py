@@ -116,6 +116,15 @@ def test_twin_and_recipe_agree(small):
     assert all(check.difference > 0 for check in checks if check.part == "trace")
 
 
+def test_dropout_drops_the_same_on_both_sides():
+    """A recipe's own rates and seeds, which its twin follows."""
+    checks = list(compare.compare(recipes.load("cifar_vgg_dropout"), steps=2))
+    assert first(checks) is None
+    dropped = [check for check in checks if check.name.startswith("dropout")]
+    assert len(dropped) == 4
+    assert all(check.part == "forward" for check in dropped)
+
+
 @pytest.mark.parametrize(
     ("mistake", "part", "name"),
     [
