@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -39,17 +39,18 @@ UPDATE = 1e-4
 # Of the losses of 100 steps; absolute where the loss is below 1. Each step adds to the
 # rounding of the one before.
 TRACE = 1e-3
-# Where a difference is beyond the tolerance, PyTorch's own rounding is looked at: how
-# far its float32 is from its float64. Two programs' roundings may add up, and each
-# varies, so this many times PyTorch's own is allowed. BatchNorm makes it necessary: it
-# divides a feature that hardly varies by its deviation, and the rounding with it.
-OWN_ROUNDING = 4.0
-# The fast convolutions round more: in cifar_vgg_skip's gradients they are 2.7 times as
-# far from float64 as Keras's own are (medians, 1.8e-5 and 6.8e-6).
-FAST_ROUNDING = 8.0
-# TensorFlow's means over a batch round more: its first BatchNorm in cifar_vgg_bn is 7
-# times as far from float64 as PyTorch's (1.8e-6, 2.4e-7), and later layers keep that.
-TENSORFLOW_ROUNDING = 16.0
+# Where a difference is beyond the tolerance, it is measured how far rounding alone
+# leads: how far float32 is from float64, in PyTorch, by its formulas, and by Keras's
+# with all weights moved by their last digit, `SHAKEN` times, since rounding is a matter
+# of chance. Two programs' roundings may add up, so this many times the largest is
+# allowed. BatchNorm makes it necessary: it divides a feature that hardly varies by its
+# deviation, and the rounding with it. Found in lecture 4's networks and cifar_bn_12: up
+# to 2.2 times it on JAX, 1.8 on PyTorch, 5.8 on TensorFlow.
+ROUNDING = 4.0
+SHAKEN = 3
+# On TensorFlow, whose means over a batch round more: cifar_vgg_bn's first BatchNorm is 7
+# times as far from float64 there as PyTorch's (1.8e-6, 2.4e-7). Later ones keep that.
+TENSORFLOW_ROUNDING = 8.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
 # Half-way between two pixels, or two levels of grey, rounding may go either way: in a
@@ -382,11 +383,8 @@ def compare_training(
     rates.begin(epoch)
     step = keras_side.step(images, wrong)
     outputs = numpy_outputs(watched, step)
-    allowed = {
-        "jax": FAST_ROUNDING if accelerate else OWN_ROUNDING,
-        "tensorflow": TENSORFLOW_ROUNDING,
-        "torch": OWN_ROUNDING,
-    }[keras.backend.backend()]
+    tensorflow = keras.backend.backend() == "tensorflow"
+    allowed = TENSORFLOW_ROUNDING if tensorflow else ROUNDING
     yield from compare_outputs(watched, outputs, witness, images, masks, allowed)
     if inferred:
         yield Check(
@@ -399,25 +397,33 @@ def compare_training(
     sides = branches(watched, outputs)
     with witness.branching(sides):
         losses = [(step.crossentropy, witness.loss(images, labels, masks))]
+    # The cross-entropy's gradient by the logits, probabilities minus labels, sums to 2
+    # at most in absolute values: the loss moves by twice their largest difference.
+    logits = keras.ops.convert_to_numpy(step.outputs[-1])
+    moved = 2 * float(np.abs(logits - witness.logits).max()) / losses[0][1]
     yield Check(
         "loss",
         "cross-entropy",
         relative(*(np.array(float(loss)) for loss in losses[0])),
-        FORWARD,
+        FORWARD + moved,
         "other labels (off by one?), or a softmax before a loss that takes logits",
     )
     ours = paired_gradients(keras_side, layouts, step.gradients)
     theirs = witness.gradients()
-    exact: dict[tuple[str, str], np.ndarray] = {}
+    own: dict[tuple[str, str], float] = {}
     if any(relative(ours[name], theirs[name]) > GRADIENT for name in theirs):
-        with witness.doubled(), witness.branching(sides):
-            witness.loss(images, labels, masks)
-            exact = witness.gradients()
+
+        def gradients() -> dict[tuple[str, str], np.ndarray]:
+            with witness.branching(sides):
+                witness.loss(images, labels, masks)
+            return witness.gradients()
+
+        own = roundings(witness, gradients, theirs)
     for name in theirs:
         yield checked(
             "gradient",
             " ".join(name),
-            (ours[name], theirs[name], exact.get(name)),
+            (ours[name], theirs[name], own.get(name)),
             GRADIENT,
             allowed,
             mistakes.MISTAKES["l2_half"][0]
@@ -516,25 +522,53 @@ def compare_outputs(
 ) -> Iterator[Check]:
     """Compare what each layer computes in training."""
     theirs = by_layer(watched, witness.outputs(images, masks))
-    exact: dict[keras.layers.Layer, np.ndarray] = {}
+    own: dict[keras.layers.Layer, float] = {}
     if any(relative(ours[layer], theirs[layer]) > FORWARD for layer, _ in watched):
-        with witness.doubled():
-            exact = by_layer(watched, witness.outputs(images, masks))
+        own = roundings(
+            witness, lambda: by_layer(watched, witness.outputs(images, masks)), theirs
+        )
     for layer, _ in watched:
         yield checked(
             "forward",
             layer.name,
-            (ours[layer], theirs[layer], exact.get(layer)),
+            (ours[layer], theirs[layer], own.get(layer)),
             FORWARD,
             allowed,
             forward_reason(layer),
         )
 
 
+Named = TypeVar("Named")
+
+
+def roundings(
+    witness: Witness,
+    compute: Callable[[], Mapping[Named, np.ndarray]],
+    theirs: Mapping[Named, np.ndarray],
+) -> dict[Named, float]:
+    """Return how far rounding alone leads: the largest distances from float64.
+
+    Args:
+        witness: What computes.
+        compute: Computes quantities anew.
+        theirs: What it has computed, in float32.
+    """
+    with witness.doubled():
+        exact = compute()
+    largest = {name: relative(theirs[name], exact[name]) for name in theirs}
+    one_pass = keras.backend.backend() == "torch"
+    for seed in range(SHAKEN):
+        with witness.normalizing_as_keras(one_pass), witness.shaken(seed):
+            found = compute()
+        for name, value in found.items():
+            largest[name] = max(largest[name], relative(value, exact[name]))
+    return largest
+
+
 def checked(
     part: str,
     name: str,
-    values: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    values: tuple[np.ndarray, np.ndarray, float | None],
     tolerance: float,
     allowed: float,
     reason: str,
@@ -544,17 +578,16 @@ def checked(
     Args:
         part: As `Check` has it, and so `name`, `tolerance` and `reason`.
         name: See above.
-        values: Keras's, PyTorch's, and PyTorch's in float64 where that is known.
+        values: Keras's, PyTorch's, and what rounding leads to, where that is known.
         tolerance: See above.
-        allowed: How many times PyTorch's own rounding is allowed.
+        allowed: How many times that is allowed.
         reason: See above.
     """
-    ours, theirs, exact = values
+    ours, theirs, own = values
     difference, note = relative(ours, theirs), ""
-    if exact is not None and difference > tolerance:
-        own = relative(theirs, exact)
+    if own is not None and difference > tolerance:
         tolerance = max(tolerance, allowed * own)
-        note = f"PyTorch's float32 is {own:.0e} from its float64"
+        note = f"rounding alone leads {own:.0e} from float64"
     return Check(part, name, difference, tolerance, reason, note)
 
 
@@ -724,9 +757,13 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the largest difference, relative to the largest value of the twin."""
     if ours.shape != theirs.shape:
         return math.inf
-    ours, theirs = ours.astype("float64"), theirs.astype("float64")
-    largest = float(np.abs(theirs).max())
-    return float(np.abs(ours - theirs).max()) / (largest or 1.0)
+    if theirs.dtype.kind != "f":
+        ours, theirs = ours.astype("float64"), theirs.astype("float64")
+    # float32 serves: the difference of two numbers that are near has no rounding.
+    largest = max(abs(float(theirs.min())), abs(float(theirs.max())))
+    apart = ours - theirs
+    furthest = max(abs(float(apart.min())), abs(float(apart.max())))
+    return furthest / (largest or 1.0)
 
 
 def forward_reason(layer: keras.layers.Layer) -> str:

@@ -69,6 +69,7 @@ class Witness:
             if isinstance(getattr(module, torch_name), nn.Parameter)
         }
         self.masks: list[np.ndarray] = []
+        self.logits = np.zeros(0, "float32")  # of the last call of `loss`
         self.variances: dict[nn.Module, tuple[torch.Tensor, int]] = {}
         for module in network.modules():
             if isinstance(module, nn.Dropout):
@@ -91,14 +92,80 @@ class Witness:
     @contextlib.contextmanager
     def doubled(self) -> Iterator[None]:
         """Compute in float64 for a while: PyTorch without its rounding."""
+        with self._statistics_kept():
+            self.network.double()
+            try:
+                yield
+            finally:
+                self.network.float()
+
+    @contextlib.contextmanager
+    def normalizing_as_keras(self, one_pass: bool) -> Iterator[None]:
+        """Let BatchNorm round as Keras's formula does, for a while.
+
+        Where a feature's mean is far larger than its deviation, Keras's formulas
+        subtract two large numbers, and lose the digits that these have in common.
+
+        Args:
+            one_pass: Take the mean square minus the squared mean as the variance, as
+                Keras does on PyTorch; else `x * s + (bias - mean * s)` as the result,
+                as on JAX and TensorFlow.
+        """
+
+        def normalize(
+            module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+        ) -> torch.Tensor | None:
+            assert isinstance(module, nn.BatchNorm2d)
+            if not module.training:
+                return None
+            x, over = inputs[0], (0, 2, 3)
+            weight, bias = (p.reshape(-1, 1, 1) for p in module.parameters())
+            mean = x.mean(over, keepdim=True)
+            if one_pass:
+                variance = x.square().mean(over, keepdim=True) - mean.square()
+            else:
+                variance = (x - mean).square().mean(over, keepdim=True)
+            scale = weight * torch.rsqrt(variance + module.eps)
+            return (
+                (x - mean) * scale + bias
+                if one_pass
+                else (x * scale + (bias - mean * scale))
+            )
+
+        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        hooks = [module.register_forward_hook(normalize) for module in norms]
+        try:
+            with self._statistics_kept():
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextlib.contextmanager
+    def shaken(self, seed: int) -> Iterator[None]:
+        """Move every weight by its last digit, up or down at random, for a while."""
+        dice = torch.Generator().manual_seed(seed)
+        parameters = list(self.network.parameters())
+        before = [p.detach().clone() for p in parameters]
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    signs = torch.rand(parameter.shape, generator=dice) - 0.5
+                    parameter.mul_(1 + torch.sign(signs) * 2**-23)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+
+    @contextlib.contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        """Let what is computed meanwhile leave no trace in BatchNorm's statistics."""
         before = [buffer.clone() for buffer in self.network.buffers()]
         variances = dict(self.variances)
-        self.network.double()
         try:
             yield
         finally:
-            self.network.float()
-            # What was computed meanwhile leaves no trace in BatchNorm's statistics.
             for buffer, value in zip(self.network.buffers(), before, strict=True):
                 buffer.copy_(value)
             self.variances = variances
@@ -172,6 +239,7 @@ class Witness:
         self.masks = list(masks)
         self.optimizer.zero_grad()
         logits = self.network(self._images(images))
+        self.logits = logits.detach().numpy()
         loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels).long())
         loss.backward()
         return loss.item()
@@ -228,7 +296,7 @@ class Witness:
     def _decayed(self, parameter: nn.Parameter) -> torch.Tensor:
         assert parameter.grad is not None
         decay = self.twin.weight_decay if parameter.ndim > 1 else 0.0
-        return parameter.grad + decay * parameter.detach()
+        return parameter.grad + decay * parameter.detach() if decay else parameter.grad
 
     def _drop(
         self, module: nn.Dropout, inputs: tuple[torch.Tensor], output: torch.Tensor

@@ -116,6 +116,17 @@ def test_twin_and_recipe_agree(small):
     assert all(check.difference > 0 for check in checks if check.part == "trace")
 
 
+def test_dropout_drops_the_same_on_both_sides():
+    """A recipe's own rates and seeds, which its twin follows."""
+    recipe = recipes.load("cifar_vgg_dropout")
+    # Plain convolutions compile in a third of the time.
+    checks = list(compare.compare(recipe, accelerate=False, steps=2))
+    assert first(checks) is None
+    dropped = [check for check in checks if check.name.startswith("dropout")]
+    assert len(dropped) == 4
+    assert all(check.part == "forward" for check in dropped)
+
+
 @pytest.mark.parametrize(
     ("mistake", "part", "name"),
     [
@@ -172,6 +183,33 @@ def test_kinks_are_taken_on_keras_s_side():
         taken = gradient.reshape(-1).abs() > 0
         assert taken.nonzero().tolist() == [[chosen]]
     assert compare.largest(np.float32([3, 1, 4, 2]).reshape(1, 2, 2, 1)).item() == 2
+
+
+def test_keras_s_batch_norm_is_pytorch_s_but_for_rounding():
+    """Its two formulas, in float64; what float32 loses, they lose where they should."""
+    network = nn.Sequential(nn.BatchNorm2d(3))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([1.0, 0.5, 2.0]))
+        network[0].bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    witness = Witness(network, TWIN, [])
+    x = np.random.default_rng(0).normal(size=(4, 5, 5, 3)).astype("float32") + 100
+    images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    with witness.doubled():
+        exact = network(images.double()).detach()
+        for one_pass in (False, True):
+            with witness.normalizing_as_keras(one_pass):
+                found = network(images.double()).detach()
+            # The mean is 100 deviations, its square 1e4 variances: 16 digits less 4.
+            torch.testing.assert_close(found, exact, rtol=0, atol=1e-10)
+    assert network[0].running_mean.tolist() == [0, 0, 0]
+    own = (network(images).detach() - exact).abs().max()
+    with witness.normalizing_as_keras(one_pass=True):
+        assert (network(images).detach() - exact).abs().max() > 10 * own
+    weight = network[0].weight.detach().clone()
+    with witness.shaken(0):
+        moved = (network[0].weight / weight - 1).abs()
+        assert moved.max() == moved.min() == 2**-23
+    assert (network[0].weight == weight).all()
 
 
 def test_command_prints_a_table_and_json(capsys):
