@@ -48,8 +48,8 @@ TRACE = 1e-3
 # to 2.2 times it on JAX, 1.8 on PyTorch, 5.8 on TensorFlow.
 ROUNDING = 4.0
 SHAKEN = 3
-# On TensorFlow, whose means over a batch round more: cifar_vgg_bn's first BatchNorm is 7
-# times as far from float64 there as PyTorch's (1.8e-6, 2.4e-7). Later ones keep that.
+# On TensorFlow, whose means over a batch round more: cifar_vgg_bn's first BatchNorm is
+# 7 times as far from float64 there as PyTorch's (1.8e-6, 2.4e-7). Later ones keep that.
 TENSORFLOW_ROUNDING = 8.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
