@@ -5,8 +5,9 @@ network does not fit even its own training set.
 
     python -m kerascnn.recipes.cifar_sigmoid
 
-Deviations from the lecture: the number of epochs is ours, the slides give none. The
-slide's code takes one input channel, a slip; CIFAR-10 has three.
+Deviations from the lecture: the number of epochs is ours, the slides give none. After
+20 the training accuracy still rises by a point an epoch, so there are 30. The slide's
+code takes one input channel, a slip; CIFAR-10 has three.
 """
 
 import keras
@@ -36,11 +37,11 @@ RECIPE = Recipe(
     transform=lambda: [transforms.unit()],
     optimizer=lambda: optim.adam(1e-3),
     batch_size=256,
-    epochs=20,
+    epochs=30,
     parameters=4_275_594,
     course=Course(source="lecture 3, training on CIFAR-10", test=0.645, train=0.693),
     after="fashion_sigmoid",
-    changes={"dataset", "network"},
+    changes={"dataset", "network", "epochs"},
 )
 
 if __name__ == "__main__":

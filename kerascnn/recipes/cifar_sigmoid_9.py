@@ -44,7 +44,7 @@ RECIPE = Recipe(
         says="the network does not learn",
     ),
     after="cifar_sigmoid_3",
-    changes={"network"},
+    changes={"network", "epochs"},
 )
 
 if __name__ == "__main__":
