@@ -60,8 +60,8 @@ class ImageFolder:
             )
         if len(self.classes) < 2:
             raise UsageError(
-                f"{self._roles['train']} holds {len(self.classes)} class folders: "
-                "expected two or more."
+                f"{self._roles['train']} holds {' and '.join(self.classes) or 'no class'}"
+                ": a network learns to tell two classes or more apart."
             )
         for role in self._roles.values():
             for name in self.classes:

@@ -188,7 +188,7 @@ def test_folders_laid_out_otherwise_are_refused(pets, tmp_path):
     only = tmp_path / "one"
     (only / "train" / "cat").mkdir(parents=True)
     (only / "val" / "cat").mkdir(parents=True)
-    with pytest.raises(UsageError, match="1 class folders"):
+    with pytest.raises(UsageError, match="holds cat: a network learns to tell two"):
         data.load(str(only))
 
 
