@@ -59,9 +59,10 @@ class ImageFolder:
                 f"{self.folder}: train and {test} have different classes ({different})."
             )
         if len(self.classes) < 2:
+            held = self.classes[0] if self.classes else "nothing"
             raise UsageError(
-                f"{self._roles['train']} holds {' and '.join(self.classes) or 'no class'}"
-                ": a network learns to tell two classes or more apart."
+                f"{self._roles['train']} holds {held}: a network learns to tell "
+                "two classes or more apart."
             )
         for role in self._roles.values():
             for name in self.classes:
