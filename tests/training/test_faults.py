@@ -1,7 +1,7 @@
 """Kills, signals, a full disk and damaged files: nothing that was saved is lost.
 
 Each test starts whole processes, as a user does, on a small network with everything
-that carries state: BatchNorm, Dropout, L2, decay.
+that carries state or draws numbers: augmentation, BatchNorm, Dropout, L2, decay.
 """
 
 import dataclasses
@@ -57,7 +57,10 @@ class Slowly(keras.callbacks.Callback):
 
 RECIPE = Recipe(
     name="small", dataset="fashion_mnist", network=network,
-    transform=lambda: [transforms.pm1()],
+    transform=lambda: [
+        transforms.RandomCrop(padding=2), layers.RandomFlip("horizontal"),
+        transforms.pm1(), transforms.RandomErasing(),
+    ],
     optimizer=lambda: optim.adam(float(os.environ.get("RATE", "0.01"))), batch_size=50,
     epochs=4, parameters=0, course=Course(source="nowhere"),
     callbacks=lambda: [optim.ExponentialDecay(gamma=0.7), Slowly()],

@@ -43,7 +43,11 @@ RECIPE = Recipe(
     name="small",
     dataset="fashion_mnist",
     network=network,
-    transform=lambda: [transforms.pm1()],
+    transform=lambda: [
+        transforms.RandomCrop(padding=2),
+        layers.RandomFlip("horizontal"),
+        transforms.pm1(),
+    ],
     optimizer=lambda: optim.adam(1e-2),
     batch_size=64,
     epochs=2,
