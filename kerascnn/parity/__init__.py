@@ -1,9 +1,10 @@
 """The lectures' own PyTorch networks, and where this package and they part.
 
+from kerascnn import recipe
 from kerascnn.parity import twins, weights
 
-twin = twins.load("fashion_lenet")
-module = weights.to_torch(model, twin.network())
+model = recipe.load("fashion_lenet").network()
+module = weights.to_torch(model, twins.load("fashion_lenet").network())
 """
 
 import importlib.util

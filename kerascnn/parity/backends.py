@@ -152,10 +152,15 @@ def numpy_weights(network: keras.Model, seed: int = 0) -> None:
     """Give a network initial weights that NumPy draws, by each layer's initialiser.
 
     Args:
-        network: A built model whose kernels start by `VarianceScaling` or
-            `RandomUniform`; other variables keep their values.
+        network: A built model; variables other than kernels and biases keep their
+            values.
         seed: Decides the draws.
+
+    Raises:
+        UsageError: An initialiser is of no kind that is known here.
     """
+    from keras import initializers
+
     dice = np.random.default_rng(seed)
     for layer in network.layers:
         for which in ("kernel", "bias"):
@@ -163,24 +168,37 @@ def numpy_weights(network: keras.Model, seed: int = 0) -> None:
             variable = getattr(layer, which, None)
             if start is None or variable is None or not variable.trainable:
                 continue
-            settings, shape = start.get_config(), variable.shape
-            if "maxval" in settings:
-                bound = settings["maxval"]
-                values = dice.uniform(-bound, bound, shape)
-            elif "scale" in settings or "Glorot" in type(start).__name__:
-                places = math.prod(shape[:-2])
-                fan_in, fan_out = places * shape[-2], places * shape[-1]
-                in_only = settings.get("mode", "fan_avg") == "fan_in"
-                fan = fan_in if in_only else (fan_in + fan_out) / 2
-                deviation = math.sqrt(settings.get("scale", 1.0) / fan)
-                if "normal" in settings.get("distribution", "uniform"):
-                    values = deviation * dice.standard_normal(shape)
-                else:
-                    bound = math.sqrt(3) * deviation
-                    values = dice.uniform(-bound, bound, shape)
-            else:
-                continue
+            if isinstance(start, initializers.Zeros | initializers.Constant):
+                continue  # alike everywhere
+            values = drawn(start, variable.shape, dice)
             variable.assign(values.astype("float32"))
+
+
+def drawn(start: Any, shape: Sequence[int], dice: np.random.Generator) -> np.ndarray:
+    """Draw an array of a Keras initialiser's distribution; a normal one not cut off.
+
+    Raises:
+        UsageError: The initialiser is of no kind that is known here.
+    """
+    from keras import initializers
+
+    match start:
+        case initializers.VarianceScaling():
+            places = math.prod(shape[:-2])
+            fan_in, fan_out = places * shape[-2], places * shape[-1]
+            fans = {"fan_in": fan_in, "fan_out": fan_out}
+            fan = fans.get(start.mode, (fan_in + fan_out) / 2)
+            deviation = math.sqrt(start.scale / fan)
+            if "normal" in start.distribution:
+                return deviation * dice.standard_normal(shape)
+            bound = math.sqrt(3) * deviation
+            return dice.uniform(-bound, bound, shape)
+        case initializers.RandomUniform():
+            return dice.uniform(start.minval, start.maxval, shape)
+    raise UsageError(
+        f"initial weights by {type(start).__name__} can't be drawn alike on all "
+        "backends."
+    )
 
 
 def train(name: str, steps: int, batch: int) -> Result:

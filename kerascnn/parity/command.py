@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from kerascnn import UsageError, command_line
 from kerascnn import recipe as recipes
 from kerascnn.parity import check_torch
 from kerascnn.parity.mistakes import MISTAKES, Mistake
+from kerascnn.training import environment
 from kerascnn.training.command import use_backend
 
 Names = Annotated[
@@ -53,14 +53,14 @@ class Parity:
     """Print JSON instead of a table."""
     train: bool = False
     """Train recipe and twin instead, and compare their final test accuracies."""
-    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
-    """With --train: runs of each, from seeds 0 to N - 1."""
+    seeds: Integer = None
+    """With --train: runs of each, from seeds 0 to N - 1 (default: 3)."""
     epochs: Integer = None
     """With --train: passes over the training set (default: the recipe's)."""
     limit: Integer = None
     """With --train: use the first N training and test images only."""
-    data: Literal["auto", "full", "sample"] = "auto"
-    """With --train: which images, as `kerascnn run` has it."""
+    data: Literal["auto", "full", "sample"] | None = None
+    """With --train: which images, as `kerascnn run` has it (default: auto)."""
     data_dir: Folder = None
     """With --train: where tensorflow-datasets keeps its sets."""
 
@@ -72,6 +72,11 @@ class Parity:
             raise UsageError("expected recipes or --all: `kerascnn parity RECIPE`.")
         if self.train and (self.all or self.break_ or self.steps):
             raise UsageError("--train does not go with --all, --break or --steps.")
+        for name in ("seeds", "epochs", "limit", "data", "data_dir"):
+            if getattr(self, name) is not None and not self.train:
+                raise UsageError(f"--{name.replace('_', '-')} needs --train.")
+        if self.break_ == "decay_per_step" and self.steps == 1:
+            raise UsageError("--break decay_per_step shows from the second step on.")
         if self.break_ and len(self.recipe) != 1:
             raise UsageError("--break takes one recipe.")
 
@@ -102,36 +107,48 @@ class Parity:
         from kerascnn.parity import worker
 
         # The largest first, so that none is left alone at the end.
-        size = {name: recipes.outline(name).parameters for name in names}
+        size = dict.fromkeys(names, 0)
+        for name in names:
+            with contextlib.suppress(UsageError):  # which the worker will tell
+                size[name] = recipes.outline(name).parameters
         ordered = sorted(names, key=lambda name: -size[name])
-        cores = os.cpu_count() or 1
-        jobs = min(self.jobs or cores, len(names))
-        results = []
+        jobs = min(self.jobs or environment.cores(), len(names))
+        results, left_out = [], []
         for result in worker.results(ordered, jobs, self.accelerate, self.steps):
+            if mistake := result.get("mistake"):
+                if not self.all:
+                    raise UsageError(mistake)
+                left_out.append(f"left out: {mistake}")
+                continue
             results.append(result)
             if not self.json:
-                print(line(result, len(results), len(names)), flush=True)
+                done = len(results) + len(left_out)
+                print(line(result, done, len(names)), flush=True)
         results.sort(key=lambda result: recipes.names().index(result["recipe"]))
         if self.json:
             print(json.dumps(results))
         else:
             show_many(results)
+        for text in left_out:
+            print(text, file=sys.stderr)
         return all(result["passed"] for result in results)
 
     def _train(self) -> bool:
-        from kerascnn.parity import training
+        from kerascnn.parity import training, twins
 
         results = []
+        for name in self.recipe:
+            twins.load(name)  # a missing one is to be said before hours of training
         for name in self.recipe:
             # JSON stands alone on standard output.
             progress = sys.stderr if self.json else sys.stdout
             with contextlib.redirect_stdout(progress):
                 result = training.compare(
                     name,
-                    seeds=self.seeds,
+                    seeds=self.seeds or 3,
                     epochs=self.epochs,
                     limit=self.limit,
-                    choice=self.data,
+                    choice=self.data or "auto",
                     data_dir=self.data_dir,
                     accelerate=self.accelerate,
                 )
@@ -161,6 +178,10 @@ class Backends:
     def __post_init__(self):
         command_line.check_positive(self, "steps", "batch_size")
         recipes.check_name(self.recipe)
+        if self.out and self.out.suffix not in PICTURES:
+            raise UsageError(
+                f"--out {self.out}: expected a name ending in {', '.join(PICTURES)}."
+            )
 
     def __call__(self) -> None:
         from kerascnn.parity import backends
@@ -187,7 +208,7 @@ class Backends:
             "same weights, same batches"
         )
         table.add_column("backend")
-        for column in ("first step", "time per step", "memory", "last loss"):
+        for column in ("first step", "time per step", "host memory", "last loss"):
             table.add_column(column, justify="right")
         for r in results:
             table.add_row(
@@ -210,7 +231,10 @@ class Backends:
         console.print(f"figure: {path}", markup=False, soft_wrap=True)
 
 
-# The columns of many recipes' table; the other parts have one figure each.
+# What matplotlib draws without further packages.
+PICTURES = (".png", ".pdf", ".svg")
+
+# The columns of many recipes' table. Batches and learning rate are left out: exact.
 PARTS = (
     *("transform", "initial", "forward", "inference", "loss", "gradient"),
     *("update", "statistics", "trace", "free trace"),
@@ -277,7 +301,10 @@ def show_many(results: Sequence[dict[str, Any]]) -> None:
 
 def excess(check: dict[str, Any]) -> float:
     """Return how many times its tolerance a difference is."""
-    return check["difference"] / (check["tolerance"] or 1e-30)
+    difference = check["difference"]
+    return (
+        math.inf if difference is None else difference / (check["tolerance"] or 1e-30)
+    )
 
 
 def line(result: dict[str, Any], done: int, of: int) -> str:
@@ -305,16 +332,19 @@ def verdict(result: dict[str, Any]) -> str:
     first = result["first"]
     if first is None:
         return f"{result['recipe']} and its PyTorch twin agree."
+    unit = f" {first['note']}" if first["note"].startswith("in ") else ""
     return (
         f"{result['recipe']} parts from its twin first in: {first['part']}, "
-        f"{first['name']}: {number(first['difference'])}, at most "
+        f"{first['name']}: {number(first['difference'])}{unit}, at most "
         f"{number(first['tolerance'])} expected. Likely: {first['reason']}."
     )
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Write a difference: two digits."""
-    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else str(value)
+    if value is None:
+        return "no number"
+    return "0" if value == 0 else f"{value:.1e}"
 
 
 def show_training(result: dict[str, Any]) -> None:
@@ -324,8 +354,7 @@ def show_training(result: dict[str, Any]) -> None:
         f"{result['train_images']:,} training images"
     )
     table.add_column("")
-    seeds: Iterator[int] = iter(range(result["seeds"]))
-    for seed in seeds:
+    for seed in range(result["seeds"]):
         table.add_column(f"seed {seed}", justify="right")
     table.add_column("mean, 95 % interval", justify="right")
     for side in ("recipe", "twin"):

@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from kerascnn import UsageError
 from kerascnn.data import Split
+from kerascnn.parity import breaking, mistakes, twins, weights
 from kerascnn.parity import images as pictures
-from kerascnn.parity import mistakes, twins, weights
+from kerascnn.parity.conditions import Dice, Rates, branches
+from kerascnn.parity.rules import Rule
 from kerascnn.parity.side import Side, Step, side
 from kerascnn.parity.twins.twin import Twin
 from kerascnn.parity.weights import Layout
-from kerascnn.parity.witness import Branches, Witness
+from kerascnn.parity.witness import Batch, Witness
 from kerascnn.recipe import Recipe
 from kerascnn.training import trainer
 from kerascnn.training.plan import Plan
@@ -43,21 +46,28 @@ TRACE = 1e-3
 # leads: how far float32 is from float64, in PyTorch, by its formulas, and by Keras's
 # with all weights moved by their last digit, `SHAKEN` times, since rounding is a matter
 # of chance. Two programs' roundings may add up, so this many times the largest is
-# allowed. BatchNorm makes it necessary: it divides a feature that hardly varies by its
-# deviation, and the rounding with it. Found in lecture 4's networks and cifar_bn_12: up
-# to 2.2 times it on JAX, 1.8 on PyTorch, 5.8 on TensorFlow.
+# allowed, and `CEILING` at most. BatchNorm makes it necessary: it divides a feature
+# that hardly varies by its deviation, and the rounding with it. Found in lecture 4's
+# networks and cifar_bn_12: up to 2.2 times it on JAX, 1.8 on PyTorch and 5.8 on
+# TensorFlow.
 ROUNDING = 4.0
 SHAKEN = 3
+CEILING = 1e-2
 # On TensorFlow, whose means over a batch round more: cifar_vgg_bn's first BatchNorm is
 # 7 times as far from float64 there as PyTorch's (1.8e-6, 2.4e-7). Later ones keep that.
 TENSORFLOW_ROUNDING = 8.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
+# Keras holds the rate in float32, 7 digits, and multiplies it once an epoch.
+RATE = 1e-6
 # Half-way between two pixels, or two levels of grey, rounding may go either way: in a
 # rotation that is rare; in a resizing by 2 / 3 it is one value in 120.
 ROUNDED = {"RandomRotation": 1e-3, "Resizing": 1e-2}
 
 STEPS_AN_EPOCH = 10
+
+# Training images of the lectures' data sets.
+IMAGES = {"fashion_mnist": 60_000, "cifar10": 50_000, "imagenette": 9_469}
 
 # Networks with so few layers that learn are also compared left to themselves, each
 # following its own gradients. Deeper ones part within a few steps, in float32, as
@@ -128,7 +138,7 @@ def compare(
     Args:
         recipe: The recipe.
         accelerate: Use this package's fast gradients (JAX).
-        mistake: One of `mistakes.MISTAKES`, made on Keras's side.
+        mistake: One of `mistakes.MISTAKES`, to be made on the way.
         steps: Steps of the loss trace, where not as many as `size` says.
 
     Yields:
@@ -146,11 +156,13 @@ def compare(
     with quick_draws():
         network = recipe.network()
     if mistake:
-        mistakes.check(mistake, recipe, network)
-    network = mistakes.broken_network(mistake, network)
-    recipe = mistakes.broken_recipe(mistake, recipe)
+        breaking.check(mistake, recipe, network)
+    network = breaking.broken_network(mistake, network)
+    recipe = breaking.broken_recipe(mistake, recipe)
     module = twin.network()
     layouts = weights.layouts(network)
+    weights.pairs(layouts, module.state_dict())
+    check_activations(network)
 
     raw = pictures.of(recipe)
     yield from compare_batches(recipe, twin)
@@ -160,10 +172,12 @@ def compare(
     weights.to_torch(network, module)
     if mistake == "flatten_order":
         forget_order(layouts, module)
-    batches = prepare(twin, raw, much)
-    yield from compare_training(
-        recipe, twin, network, module, layouts, batches, accelerate, mistake
-    )
+    watched = watch(network)
+    keras_side = side(network, [w for w, _ in watched], recipe.optimizer(), accelerate)
+    witness = Witness(module, twin, layouts)
+    pair = Pair(recipe, twin, watched, layouts, keras_side, witness)
+    batches = prepare(twin, raw, much, Dice(network))
+    yield from compare_training(pair, batches, mistake)
 
 
 def quick_draws() -> contextlib.AbstractContextManager[Any]:
@@ -179,8 +193,15 @@ def quick_draws() -> contextlib.AbstractContextManager[Any]:
 
 
 def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:
-    """Compare the sizes of an epoch's batches with a `DataLoader`'s."""
-    images = {"fashion_mnist": 60_000, "cifar10": 50_000}.get(recipe.dataset, 9_469)
+    """Compare the size of a batch and their number with a `DataLoader`'s."""
+    yield Check(
+        "batches",
+        "images of a batch",
+        abs(recipe.batch_size - twin.batch_size),
+        0,
+        "another batch size",
+    )
+    images = IMAGES.get(recipe.dataset, 10_000)
     loader = torch.utils.data.DataLoader(
         range(images),  # type: ignore[arg-type]
         batch_size=twin.batch_size,
@@ -211,20 +232,42 @@ def compare_transforms(
         )
     x: Any = images
     for layer, rule in zip(layers, twin.transform, strict=False):
+        kind = type(layer).__name__
+        if other := differing(layer, rule):
+            # Another draw may not even be one that the rule can take.
+            yield Check("transform", f"{kind} {other}", 1, 0, f"another {other}")
+            return
         ours, draw = transformed(layer, x, mistake)
         theirs = rule.apply(x, draw)
         reason, note, tolerance = "its rule is not torchvision's", "", FORWARD
-        if mistake == "crop_per_batch" or type(layer).__name__ == "RandomCrop":
+        if kind == "RandomCrop":
             reason = mistakes.MISTAKES["crop_per_batch"][0]
-        if type(layer).__name__ in ROUNDED:
+        if kind in ROUNDED:
             difference = float(np.mean(ours != theirs))
-            note, tolerance = "share of values", ROUNDED[type(layer).__name__]
+            note, tolerance = "share of values", ROUNDED[kind]
         else:
             difference = relative(ours, theirs)
-        yield Check(
-            "transform", type(layer).__name__, difference, tolerance, reason, note
-        )
+        yield Check("transform", kind, difference, tolerance, reason, note)
         x = theirs
+
+
+def differing(layer: keras.layers.Layer, rule: Rule) -> str | None:
+    """Return which setting of a random transform, such as `"p"`, is not its rule's.
+
+    The draws would not tell: both sides are given one.
+    """
+    flip = isinstance(layer, keras.layers.RandomFlip)
+    kind = "RandomHorizontalFlip" if flip else type(layer).__name__
+    if not rule.random and not kind.startswith("Random"):
+        return None
+    if kind != type(rule).__name__ or (flip and layer.mode != "horizontal"):
+        return "kind"
+    for name, value in dataclasses.asdict(rule).items():  # type: ignore[call-overload]
+        # Keras flips half of the images, and can't be told otherwise.
+        ours = 0.5 if flip else getattr(layer, name)
+        if not np.array_equal(ours, value):
+            return name
+    return None
 
 
 def transformed(
@@ -251,23 +294,24 @@ def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]
 
     The two draw from dice of their own, so the difference is in standard errors.
     """
-    theirs = [m for m in module.modules() if hasattr(m, "weight")]
-    for layout, other in zip(layouts, theirs, strict=True):
+    for layout, other in zip(layouts, weights.learning(module), strict=True):
         if layout.kind == "BatchNormalization":
             continue
         kernel = sample(keras.ops.convert_to_numpy(layout.layer.kernel))
         weight = sample(other.weight.detach().numpy())
-        errors = 0.0
-        for ours, twin in zip(moments(kernel), moments(weight), strict=True):
-            error = math.hypot(ours[1], twin[1])
-            errors = max(errors, abs(ours[0] - twin[0]) / error)
+        errors = [
+            abs(ours - twin) / math.hypot(ours_error, twin_error)
+            for (ours, ours_error), (twin, twin_error) in zip(
+                moments(kernel), moments(weight), strict=True
+            )
+        ]
         start = layout.layer.kernel_initializer
         he = getattr(start, "distribution", "") == "untruncated_normal"
         reason = mistakes.MISTAKES["he_truncated"][0] if he else "other initial weights"
         yield Check(
             "initial",
             f"{layout.layer.name} kernel",
-            errors,
+            float(np.max(errors)),  # NaN, where there is one
             INITIAL,
             reason,
             "in standard errors",
@@ -276,15 +320,15 @@ def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]
             keras.ops.convert_to_numpy(layout.layer.bias),
             other.bias.detach().numpy(),
         ]
-        # Zeros, or uniform: the largest of n lies within 10 / n of the bound, but for
-        # once in exp(10) cases.
+        # Zeros, or uniform: but for once in exp(10) cases, the largest of n is at least
+        # exp(-10 / n) of the bound.
         ours, twin = (float(np.abs(b).max()) for b in biases)
         if ours or twin:
             yield Check(
                 "initial",
                 f"{layout.layer.name} bias",
                 abs(ours - twin) / max(ours, twin),
-                min(1, 10 / biases[0].size) if ours and twin else 0,
+                -math.expm1(-10 / biases[0].size) if ours and twin else 0,
                 "other initial biases: PyTorch's default is not zero",
                 "of the largest bias",
             )
@@ -325,18 +369,15 @@ def shake(layouts: list[Layout]) -> None:
 
 def forget_order(layouts: list[Layout], module: nn.Module) -> None:
     """Make the mistake `flatten_order` in the weights that were carried over."""
-    learning = [m for m in module.modules() if hasattr(m, "weight")]
-    for layout, other in zip(layouts, learning, strict=True):
+    for layout, other in zip(layouts, weights.learning(module), strict=True):
         if layout.flattened:
             kernel = keras.ops.convert_to_numpy(layout.layer.kernel)
             with torch.no_grad():
                 other.weight.copy_(torch.from_numpy(kernel.T.copy()))
 
 
-def prepare(
-    twin: Twin, raw: Split, much: Size
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield epoch, scaled images and labels of each step, through torchvision's rules.
+def prepare(twin: Twin, raw: Split, much: Size, dropout: Dice) -> Iterator[Batch]:
+    """Yield what each step is taken on, through torchvision's rules.
 
     An epoch has `STEPS_AN_EPOCH` batches, of the same images in another order.
     """
@@ -349,43 +390,88 @@ def prepare(
         images: Any = np.array(raw.images[chosen])
         for rule in twin.transform:
             images = rule.apply(images, rule.draw(dice, images.shape))
-        yield epoch, images.astype("float32"), np.array(raw.labels[chosen])
+        yield Batch(
+            epoch,
+            images.astype("float32"),
+            np.array(raw.labels[chosen]),
+            dropout.masks(len(images)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The two sides, with the same weights, before their first step.
+
+    Args:
+        recipe: The recipe.
+        twin: Its twin.
+        watched: Keras's layers whose outputs are compared, each with its kind.
+        layouts: Keras's layers that learn.
+        keras_side: Keras's network.
+        witness: PyTorch's.
+    """
+
+    recipe: Recipe
+    twin: Twin
+    watched: list[tuple[keras.layers.Layer, str]]
+    layouts: list[Layout]
+    keras_side: Side
+    witness: Witness
 
 
 def compare_training(
-    recipe: Recipe,
-    twin: Twin,
-    network: keras.Model,
-    module: nn.Module,
-    layouts: list[Layout],
-    batches: Iterator[tuple[int, np.ndarray, np.ndarray]],
-    accelerate: bool,
-    mistake: str | None,
+    pair: Pair, batches: Iterator[Batch], mistake: str | None
 ) -> Iterator[Check]:
-    """Compare a first step in every detail, then the losses of all steps."""
-    watched = watch(network)
-    keras_side = side(network, [w for w, _ in watched], recipe.optimizer(), accelerate)
-    witness = Witness(module, twin, layouts)
-    free = None
-    if len(layouts) <= SHALLOW:
-        copied = twin.network()
-        copied.load_state_dict(module.state_dict())
-        free = Witness(copied, twin, layouts)
-    rates = Rates(recipe, keras_side, mistake)
-    dice = Dice(network)
+    """Compare a first step in every detail, then the losses of all steps.
 
-    epoch, images, labels = next(batches)
-    wrong = (labels + 1) % 10 if mistake == "label_shift" else labels
-    masks = dice.masks(len(images))
-    inferred = None
-    if has_statistics(network):
-        inferred = keras_side.infer(images), witness.infer(images)
-    rates.begin(epoch)
-    step = keras_side.step(images, wrong)
-    outputs = numpy_outputs(watched, step)
+    Args:
+        pair: The two sides.
+        batches: What to train on, step by step.
+        mistake: One of `mistakes.MISTAKES`, to be made on the way.
+    """
+    free = None
+    if len(pair.layouts) <= SHALLOW:
+        copied = pair.twin.network()
+        copied.load_state_dict(pair.witness.network.state_dict())
+        free = Witness(copied, pair.twin, pair.layouts)
+    rates = Rates(pair.recipe, pair.keras_side, mistake)
+    first, inferred = next(batches), None
+    if differs_in_inference(pair.keras_side.model):
+        images = first.images
+        inferred = pair.keras_side.infer(images), pair.witness.infer(images)
+    rates.begin(first.epoch)
+    step = take_step(pair, first, mistake)
+    yield from compare_step(pair, first, step, inferred)
+    yield from compare_update(pair, step, mistake)
+    yield from compare_losses(pair, free, rates, (first, step), batches, mistake)
+
+
+def take_step(pair: Pair, batch: Batch, mistake: str | None) -> Step:
+    """Let Keras take a step."""
+    shifted = mistake == "label_shift"
+    labels = (batch.labels + 1) % 10 if shifted else batch.labels
+    return pair.keras_side.step(batch.images, labels)
+
+
+def compare_step(
+    pair: Pair,
+    batch: Batch,
+    step: Step,
+    inferred: tuple[np.ndarray, np.ndarray] | None,
+) -> Iterator[Check]:
+    """Compare what a step computes, forward and back, before its update.
+
+    Args:
+        pair: The two sides.
+        batch: The step's.
+        step: What Keras computed.
+        inferred: The logits in inference of Keras and PyTorch, where they are others.
+    """
+    witness = pair.witness
     tensorflow = keras.backend.backend() == "tensorflow"
     allowed = TENSORFLOW_ROUNDING if tensorflow else ROUNDING
-    yield from compare_outputs(watched, outputs, witness, images, masks, allowed)
+    outputs = numpy_outputs(pair.watched, step)
+    yield from compare_outputs(pair.watched, outputs, witness, batch, allowed)
     if inferred:
         yield Check(
             "inference",
@@ -394,28 +480,30 @@ def compare_training(
             FORWARD,
             "BatchNorm's running statistics or epsilon, or an active Dropout",
         )
-    sides = branches(watched, outputs)
-    with witness.branching(sides):
-        losses = [(step.crossentropy, witness.loss(images, labels, masks))]
+    sides = branches(pair.watched, outputs)
+
+    def compute() -> float:
+        with witness.branching(sides):
+            return witness.loss(batch)
+
+    loss = compute()
     # The cross-entropy's gradient by the logits, probabilities minus labels, sums to 2
     # at most in absolute values: the loss moves by twice their largest difference.
     logits = keras.ops.convert_to_numpy(step.outputs[-1])
-    moved = 2 * float(np.abs(logits - witness.logits).max()) / losses[0][1]
+    moved = 2 * float(np.abs(logits - witness.logits).max()) / loss
     yield Check(
         "loss",
         "cross-entropy",
-        relative(*(np.array(float(loss)) for loss in losses[0])),
+        relative(np.array(float(step.crossentropy)), np.array(loss)),
         FORWARD + moved,
         "other labels (off by one?), or a softmax before a loss that takes logits",
     )
-    ours = paired_gradients(keras_side, layouts, step.gradients)
-    theirs = witness.gradients()
+    ours, theirs = paired_gradients(pair, step), witness.gradients()
     own: dict[tuple[str, str], float] = {}
     if any(relative(ours[name], theirs[name]) > GRADIENT for name in theirs):
 
         def gradients() -> dict[tuple[str, str], np.ndarray]:
-            with witness.branching(sides):
-                witness.loss(images, labels, masks)
+            compute()
             return witness.gradients()
 
         own = roundings(witness, gradients, theirs)
@@ -427,21 +515,27 @@ def compare_training(
             GRADIENT,
             allowed,
             mistakes.MISTAKES["l2_half"][0]
-            if twin.weight_decay and name[1] == "kernel"
+            if pair.twin.weight_decay and name[1] == "kernel"
             else "the backward pass of this layer or one above it",
         )
-    for name, updated in witness.updated(ours).items():
-        new = keras_side.value(variable_of(layouts, name))
+
+
+def compare_update(pair: Pair, step: Step, mistake: str | None) -> Iterator[Check]:
+    """Compare the weights after the first update, and BatchNorm's statistics."""
+    rate = pair.twin.learning_rate
+    for name, updated in pair.witness.updated(paired_gradients(pair, step)).items():
+        new = pair.keras_side.value(variable_of(pair.layouts, name))
         yield Check(
             "update",
             " ".join(name),
-            float(np.abs(new - updated).max() / twin.learning_rate),
-            UPDATE + 2 * float(np.spacing(np.abs(new).max())) / twin.learning_rate,
+            float(np.abs(new - updated).max() / rate),
+            UPDATE + 2 * float(np.spacing(np.abs(new).max())) / rate,
             mistakes.MISTAKES["adam_eps"][0],
             "in learning rates",
         )
-    for (layer, name), after in witness.statistics(mistake == "bn_variance").items():
-        new = keras_side.value(variable_of(layouts, (layer, name)))
+    statistics = pair.witness.statistics(unbiased=mistake == "bn_variance")
+    for (layer, name), after in statistics.items():
+        new = pair.keras_side.value(variable_of(pair.layouts, (layer, name)))
         reason = mistakes.MISTAKES["bn_momentum"][0]
         if name == "moving_variance":
             reason += f"; or {mistakes.MISTAKES['bn_variance'][0]}"
@@ -454,45 +548,62 @@ def compare_training(
             "PyTorch's variance made biased" if name == "moving_variance" else "",
         )
 
-    # The twin's own Adam, decay and schedule, step by step, on Keras's gradients: its
-    # own differ by rounding, and a deep network's training is chaotic, so that within a
-    # few steps rounding alone would lead elsewhere.
-    witness.follow(ours)
-    rate_differences = [rates.difference(witness)]
-    free_losses = []
-    if free:
-        with free.branching(sides):
-            free_losses.append((step.crossentropy, free.loss(images, labels, masks)))
-        free.step()
-    for epoch, images, labels in batches:
-        wrong = (labels + 1) % 10 if mistake == "label_shift" else labels
-        masks = dice.masks(len(images))
-        rates.begin(epoch)
-        witness.begin(epoch)
-        step = keras_side.step(images, wrong)
+
+def compare_losses(
+    pair: Pair,
+    free: Witness | None,
+    rates: Rates,
+    first: tuple[Batch, Step],
+    batches: Iterator[Batch],
+    mistake: str | None,
+) -> Iterator[Check]:
+    """Compare the losses of many steps.
+
+    The twin has its own Adam, decay and schedule, and Keras's gradients: its own differ
+    by rounding, and a deep network's training is chaotic, so that within a few steps
+    rounding alone would lead elsewhere.
+
+    Args:
+        pair: The two sides. Keras has taken the first step.
+        free: A second twin, that follows its own gradients; `None` without.
+        rates: Keras's learning rate.
+        first: The first step.
+        batches: Those of the other steps.
+        mistake: One of `mistakes.MISTAKES`, to be made on the way.
+    """
+    witness, (batch, step) = pair.witness, first
+    losses, free_losses, differences = [], [], []
+    while True:
         # JAX computes its step meanwhile.
-        loss = witness.guided_loss(images, labels, masks)
-        rate_differences.append(rates.difference(witness))
-        losses.append((step.crossentropy, loss))
-        witness.follow(paired_gradients(keras_side, layouts, step.gradients))
+        witness.begin(batch.epoch)
+        losses.append((step.crossentropy, witness.loss_alone(batch)))
+        differences.append(rates.difference(witness))
+        witness.follow(paired_gradients(pair, step))
         if free:
-            free.begin(epoch)
-            with free.branching(branches(watched, numpy_outputs(watched, step))):
-                loss = free.loss(images, labels, masks)
-            free_losses.append((step.crossentropy, loss))
+            free.begin(batch.epoch)
+            outputs = numpy_outputs(pair.watched, step)
+            with free.branching(branches(pair.watched, outputs)):
+                free_losses.append((step.crossentropy, free.loss(batch)))
             free.step()
+        following = next(batches, None)
+        if following is None:
+            break
+        batch = following
+        rates.begin(batch.epoch)
+        step = take_step(pair, batch, mistake)
     yield Check(
         "learning rate",
         f"of {len(losses)} steps",
-        max(rate_differences),
-        1e-6,
+        max(differences),
+        RATE,
         mistakes.MISTAKES["decay_per_step"][0]
-        if recipe.callbacks()
+        if pair.recipe.callbacks()
         else "another learning rate",
     )
-    yield trace("trace", losses, len(images), "each update by Keras's gradients")
+    size = len(batch.images)
+    yield trace("trace", losses, size, "each update by Keras's gradients")
     if free:
-        yield trace("free trace", free_losses, len(images), "each by its own gradients")
+        yield trace("free trace", free_losses, size, "each by its own gradients")
 
 
 def trace(part: str, losses: list[tuple[Any, float]], batch: int, note: str) -> Check:
@@ -516,16 +627,15 @@ def compare_outputs(
     watched: list[tuple[keras.layers.Layer, str]],
     ours: dict[keras.layers.Layer, np.ndarray],
     witness: Witness,
-    images: np.ndarray,
-    masks: list[np.ndarray],
+    batch: Batch,
     allowed: float,
 ) -> Iterator[Check]:
     """Compare what each layer computes in training."""
-    theirs = by_layer(watched, witness.outputs(images, masks))
+    theirs = by_layer(watched, witness.outputs(batch))
     own: dict[keras.layers.Layer, float] = {}
     if any(relative(ours[layer], theirs[layer]) > FORWARD for layer, _ in watched):
         own = roundings(
-            witness, lambda: by_layer(watched, witness.outputs(images, masks)), theirs
+            witness, lambda: by_layer(watched, witness.outputs(batch)), theirs
         )
     for layer, _ in watched:
         yield checked(
@@ -586,7 +696,7 @@ def checked(
     ours, theirs, own = values
     difference, note = relative(ours, theirs), ""
     if own is not None and difference > tolerance:
-        tolerance = max(tolerance, allowed * own)
+        tolerance = max(tolerance, min(CEILING, allowed * own))
         note = f"rounding alone leads {own:.0e} from float64"
     return Check(part, name, difference, tolerance, reason, note)
 
@@ -605,44 +715,20 @@ def by_layer(
     watched: list[tuple[keras.layers.Layer, str]],
     outputs: dict[str, list[np.ndarray]],
 ) -> dict[keras.layers.Layer, np.ndarray]:
-    """Pair a twin's outputs with Keras's layers: the first of a kind with the first."""
+    """Pair a twin's outputs with Keras's layers: the first of a kind with the first.
+
+    Raises:
+        UsageError: There are not as many of each.
+    """
+    for kind in WATCHED.values():
+        ours, theirs = sum(k == kind for _, k in watched), len(outputs[kind])
+        if ours != theirs:
+            raise UsageError(
+                f"the network has {ours} layers of the kind {kind!r}, its PyTorch twin "
+                f"{theirs}: there is nothing to compare."
+            )
     left = {kind: list(found) for kind, found in outputs.items()}
     return {layer: left[kind].pop(0) for layer, kind in watched}
-
-
-class Rates:
-    """The learning rate on Keras's side, epoch by epoch.
-
-    Args:
-        recipe: Whose callbacks to call.
-        keras_side: Whose optimiser to set.
-        mistake: `"decay_per_step"` lets the rate fall at each step.
-    """
-
-    def __init__(self, recipe: Recipe, keras_side: Side, mistake: str | None):
-        self.callbacks = recipe.callbacks()
-        self.keras_side = keras_side
-        self.per_step = mistake == "decay_per_step"
-        self.epoch = -1
-        self.steps = -1
-        model = keras_side.model
-        # The callbacks look for the optimiser where a compiled model has it.
-        model.optimizer = keras_side.optimizer
-        for callback in self.callbacks:
-            callback.set_model(model)
-            callback.on_train_begin()
-
-    def begin(self, epoch: int) -> None:
-        """Set Keras's rate for a step of an epoch, counted from 0."""
-        self.steps += 1
-        if epoch != self.epoch or self.per_step:
-            self.epoch = epoch
-            for callback in self.callbacks:
-                callback.on_epoch_begin(self.steps if self.per_step else epoch)
-
-    def difference(self, witness: Witness) -> float:
-        """Return the relative difference of this rate and the twin's."""
-        return abs(self.keras_side.learning_rate() / witness.learning_rate - 1)
 
 
 WATCHED = {
@@ -665,83 +751,33 @@ def watch(network: keras.Model) -> list[tuple[keras.layers.Layer, str]]:
     ]
 
 
-def has_statistics(network: keras.Model) -> bool:
+def check_activations(network: keras.Model) -> None:
+    """Raise `UsageError` if an activation is a layer of its own.
+
+    A layer and its activation are compared as one, and ReLU's kinks by layer.
+    """
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.ReLU | keras.layers.Activation):
+            raise UsageError(
+                f"layer {layer.name!r} can't be compared: write the activation into "
+                'the layer before it, as activation="relu".'
+            )
+
+
+def differs_in_inference(network: keras.Model) -> bool:
     """Whether a network computes something else in inference than in training."""
     kinds = keras.layers.BatchNormalization | keras.layers.Dropout
     return any(isinstance(layer, kinds) for layer in network.layers)
 
 
-class Dice:
-    """The Dropout layers' next masks, drawn as the layers will, from the same seeds.
-
-    Args:
-        network: A network that has taken no step yet.
-    """
-
-    def __init__(self, network: keras.Model):
-        self.layers = [x for x in network.layers if isinstance(x, keras.layers.Dropout)]
-        self.states = [
-            keras.ops.convert_to_numpy(x.seed_generator.state) for x in self.layers
-        ]
-        # Made as the layers' own: on PyTorch, Keras rolls the global dice of a layer
-        # that was given no seed.
-        self.generators = [keras.random.SeedGenerator(x.seed) for x in self.layers]
-
-    def masks(self, batch: int) -> list[np.ndarray]:
-        """Draw what each layer keeps in the next step.
-
-        Returns:
-            For each layer a boolean array, `(batch, channels, height, width)`.
-        """
-        found, before = [], torch.get_rng_state()
-        for i, layer in enumerate(self.layers):
-            self.generators[i].state.assign(self.states[i])
-            self.states[i] = self.states[i] + np.array([0, 1], self.states[i].dtype)
-            # In memory as PyTorch's pooling leaves them: its dice follow the memory.
-            height, width, channels = layer.output.shape[1:]
-            ones = keras.ops.ones((batch, channels, height, width), "float32")
-            ones = keras.ops.transpose(ones, (0, 2, 3, 1))
-            kept = keras.random.dropout(ones, layer.rate, seed=self.generators[i])
-            mask = keras.ops.convert_to_numpy(kept) != 0
-            found.append(mask.transpose(0, 3, 1, 2))
-        torch.set_rng_state(before)
-        return found
-
-
-def branches(
-    watched: list[tuple[keras.layers.Layer, str]],
-    outputs: dict[keras.layers.Layer, np.ndarray],
-) -> Branches:
-    """Return which side of their kinks Keras's layers were on."""
-    relus, pools = [], []
-    for layer, _ in watched:
-        if getattr(layer, "activation", None) is keras.activations.relu:
-            relus.append(outputs[layer] > 0)
-        if isinstance(layer, keras.layers.MaxPooling2D):
-            x = outputs.get(layer.input._keras_history.operation)
-            pools.append(None if x is None else largest(x))
-    return Branches(relus, pools)
-
-
-def largest(x: np.ndarray) -> np.ndarray:
-    """Return which of each 2x2 window's values is the largest, counted in rows."""
-    n, height, width, channels = x.shape
-    height, width = height // 2, width // 2
-    x = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)
-    windows = x.transpose(0, 1, 3, 5, 2, 4).reshape(n, height, width, channels, 4)
-    return windows.argmax(-1)
-
-
-def paired_gradients(
-    keras_side: Side, layouts: list[Layout], gradients: Any
-) -> dict[tuple[str, str], np.ndarray]:
+def paired_gradients(pair: Pair, step: Step) -> dict[tuple[str, str], np.ndarray]:
     """Return Keras's gradients by layer and parameter."""
-    place = {id(v): i for i, v in enumerate(keras_side.variables)}
+    place = {id(v): i for i, v in enumerate(pair.keras_side.variables)}
     return {
         (layout.layer.name, name): keras.ops.convert_to_numpy(
-            gradients[place[id(getattr(layout.layer, name))]]
+            step.gradients[place[id(getattr(layout.layer, name))]]
         )
-        for layout in layouts
+        for layout in pair.layouts
         for name, _ in layout.names
         if id(getattr(layout.layer, name)) in place
     }

@@ -17,7 +17,13 @@ import numpy as np
 
 
 class Rule:
-    """A transform. Without dice, `draw` returns None."""
+    """A transform. Without dice, `draw` returns None.
+
+    Args:
+        random: Whether it rolls dice, and so acts in training only.
+    """
+
+    random = False
 
     def draw(self, dice: np.random.Generator, shape: Sequence[int]) -> Any:
         """Roll the dice for a batch of this shape."""
@@ -26,11 +32,6 @@ class Rule:
     def apply(self, images: np.ndarray, draw: Any) -> np.ndarray:
         """Transform a batch."""
         raise NotImplementedError
-
-    @property
-    def random(self) -> bool:
-        """Whether it acts in training only."""
-        return type(self).__name__.startswith("Random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _triangles(old: int, new: int) -> np.ndarray:
 class RandomHorizontalFlip(Rule):
     """`RandomHorizontalFlip(p)`. The draw: whether to mirror each image."""
 
+    random = True
+
     p: float = 0.5
 
     def draw(self, dice: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
@@ -107,6 +110,8 @@ class RandomCrop(Rule):
 
     The draw: first row and first column in the padded image, `(batch, 2)`.
     """
+
+    random = True
 
     padding: int
 
@@ -129,6 +134,8 @@ class RandomRotation(Rule):
 
     The draw: degrees counter-clockwise, `(batch,)`.
     """
+
+    random = True
 
     degrees: float
 
@@ -161,6 +168,8 @@ class RandomErasing(Rule):
     The draw: first row, first column, height, width, `(batch, 4)`; zeros where nothing
     is erased.
     """
+
+    random = True
 
     p: float
     scale: tuple[float, float]

@@ -18,13 +18,11 @@ class Step:
     Args:
         outputs: Of the watched layers, `(batch, ...)`, channels last.
         crossentropy: The batch's mean, without any penalty.
-        penalty: The sum of the regularisers.
         gradients: Of the loss with its penalty, one for each trainable variable.
     """
 
     outputs: Sequence[Any]
     crossentropy: Any
-    penalty: Any
     gradients: Sequence[Any]
 
 
@@ -104,8 +102,8 @@ class JaxSide(Side):
             outputs, others, penalties = self.model.stateless_call(
                 weights, others, images, training=True, return_losses=True
             )
-            entropy, penalty = crossentropy(labels, outputs[-1]), sum(penalties)
-            return entropy + penalty, (others, outputs, entropy, penalty)
+            entropy = crossentropy(labels, outputs[-1])
+            return entropy + sum(penalties), (others, outputs, entropy)
 
         gradient = jax.grad(loss_of, has_aux=True)
 
@@ -154,11 +152,10 @@ class TensorFlowSide(Side):
             with tf.GradientTape() as tape:
                 outputs = self.model(images, training=True)
                 entropy = crossentropy(labels, outputs[-1])
-                penalty = tf.add_n(self.model.losses) if self.model.losses else 0.0
-                loss = entropy + penalty
+                loss = tf.add_n([entropy, *self.model.losses])
             gradients = tape.gradient(loss, [v.value for v in self.variables])
             self.optimizer.apply(gradients, self.variables)
-            return outputs, entropy, penalty, gradients
+            return outputs, entropy, gradients
 
         self.compiled = step
 
@@ -174,12 +171,11 @@ class TorchSide(Side):
         self.model.zero_grad()
         outputs = self.model(images, training=True)
         entropy = crossentropy(labels, outputs[-1])
-        penalty = sum(self.model.losses)
-        (entropy + penalty).backward()
+        (entropy + sum(self.model.losses)).backward()
         with torch.no_grad():
             gradients = [v.value.grad.clone() for v in self.variables]
             self.optimizer.apply(gradients, self.variables)
-        return Step(outputs, entropy, penalty, gradients)
+        return Step(outputs, entropy, gradients)
 
 
 def side(*arguments: Any) -> Side:

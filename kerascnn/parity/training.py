@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy.stats
 import torch
 from torch import nn
 
@@ -26,10 +27,6 @@ from kerascnn.data import DataSet, Split
 from kerascnn.parity import twins
 from kerascnn.parity.twins.twin import Twin
 from kerascnn.training import trainer
-
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-NORMAL = 1.96
 
 
 def compare(
@@ -114,9 +111,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and half width of its 95 % confidence interval (Student's t)."""
     if len(values) < 2:
         return values[0], None
-    freedom = len(values) - 1
-    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else NORMAL
     error = statistics.stdev(values) / math.sqrt(len(values))
+    quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
     return statistics.mean(values), quantile * error
 
 
@@ -130,7 +126,10 @@ def judge(
         return True, f"{apart:.2%} apart; one seed tells nothing of the spread."
     overlap = apart <= ours_half + theirs_half
     word = "overlap" if overlap else "do not overlap"
-    return overlap, f"the means are {apart:.2%} apart, the 95 % intervals {word}."
+    return overlap, (
+        f"the means are {apart:.2%} apart, the 95 % intervals {word} (they would not "
+        f"beyond {ours_half + theirs_half:.2%})."
+    )
 
 
 def train(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -88,8 +88,8 @@ def layouts(model: keras.Model) -> list[Layout]:
     """Return a Functional model's layers that learn, in order, with their layouts.
 
     Raises:
-        UsageError: A layer learns and is of no kind that can be carried over, or it is
-            used more than once.
+        UsageError: A layer learns and is of no kind that can be carried over, is used
+            more than once, or is a BatchNormalization without gamma or beta.
     """
     found = []
     for layer in model.layers:
@@ -105,6 +105,11 @@ def layouts(model: keras.Model) -> list[Layout]:
             raise UsageError(
                 f"layer {layer.name!r} is used {len(layer._inbound_nodes)} times: its "
                 "place among PyTorch's modules is not clear."
+            )
+        if kind == "BatchNormalization" and not (layer.scale and layer.center):
+            raise UsageError(
+                f"layer {layer.name!r} has no gamma or no beta, and PyTorch's "
+                "BatchNorm has both or none."
             )
         flattened = _flattened(layer) if kind == "Dense" else None
         found.append(Layout(layer, kind, flattened))
@@ -146,7 +151,7 @@ def to_torch(model: keras.Model, twin: nn.Module) -> nn.Module:
         >>> to_torch(recipe.network(), twins.load("fashion_lenet").network())
     """
     state = twin.state_dict()
-    for layout, entries in _paired(layouts(model), state):
+    for layout, entries in pairs(layouts(model), state):
         for keras_name, torch_name in layout.names:
             array = keras.ops.convert_to_numpy(getattr(layout.layer, keras_name))
             key = entries[torch_name]
@@ -174,39 +179,56 @@ def from_torch(
         >>> from_torch(read("fashion_lenet.safetensors"), recipe.network())
     """
     new = []
-    for layout, entries in _paired(layouts(model), state_dict):
+    for layout, entries in pairs(layouts(model), state_dict):
         for keras_name, torch_name in layout.names:
-            array = state_dict[entries[torch_name]].detach().cpu().numpy()
+            tensor = state_dict[entries[torch_name]]
+            array = tensor.detach().cpu().float().numpy()  # NumPy has no bfloat16
             new.append((getattr(layout.layer, keras_name), layout.to_keras(array)))
     for variable, array in new:
         variable.assign(array)
     return model
 
 
-def _paired(
+def learning(network: nn.Module) -> list[nn.Module]:
+    """Return the modules with weights of a PyTorch network, in order."""
+    return [module for module in network.modules() if hasattr(module, "weight")]
+
+
+def pairs(
     found: Sequence[Layout], state_dict: Mapping[str, torch.Tensor]
 ) -> list[tuple[Layout, dict[str, str]]]:
-    """Pair each Keras layer with the keys of its module, by PyTorch's names."""
+    """Pair each Keras layer with the keys of its module, by PyTorch's names.
+
+    Args:
+        found: What `layouts` returned.
+        state_dict: As `torch.nn.Module.state_dict` returns it, in its order.
+
+    Returns:
+        The layers with their keys, such as `{"weight": "0.weight"}`.
+
+    Raises:
+        UsageError: The two do not fit; the message names the Keras layer.
+    """
     modules: dict[str, dict[str, str]] = {}
     for key in state_dict:
         module, _, name = key.rpartition(".")
         modules.setdefault(module, {})[name] = key
     # A module without `weight` learns nothing: its buffers are fixed.
-    learning = [(m, names) for m, names in modules.items() if "weight" in names]
+    held = [(m, names) for m, names in modules.items() if "weight" in names]
     for i, layout in enumerate(found):
         name = f"layer {layout.layer.name!r} ({layout.kind})"
-        if i == len(learning):
+        if i == len(held):
             raise UsageError(
                 f"{name} has no counterpart: PyTorch's network has {i} modules with "
                 f"weights, Keras's has {len(found)}."
             )
-        module, names = learning[i]
+        module, names = held[i]
         wanted = {torch_name for _, torch_name in layout.names}
-        held = set(names) - {"num_batches_tracked"}
-        if held != wanted:
+        there = set(names) - {"num_batches_tracked"}
+        if there != wanted:
             raise UsageError(
                 f"{name} does not fit PyTorch's {module!r}: expected "
-                f"{', '.join(sorted(wanted))}, found {', '.join(sorted(held))}."
+                f"{', '.join(sorted(wanted))}, found {', '.join(sorted(there))}."
             )
         for keras_name, torch_name in layout.names:
             expected = layout.to_torch(
@@ -218,12 +240,13 @@ def _paired(
                     f"{name} does not fit PyTorch's {module!r}: its {torch_name} is "
                     f"{shape}, expected {expected}."
                 )
-    if len(learning) > len(found):
+    if len(held) > len(found):
+        last = f"ends with {found[-1].layer.name!r}" if found else "has none"
         raise UsageError(
-            f"PyTorch's {learning[len(found)][0]!r} has no counterpart: Keras's last "
-            f"layer with weights is {found[-1].layer.name!r}."
+            f"PyTorch's {held[len(found)][0]!r} has no counterpart: of layers with "
+            f"weights, Keras's network {last}."
         )
-    return [(layout, learning[i][1]) for i, layout in enumerate(found)]
+    return [(layout, held[i][1]) for i, layout in enumerate(found)]
 
 
 def write(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -242,7 +265,7 @@ def write(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
         torch.save(dict(state_dict), path)
 
 
-def read(path: Path, order: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+def read(path: Path, order: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Read a state dict, without ever running code from the file.
 
     Args:
@@ -277,7 +300,7 @@ def read(path: Path, order: Sequence[str] | None = None) -> dict[str, torch.Tens
         isinstance(value, torch.Tensor) for value in tensors.values()
     ):
         raise UsageError(f"{path} holds more than tensors: expected a state dict.")
-    order = order or list(tensors)
+    order = list(order or tensors)
     if set(order) != set(tensors):
         odd = sorted(set(order) ^ set(tensors))[0]
         raise UsageError(f"{path} does not fit the network: {odd!r} is in one alone.")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kerascnn.parity import weights
 from kerascnn.parity.twins.lecture_2 import ResizeLayer
 from kerascnn.parity.twins.twin import Twin
 from kerascnn.parity.weights import Layout
@@ -45,6 +46,23 @@ class Branches:
     pools: Sequence[np.ndarray | None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What both sides take a step on.
+
+    Args:
+        epoch: The step's epoch, counted from 0.
+        images: Float32 `(batch, height, width, channels)`, scaled.
+        labels: Int32 `(batch,)`.
+        masks: What each Dropout keeps: booleans, channels first.
+    """
+
+    epoch: int
+    images: np.ndarray
+    labels: np.ndarray
+    masks: Sequence[np.ndarray]
+
+
 class Witness:
     """A twin that trains step by step and shows what it computes, laid out as Keras.
 
@@ -60,8 +78,7 @@ class Witness:
         self.optimizer = twin.optimizer(network, kernels_only=True)
         self.scheduler = twin.scheduler(self.optimizer)
         self.epoch = 0
-        learning = [m for m in network.modules() if hasattr(m, "weight")]
-        self.modules = list(zip(layouts, learning, strict=False))
+        self.modules = list(zip(layouts, weights.learning(network), strict=False))
         self.parameters = {
             (layout.layer.name, keras_name): (layout, getattr(module, torch_name))
             for layout, module in self.modules
@@ -182,24 +199,13 @@ class Witness:
         self.network.train()
         return logits
 
-    def outputs(
-        self, images: np.ndarray, masks: Sequence[np.ndarray]
-    ) -> dict[str, list[np.ndarray]]:
+    def outputs(self, batch: Batch) -> dict[str, list[np.ndarray]]:
         """Return what the layers compute in training.
-
-        Args:
-            images: `(batch, height, width, channels)`, scaled.
-            masks: What each Dropout keeps, channels first.
 
         Returns:
             The outputs by kind of layer, in order, each after its activation.
         """
-        statistics = {
-            m: (m.running_mean.clone(), m.running_var.clone())
-            for m in self.network.modules()
-            if isinstance(m, nn.BatchNorm2d)
-        }
-        self.masks = list(masks)
+        self.masks = list(batch.masks)
         events: list[tuple[nn.Module, torch.Tensor]] = []
         hooks = [
             module.register_forward_hook(
@@ -208,12 +214,10 @@ class Witness:
             for module in self.network.modules()
             if isinstance(module, (*KINDS, *ACTIVATIONS))
         ]
-        with torch.no_grad():
-            self.network(self._images(images))
+        with torch.no_grad(), self._statistics_kept():
+            self.network(self._images(batch.images))
         for hook in hooks:
             hook.remove()
-        for module, (mean, variance) in statistics.items():
-            module.running_mean, module.running_var = mean, variance
         found: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS.values()}
         for i, (module, output) in enumerate(events):
             if type(module) in KINDS:
@@ -223,24 +227,11 @@ class Witness:
                 found[KINDS[type(module)]].append(channels_last(shown))
         return found
 
-    def loss(
-        self, images: np.ndarray, labels: np.ndarray, masks: Sequence[np.ndarray]
-    ) -> float:
-        """Compute a step's loss and its gradients, without the update.
-
-        Args:
-            images: `(batch, height, width, channels)`, scaled.
-            labels: `(batch,)`.
-            masks: What each Dropout keeps, channels first.
-
-        Returns:
-            The mean cross-entropy.
-        """
-        self.masks = list(masks)
+    def loss(self, batch: Batch) -> float:
+        """Compute a step's mean cross-entropy and its gradients, without the update."""
         self.optimizer.zero_grad()
-        logits = self.network(self._images(images))
+        logits, loss = self._forward(batch)
         self.logits = logits.detach().numpy()
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels).long())
         loss.backward()
         return loss.item()
 
@@ -301,7 +292,7 @@ class Witness:
     def _drop(
         self, module: nn.Dropout, inputs: tuple[torch.Tensor], output: torch.Tensor
     ) -> torch.Tensor | None:
-        if not module.training:
+        if not (module.training and self.masks):
             return None
         mask = torch.from_numpy(self.masks.pop(0))
         return inputs[0] * mask / (1 - module.p)
@@ -316,26 +307,30 @@ class Witness:
         """Update the weights by the gradients of `loss`."""
         self.optimizer.step()
 
-    def guided_loss(
-        self, images: np.ndarray, labels: np.ndarray, masks: Sequence[np.ndarray]
-    ) -> float:
-        """Return a step's loss; arguments as `loss` has them, but no gradients."""
-        self.masks = list(masks)
+    def loss_alone(self, batch: Batch) -> float:
+        """Return a step's mean cross-entropy, without its gradients."""
         with torch.no_grad():
-            logits = self.network(self._images(images))
-            return nn.functional.cross_entropy(
-                logits, torch.from_numpy(labels).long()
-            ).item()
+            return self._forward(batch)[1].item()
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        self.masks = list(batch.masks)
+        logits = self.network(self._images(batch.images))
+        labels = torch.from_numpy(batch.labels).long()
+        return logits, nn.functional.cross_entropy(logits, labels)
 
     def follow(self, gradients: Mapping[tuple[str, str], np.ndarray]) -> None:
-        """Update the weights by Keras's gradients, which have the penalty's in them."""
+        """Update the weights by Keras's gradients.
+
+        What these have from Keras's penalty is taken off again: decay is the twin's
+        own, in its optimiser.
+        """
         for name, (layout, parameter) in self.parameters.items():
             # Laid out as the weight: PyTorch's fused Adam does not look at strides.
             gradient = np.array(layout.to_torch(gradients[name]), order="C")
             gradient = torch.from_numpy(gradient)
-            decay = self.twin.weight_decay if parameter.ndim > 1 else 0.0
-            if decay:
-                gradient -= decay * parameter.detach()  # the optimiser adds its own
+            penalty = getattr(layout.layer, name[1]).regularizer
+            if penalty:
+                gradient -= 2 * getattr(penalty, "l2", 0.0) * parameter.detach()
             parameter.grad = gradient
         self.optimizer.step()
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from kerascnn import UsageError, memory
 from kerascnn import recipe as recipes
+from kerascnn.training import environment
 
 # The processes share a GPU's memory.
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -35,7 +36,7 @@ def share_cores(number: int, of: int) -> None:
         number: Which share, counted from 0.
         of: How many shares.
     """
-    cores = os.cpu_count() or 1
+    cores = environment.cores()
     if of > 1 and hasattr(os, "sched_setaffinity"):
         mine = sorted(os.sched_getaffinity(0))[number::of]
         if mine:
@@ -65,7 +66,6 @@ def result(
 
     from kerascnn.data.cache import cache_directory
     from kerascnn.parity import compare
-    from kerascnn.training import environment
 
     recipe = recipes.load(name)
     if keras.backend.backend() == "jax":
@@ -82,8 +82,8 @@ def result(
     ]
     for check in checks:
         difference = float(check["difference"])
-        # JSON has no infinity.
-        check["difference"] = difference if math.isfinite(difference) else 1e30
+        # JSON has neither infinity nor NaN.
+        check["difference"] = difference if math.isfinite(difference) else None
     much = compare.size(recipe.parameters)
     keras.utils.clear_session()
     return {
@@ -112,7 +112,8 @@ def results(
         steps: Steps of the loss traces; by default what fits each network's size.
 
     Yields:
-        What `result` returns, as it comes.
+        What `result` returns, as it comes; of a recipe that can't be compared, its name
+        and the `mistake`.
 
     Raises:
         UsageError: A process ended before it had answered.
@@ -126,7 +127,7 @@ def results(
     def serve(process: subprocess.Popen, errors: Any) -> None:
         assert process.stdin
         assert process.stdout
-        while not waiting.empty():
+        while True:
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
@@ -136,7 +137,7 @@ def results(
                 answer = process.stdout.readline()
             except (BrokenPipeError, ValueError):
                 answer = ""
-            if not answer:
+            if not answer.endswith("\n"):  # killed, perhaps while it wrote
                 errors.seek(0)
                 said = errors.read().strip().splitlines() or ["no word of why"]
                 answers.put(UsageError(f"the comparison of {name} ended: {said[-1]}"))
@@ -179,7 +180,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     share_cores(number, of)
     for name in sys.stdin:
-        answer = result(name.strip(), bool(accelerate), None, steps or None)
+        name = name.strip()
+        try:
+            answer = result(name, bool(accelerate), None, steps or None)
+        except UsageError as mistake:
+            answer = {"recipe": name, "mistake": str(mistake)}
         print(json.dumps(answer), file=output, flush=True)
 
 

@@ -39,13 +39,18 @@ def describe() -> dict[str, Any]:
         "backend": backend,
         "device": device(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "system": platform.platform(),
         "versions": versions,
         "commit": commit(),
     }
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_compiled(folder: Path) -> None:

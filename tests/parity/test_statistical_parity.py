@@ -14,7 +14,10 @@ def test_interval_by_hand():
     # Mean 2, deviation 1, error 1 / sqrt 3, Student's t for two degrees: 4.303.
     mean, half = training.interval([1.0, 2.0, 3.0])
     assert mean == 2
-    assert half == pytest.approx(4.303 / 3**0.5)
+    assert half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    # Eleven degrees of freedom: 2.201 (Student's table), not yet a normal's 1.96.
+    mean, half = training.interval([0.0, 1.0] * 6)
+    assert half == pytest.approx(2.201 * (3 / 11 / 12) ** 0.5, rel=1e-3)
     assert training.interval([0.5]) == (0.5, None)
 
 
