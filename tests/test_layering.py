@@ -21,6 +21,7 @@ ALLOWED = {
     "saved": set(),
     "acceleration": set(),
     "command_line": set(),
+    "cores": set(),
     "memory": {"command_line"},
     "data": {"command_line"},
     "recipes": {
@@ -37,6 +38,7 @@ ALLOWED = {
     "training": {
         "acceleration",
         "command_line",
+        "cores",
         "data",
         "memory",
         "optim",
@@ -57,6 +59,7 @@ ALLOWED = {
     "parity": {
         "acceleration",
         "command_line",
+        "cores",
         "data",
         "memory",
         "recipe",

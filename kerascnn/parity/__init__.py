@@ -1,10 +1,12 @@
 """The lectures' own PyTorch networks, and where this package and they part.
 
-from kerascnn import recipe
-from kerascnn.parity import twins, weights
+    from kerascnn import recipe
+    from kerascnn.parity import twins, weights
 
-model = recipe.load("fashion_lenet").network()
-module = weights.to_torch(model, twins.load("fashion_lenet").network())
+    model = recipe.load("fashion_lenet").network()
+    module = weights.to_torch(model, twins.load("fashion_lenet").network())
+
+PyTorch is an extra; `check_torch` says how to get it.
 """
 
 import importlib.util

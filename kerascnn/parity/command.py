@@ -15,11 +15,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from kerascnn import UsageError, command_line
+from kerascnn import UsageError, command_line, cores
 from kerascnn import recipe as recipes
 from kerascnn.parity import check_torch
 from kerascnn.parity.mistakes import MISTAKES, Mistake
-from kerascnn.training import environment
 from kerascnn.training.command import use_backend
 
 Names = Annotated[
@@ -112,7 +111,7 @@ class Parity:
             with contextlib.suppress(UsageError):  # which the worker will tell
                 size[name] = recipes.outline(name).parameters
         ordered = sorted(names, key=lambda name: -size[name])
-        jobs = min(self.jobs or environment.cores(), len(names))
+        jobs = min(self.jobs or cores.available(), len(names))
         results, left_out = [], []
         for result in worker.results(ordered, jobs, self.accelerate, self.steps):
             if mistake := result.get("mistake"):
@@ -301,10 +300,9 @@ def show_many(results: Sequence[dict[str, Any]]) -> None:
 
 def excess(check: dict[str, Any]) -> float:
     """Return how many times its tolerance a difference is."""
-    difference = check["difference"]
-    return (
-        math.inf if difference is None else difference / (check["tolerance"] or 1e-30)
-    )
+    if check["difference"] is None:
+        return math.inf
+    return check["difference"] / (check["tolerance"] or 1e-30)
 
 
 def line(result: dict[str, Any], done: int, of: int) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 
 from kerascnn import UsageError
 from kerascnn.data import Split
+from kerascnn.data.official import OFFICIAL
 from kerascnn.parity import breaking, mistakes, twins, weights
 from kerascnn.parity import images as pictures
 from kerascnn.parity.conditions import Dice, Rates, branches
@@ -65,9 +66,6 @@ RATE = 1e-6
 ROUNDED = {"RandomRotation": 1e-3, "Resizing": 1e-2}
 
 STEPS_AN_EPOCH = 10
-
-# Training images of the lectures' data sets.
-IMAGES = {"fashion_mnist": 60_000, "cifar10": 50_000, "imagenette": 9_469}
 
 # Networks with so few layers that learn are also compared left to themselves, each
 # following its own gradients. Deeper ones part within a few steps, in float32, as
@@ -201,7 +199,8 @@ def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:
         0,
         "another batch size",
     )
-    images = IMAGES.get(recipe.dataset, 10_000)
+    official = OFFICIAL.get(recipe.dataset)
+    images = official.counts["train"] if official else 9_469  # imagenette's
     loader = torch.utils.data.DataLoader(
         range(images),  # type: ignore[arg-type]
         batch_size=twin.batch_size,
@@ -398,6 +397,10 @@ def prepare(twin: Twin, raw: Split, much: Size, dropout: Dice) -> Iterator[Batch
         )
 
 
+# By layer and parameter.
+Gradients = dict[tuple[str, str], np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """The two sides, with the same weights, before their first step.
@@ -441,8 +444,9 @@ def compare_training(
         inferred = pair.keras_side.infer(images), pair.witness.infer(images)
     rates.begin(first.epoch)
     step = take_step(pair, first, mistake)
-    yield from compare_step(pair, first, step, inferred)
-    yield from compare_update(pair, step, mistake)
+    gradients = paired_gradients(pair, step)
+    yield from compare_step(pair, first, step, gradients, inferred)
+    yield from compare_update(pair, gradients, mistake)
     yield from compare_losses(pair, free, rates, (first, step), batches, mistake)
 
 
@@ -457,6 +461,7 @@ def compare_step(
     pair: Pair,
     batch: Batch,
     step: Step,
+    ours: Gradients,
     inferred: tuple[np.ndarray, np.ndarray] | None,
 ) -> Iterator[Check]:
     """Compare what a step computes, forward and back, before its update.
@@ -465,6 +470,7 @@ def compare_step(
         pair: The two sides.
         batch: The step's.
         step: What Keras computed.
+        ours: Its gradients, by layer and parameter.
         inferred: The logits in inference of Keras and PyTorch, where they are others.
     """
     witness = pair.witness
@@ -498,11 +504,11 @@ def compare_step(
         FORWARD + moved,
         "other labels (off by one?), or a softmax before a loss that takes logits",
     )
-    ours, theirs = paired_gradients(pair, step), witness.gradients()
+    theirs = witness.gradients()
     own: dict[tuple[str, str], float] = {}
     if any(relative(ours[name], theirs[name]) > GRADIENT for name in theirs):
 
-        def gradients() -> dict[tuple[str, str], np.ndarray]:
+        def gradients() -> Gradients:
             compute()
             return witness.gradients()
 
@@ -520,10 +526,12 @@ def compare_step(
         )
 
 
-def compare_update(pair: Pair, step: Step, mistake: str | None) -> Iterator[Check]:
+def compare_update(
+    pair: Pair, gradients: Gradients, mistake: str | None
+) -> Iterator[Check]:
     """Compare the weights after the first update, and BatchNorm's statistics."""
     rate = pair.twin.learning_rate
-    for name, updated in pair.witness.updated(paired_gradients(pair, step)).items():
+    for name, updated in pair.witness.updated(gradients).items():
         new = pair.keras_side.value(variable_of(pair.layouts, name))
         yield Check(
             "update",
@@ -770,7 +778,7 @@ def differs_in_inference(network: keras.Model) -> bool:
     return any(isinstance(layer, kinds) for layer in network.layers)
 
 
-def paired_gradients(pair: Pair, step: Step) -> dict[tuple[str, str], np.ndarray]:
+def paired_gradients(pair: Pair, step: Step) -> Gradients:
     """Return Keras's gradients by layer and parameter."""
     place = {id(v): i for i, v in enumerate(pair.keras_side.variables)}
     return {

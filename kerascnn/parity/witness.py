@@ -143,11 +143,9 @@ class Witness:
             else:
                 variance = (x - mean).square().mean(over, keepdim=True)
             scale = weight * torch.rsqrt(variance + module.eps)
-            return (
-                (x - mean) * scale + bias
-                if one_pass
-                else (x * scale + (bias - mean * scale))
-            )
+            if one_pass:
+                return (x - mean) * scale + bias
+            return x * scale + (bias - mean * scale)
 
         norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
         hooks = [module.register_forward_hook(normalize) for module in norms]

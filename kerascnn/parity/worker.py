@@ -21,9 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerascnn import UsageError, memory
+from kerascnn import UsageError, cores, memory
 from kerascnn import recipe as recipes
-from kerascnn.training import environment
 
 # The processes share a GPU's memory.
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -36,16 +35,11 @@ def share_cores(number: int, of: int) -> None:
         number: Which share, counted from 0.
         of: How many shares.
     """
-    cores = environment.cores()
-    if of > 1 and hasattr(os, "sched_setaffinity"):
-        mine = sorted(os.sched_getaffinity(0))[number::of]
-        if mine:
-            os.sched_setaffinity(0, mine)
-            cores = len(mine)
+    cores.share(number, of)
     import torch
 
     # PyTorch and Keras work in turns and partly at once.
-    torch.set_num_threads(max(1, cores // 2))
+    torch.set_num_threads(max(1, cores.available() // 2))
 
 
 def result(
@@ -66,6 +60,7 @@ def result(
 
     from kerascnn.data.cache import cache_directory
     from kerascnn.parity import compare
+    from kerascnn.training import environment
 
     recipe = recipes.load(name)
     if keras.backend.backend() == "jax":

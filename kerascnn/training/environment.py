@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kerascnn import __version__
+from kerascnn import __version__, cores
 
 PACKAGES = ("keras", "numpy", "tensorflow-datasets", "optax")
 BACKEND_MODULES = {
@@ -39,18 +39,11 @@ def describe() -> dict[str, Any]:
         "backend": backend,
         "device": device(),
         "processor": processor(),
-        "cores": cores(),
+        "cores": cores.available(),
         "system": platform.platform(),
         "versions": versions,
         "commit": commit(),
     }
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def keep_compiled(folder: Path) -> None:
