@@ -350,12 +350,17 @@ _POINTS = {
     8: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
 }
 
+# Rows of points whose squares are multiplied in one go. XLA runs such a product on one
+# core; several, which do not need each other, keep the others busy.
+_ROWS = 2
+
 # The sizes of n that keep the error of a kernel's size below 1e-5.
 _TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (8,)}
 
-# Squares that a block holds at least, about. Few, so that their transforms stay in the
-# cache; as many as there are channels, so that the kernel's are not read too often.
-_TILES_PER_BLOCK = 128
+# Numbers that a block holds at each point, about. Few, so that its transforms stay in
+# the cache; but as many squares as there are channels, so that the kernel's are not
+# read too often. Measured on two AVX-512 cores that share 32 MB.
+_BLOCK = 32768
 
 
 def _tiles_pay(kernel_shape, strides):
@@ -449,12 +454,12 @@ def _tile_counts(height, width, m):
     return -(-height // m), -(-width // m)
 
 
-def _images_per_block(images, counts, channels):
-    tiles = max(_TILES_PER_BLOCK, channels)
+def _images_per_block(images, counts, channels, numbers=_BLOCK):
+    tiles = max(numbers // channels, channels)
     return min(images, max(1, tiles // math.prod(counts)))
 
 
-def _transformed_tiles(matrix, block, counts, step):
+def _transformed_tiles(matrix, block, counts, step, rows=slice(None)):
     """Both one-dimensional transforms of every square of a block.
 
     Args:
@@ -462,17 +467,48 @@ def _transformed_tiles(matrix, block, counts, step):
         block: of shape `(images, height, width, channels)`.
         counts: the numbers of rows and of columns of squares.
         step: pixels from one square to the next.
+        rows: which of the n rows of points; all by default.
 
     Returns:
-        The transformed squares, `(n * n, tiles, channels)`.
+        The transformed squares, `(rows * n, tiles, channels)`.
     """
-    n, pixels = matrix.shape
+    pixels = matrix.shape[1]
     images, height, width, channels = block.shape
     lines = block.reshape(images, height, width * channels)
-    lines = _stored(_apply(matrix, _every(lines, 1, step, counts[0], pixels)))
-    lines = lines.reshape(n, images, counts[0], width, channels)
+    lines = _apply(matrix[rows], _every(lines, 1, step, counts[0], pixels))
+    lines = _stored(lines).reshape(-1, images, counts[0], width, channels)
     tiles = _apply(matrix, _every(lines, 3, step, counts[1], pixels), axis=1)
-    return tiles.reshape(n * n, -1, channels)
+    return tiles.reshape(lines.shape[0] * len(matrix), -1, channels)
+
+
+def _parts(spectrum):
+    """The transformed kernel in parts of `_ROWS` rows of points, for `_products`.
+
+    To be called before the loop over the blocks: inside, it would be cut each time.
+    """
+    size = _ROWS * math.isqrt(len(spectrum))
+    return [spectrum[i : i + size] for i in range(0, len(spectrum), size)]
+
+
+def _products(matrix, block, counts, step, parts, contracted):
+    """The block's transformed squares times the kernel's, some rows at a time.
+
+    Args:
+        matrix, block, counts, step: those of `_transformed_tiles`.
+        parts: the transformed kernel, from `_parts`.
+        contracted: the axis of the parts that is summed over.
+
+    Returns:
+        The products by row of points, n arrays `(n, tiles, filters)`.
+    """
+    n = len(matrix)
+    products = []
+    for i, kernel in enumerate(parts):
+        rows = slice(i * _ROWS, (i + 1) * _ROWS)
+        tiles = _transformed_tiles(matrix, block, counts, step, rows)
+        part = lax.dot_general(tiles, kernel, (((2,), (contracted,)), ((0,), (0,))))
+        products += list(part.reshape(-1, n, *part.shape[1:]))
+    return products
 
 
 def _every(x, axis, step, count, offsets):
@@ -508,7 +544,7 @@ def _tiled_convolution(x, kernel, padding, turned=False):
     inputs, weights, outputs = _winograd_matrices(taps, n)
     if turned:
         weights = weights[:, ::-1]
-    spectrum = _both_axes(weights, kernel).reshape(n * n, channels, filters)
+    parts = _parts(_both_axes(weights, kernel).reshape(n * n, channels, filters))
     if turned:
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
@@ -517,10 +553,8 @@ def _tiled_convolution(x, kernel, padding, turned=False):
 
     def add_block(start, y):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-        tiles = _transformed_tiles(inputs, block, counts, m)
-        contracted = ((2,), (2 if turned else 1,))
-        products = lax.dot_general(tiles, spectrum, (contracted, ((0,), (0,))))
-        lines = _stored(_apply(outputs, list(products.reshape(n, -1))))
+        products = _products(inputs, block, counts, m, parts, 2 if turned else 1)
+        lines = _stored(_apply(outputs, [row.ravel() for row in products]))
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
@@ -543,16 +577,15 @@ def _tiled_input_gradient(g, kernel, padding, size):
     n = _tile_size(taps, height, width)
     m = n - taps + 1
     inputs, weights, outputs = _winograd_matrices(taps, n)
-    spectrum = _both_axes(weights, kernel).reshape(n * n, channels, filters)
+    parts = _parts(_both_axes(weights, kernel).reshape(n * n, channels, filters))
     counts = rows, columns = _tile_counts(height, width, m)
     block_size = _images_per_block(images, counts, filters)
 
     def add_block(start, x):
         g_block = _framed(_block(g, start, block_size), 0, 0, rows * m, columns * m)
-        tiles = _transformed_tiles(outputs.T, g_block, counts, m)
-        products = lax.dot_general(tiles, spectrum, (((2,), (2,)), ((0,), (0,))))
+        products = _products(outputs.T, g_block, counts, m, parts, 2)
         lines = _overlapping(
-            inputs.T, list(products.reshape(n, n, block_size, rows, -1)), 2, m
+            inputs.T, [row.reshape(n, block_size, rows, -1) for row in products], 2, m
         )  # (n, images, height, columns * channels)
         lines = _stored(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
@@ -608,7 +641,8 @@ def _tiled_weight_gradient(x, g, padding, taps):
     channels = x.shape[3]
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts, channels)
+    # Two blocks share the cache.
+    size = _images_per_block(images, counts, channels, _BLOCK // 2)
 
     def add_block(start, total):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)

@@ -1,4 +1,4 @@
-"""Huge pages: the kernel's own account of a process's memory is the witness."""
+"""Memory that a process keeps: the kernel's own account of a process's memory is the witness."""
 
 import os
 import subprocess
@@ -8,7 +8,13 @@ import pytest
 
 from kerascnn import memory
 
-TUNABLE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+KEPT = (
+    "glibc.malloc.mmap_threshold=8589934592:"
+    "glibc.malloc.trim_threshold=17179869184:"
+    "glibc.malloc.arena_max=1"
+)
+TUNABLE = {"GLIBC_TUNABLES": KEPT + ":glibc.malloc.hugetlb=1"}
+WITHOUT_HUGE_PAGES = {"GLIBC_TUNABLES": KEPT}
 
 
 @pytest.fixture
@@ -69,9 +75,9 @@ def test_a_recipe_starts_again_with_memory(plain, tmp_path, words):
         ("always [madvise] never", "glibc 2.36", TUNABLE),
         ("always [madvise] never", "glibc 2.34", {}),
         ("always [madvise] never", None, {}),
-        ("[always] madvise never", "glibc 2.36", {}),
-        ("always madvise [never]", "glibc 2.36", {}),
-        (None, "glibc 2.36", {}),
+        ("[always] madvise never", "glibc 2.36", WITHOUT_HUGE_PAGES),
+        ("always madvise [never]", "glibc 2.36", WITHOUT_HUGE_PAGES),
+        (None, "glibc 2.36", WITHOUT_HUGE_PAGES),
     ],
 )
 def test_variables(plain, monkeypatch, tmp_path, setting, library, expected):
@@ -81,6 +87,43 @@ def test_variables(plain, monkeypatch, tmp_path, setting, library, expected):
     if setting:
         (tmp_path / "enabled").write_text(setting)
     assert memory.variables() == expected
+
+
+@pytest.mark.skipif(
+    "GLIBC_TUNABLES" not in {**os.environ, **memory.variables()},
+    reason="the C library has no such tunables",
+)
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("thread", [False, True])
+def test_what_a_step_gives_back_serves_the_next(plain, restarted, thread):
+    program = f"""
+import resource, threading
+from kerascnn import memory
+
+if {restarted}:
+    memory.restart()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work():
+    for _ in range(2):  # the second finds what the first has given back
+        before = faults()
+        array = bytearray(b"x") * 2**26
+        del array
+        print(faults() - before)
+
+thread = threading.Thread(target=work)
+thread.start() if {thread} else work()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    first, second = map(int, found.stdout.split())
+    if restarted:
+        assert second < 5
+    else:
+        assert second > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
 
 
 @needed
