@@ -1,11 +1,11 @@
 """Less time and less memory from the C library, on Linux.
 
 A training step on a CPU takes several hundred megabytes and gives them back. The C
-library returns so much to the system at once, and the system clears each page when it
-is first written again; in a virtual machine the host may have to find the page first.
-That was a quarter to a half of the step of `cifar_vgg_aug`. Two things help, by tunables
-that the C library reads when the process starts: it keeps what a step gives back for
-the next step, and asks for pages of 2 MiB instead of 4 KiB.
+library returns so much to the system at once, and the system clears each page when
+it is first written again; in a virtual machine the host may have to find it first.
+That was a quarter to a half of the step of `cifar_vgg_aug`. Two things help, by
+tunables that the C library reads when the process starts: it keeps what a step gives
+back for the next step, and asks for pages of 2 MiB instead of 4 KiB.
 https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
 """
 

@@ -1,4 +1,4 @@
-"""Memory that a process keeps: the kernel's own account of a process's memory is the witness."""
+"""Memory that is kept: the kernel's own account of a process is the witness."""
 
 import os
 import subprocess
@@ -119,7 +119,7 @@ thread.start() if {thread} else work()
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    first, second = map(int, found.stdout.split())
+    _, second = map(int, found.stdout.split())
     if restarted:
         assert second < 5
     else:

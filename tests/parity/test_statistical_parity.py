@@ -11,8 +11,8 @@ from kerascnn.parity import training, twins
 
 
 def test_interval_by_hand():
-    # Mean 2, deviation 1, error 1 / sqrt 3; Student's t for two degrees of freedom has a
-    # closed form, (2 p - 1) / sqrt(2 p (1 - p)) with p = 0.975: 4.303.
+    # Mean 2, deviation 1, error 1 / sqrt 3; Student's t for two degrees of freedom has
+    # a closed form, (2 p - 1) / sqrt(2 p (1 - p)) with p = 0.975: 4.303.
     mean, half = training.interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(0.95 / (2 * 0.975 * 0.025) ** 0.5 / 3**0.5)
