@@ -264,6 +264,8 @@ def differing(layer: keras.layers.Layer, rule: Rule) -> str | None:
     for name, value in dataclasses.asdict(rule).items():  # type: ignore[call-overload]
         # Keras flips half of the images, and can't be told otherwise.
         ours = 0.5 if flip else getattr(layer, name)
+        if name == "degrees":  # one number is a range about 0
+            value = (-value, value)
         if not np.array_equal(ours, value):
             return name
     return None

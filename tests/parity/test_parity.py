@@ -177,7 +177,9 @@ def test_every_mistake_has_its_words():
     [
         (transforms.RandomCrop(2), torchvision.RandomCrop(2), None),
         (transforms.RandomCrop(4), torchvision.RandomCrop(2), "padding"),
+        (transforms.RandomRotation(5), torchvision.RandomRotation(5), None),
         (transforms.RandomRotation(15), torchvision.RandomRotation(5), "degrees"),
+        (transforms.RandomRotation((0, 5)), torchvision.RandomRotation(5), "degrees"),
         (layers.RandomFlip("vertical"), torchvision.RandomHorizontalFlip(), "kind"),
         (layers.RandomFlip("horizontal"), torchvision.RandomHorizontalFlip(), None),
         (layers.RandomFlip("horizontal"), torchvision.RandomHorizontalFlip(0.3), "p"),
@@ -197,6 +199,14 @@ def test_every_mistake_has_its_words():
 )
 def test_settings_of_random_transforms_are_compared(layer, rule, differing):
     assert compare.differing(layer, rule) == differing
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_transforms_of_every_recipe_are_set_as_its_twin_s(name):
+    pairs = zip(recipes.load(name).transform(), twins.load(name).transform, strict=True)
+    assert [compare.differing(*pair) for pair in pairs if pair[1].random] == [
+        None for rule in twins.load(name).transform if rule.random
+    ]
 
 
 def altered(monkeypatch, **changes):
