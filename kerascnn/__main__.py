@@ -211,7 +211,7 @@ COMMANDS = {
     "parity": parity,
     "backends": backends,
 }
-# The commands that compute long enough for the pages of memory to matter.
+# The commands that compute long enough for what becomes of freed memory to matter.
 COMPUTING = ("run", "resume", "bench", "parity", "backends")
 
 

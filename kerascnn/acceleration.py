@@ -92,7 +92,8 @@ def _trusted():
     if jax.default_backend() != "cpu":
         return True
     rng = np.random.default_rng(0)
-    x, g = rng.standard_normal((2, 40, 8, 8, 32), np.float32)
+    # So many images take a loop over two blocks and over three; the last overlaps.
+    x, g = rng.standard_normal((2, 260, 8, 8, 32), np.float32)
     kernel = rng.standard_normal((3, 3, 32, 32), np.float32)
     padding = ((1, 1), (1, 1))
 
@@ -168,18 +169,7 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
         x = jnp.dot(_flat(g), kernel.reshape(-1, kernel.shape[3]).T)
         return x.reshape(-1, *kernel.shape[:3])
     if strides != (1, 1):
-        # XLA has no fast code for a kernel larger than the image.
-        missing = [
-            max(0, taps - pixels)
-            for taps, pixels in zip(kernel.shape[:2], g.shape[1:3], strict=True)
-        ]
-        g = jnp.pad(g, [(0, 0), *((0, more) for more in missing), (0, 0)])
-        larger = [
-            pixels + more * step
-            for pixels, more, step in zip(size, missing, strides, strict=True)
-        ]
-        x = _stock_input_gradient(g, kernel, strides, padding, larger)
-        return x[:, : size[0], : size[1]]
+        return _strided_input_gradient(g, kernel, strides, padding, size)
     if _bands_pay((*size, kernel.shape[2]), g.shape):
         return _banded_input_gradient(g, kernel, padding, size)
     # The convolution of `g` with the kernel turned by 180 degrees, channels swapped.
@@ -234,6 +224,49 @@ def _summed_convolution(x, kernel, strides, padding):
         for i, j, c in np.ndindex(kernel.shape[:3])
     ]
     return _stored(functools.reduce(jnp.add, terms))
+
+
+def _strided_input_gradient(g, kernel, strides, padding, size):
+    """One matrix product, whose results are added up where the kernel has been.
+
+    In the padded image, a pixel in row a, a + stride, a + 2 stride, ... has met only
+    the kernel's rows a, a + stride, ..., and so with columns. So the pixels fall into
+    stride * stride classes: each is a sum of shifted results, and they are interleaved
+    at the end. The results hold as many numbers as `g` has, times the kernel's taps,
+    divided by its filters and times its channels.
+    """
+    images, height, width, filters = g.shape
+    taps = kernel.shape[:2]
+    results = jnp.dot(g.reshape(-1, filters), kernel.reshape(-1, filters).T)
+    results = _stored(results).reshape(*g.shape[:3], *kernel.shape[:3])
+    lines = [
+        pixels + (length - 1) // step
+        for pixels, length, step in zip((height, width), taps, strides, strict=True)
+    ]
+
+    def part(a, b):
+        total = jnp.zeros((images, *lines, kernel.shape[2]), g.dtype)
+        for i in range(a, taps[0], strides[0]):
+            for j in range(b, taps[1], strides[1]):
+                at = i // strides[0], j // strides[1]
+                total += _framed(results[:, :, :, i, j], *at, *lines)
+        return total
+
+    rows = (
+        jnp.stack([part(a, b) for b in range(strides[1])], axis=3)
+        for a in range(strides[0])
+    )
+    x = jnp.stack(list(rows), axis=2).reshape(
+        images, lines[0] * strides[0], lines[1] * strides[1], -1
+    )
+    # The padding falls away; pixels after the kernel's last place have no gradient.
+    (top, _), (left, _) = padding
+    below, right = (
+        max(0, before + pixels - length)
+        for before, pixels, length in zip((top, left), size, x.shape[1:3], strict=True)
+    )
+    x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
+    return x[:, top : top + size[0], left : left + size[1]]
 
 
 def _row_weight_gradient(x, g, strides, padding, taps):
@@ -350,8 +383,9 @@ _POINTS = {
     8: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
 }
 
-# Rows of points whose squares are multiplied in one go. XLA runs such a product on one
-# core; several, which do not need each other, keep the others busy.
+# Rows of points whose squares are multiplied by the kernel's in one go. XLA runs such a
+# product on one core; several, which do not need each other, keep the other cores busy.
+# (The weight gradient's products it spreads itself.)
 _ROWS = 2
 
 # The sizes of n that keep the error of a kernel's size below 1e-5.
@@ -360,7 +394,7 @@ _TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (8,)}
 # Numbers that a block holds at each point, about. Few, so that its transforms stay in
 # the cache; but as many squares as there are channels, so that the kernel's are not
 # read too often. Measured on two AVX-512 cores that share 32 MB.
-_BLOCK = 32768
+_NUMBERS_PER_BLOCK = 32768
 
 
 def _tiles_pay(kernel_shape, strides):
@@ -454,7 +488,7 @@ def _tile_counts(height, width, m):
     return -(-height // m), -(-width // m)
 
 
-def _images_per_block(images, counts, channels, numbers=_BLOCK):
+def _images_per_block(images, counts, channels, numbers):
     tiles = max(numbers // channels, channels)
     return min(images, max(1, tiles // math.prod(counts)))
 
@@ -470,7 +504,7 @@ def _transformed_tiles(matrix, block, counts, step, rows=slice(None)):
         rows: which of the n rows of points; all by default.
 
     Returns:
-        The transformed squares, `(rows * n, tiles, channels)`.
+        The transformed squares, `(number of rows * n, tiles, channels)`.
     """
     pixels = matrix.shape[1]
     images, height, width, channels = block.shape
@@ -549,7 +583,7 @@ def _tiled_convolution(x, kernel, padding, turned=False):
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts, channels)
+    size = _images_per_block(images, counts, channels, _NUMBERS_PER_BLOCK)
 
     def add_block(start, y):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
@@ -579,7 +613,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
     inputs, weights, outputs = _winograd_matrices(taps, n)
     parts = _parts(_both_axes(weights, kernel).reshape(n * n, channels, filters))
     counts = rows, columns = _tile_counts(height, width, m)
-    block_size = _images_per_block(images, counts, filters)
+    block_size = _images_per_block(images, counts, filters, _NUMBERS_PER_BLOCK)
 
     def add_block(start, x):
         g_block = _framed(_block(g, start, block_size), 0, 0, rows * m, columns * m)
@@ -642,7 +676,8 @@ def _tiled_weight_gradient(x, g, padding, taps):
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
     # Two blocks share the cache.
-    size = _images_per_block(images, counts, channels, _BLOCK // 2)
+    numbers = _NUMBERS_PER_BLOCK // 2
+    size = _images_per_block(images, counts, channels, numbers)
 
     def add_block(start, total):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)

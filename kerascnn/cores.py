@@ -17,9 +17,9 @@ def share(number: int, of: int) -> None:
 
     Args:
         number: Which share, counted from 0.
-        of: How many shares. An empty one changes nothing.
+        of: How many shares. Where there are more than cores, some change nothing.
     """
-    if hasattr(os, "sched_setaffinity"):
+    if of > 1 and hasattr(os, "sched_setaffinity"):
         mine = sorted(os.sched_getaffinity(0))[number::of]
         if mine:
             os.sched_setaffinity(0, mine)

@@ -141,7 +141,10 @@ def test_value_and_gradients_equal_numpy(geometry):
         ((3, 9, 8, 3), (5, 3, 3, 6), (1, 1), ((2, 0), (1, 1))),
         ((3, 9, 8, 3), (5, 3, 3, 6), (2, 1), ((0, 3), (1, 2))),
         ((3, 9, 40, 8), (3, 5, 8, 8), (1, 1), "same"),
-        ((3, 9, 7, 16), (3, 3, 16, 16), (1, 1), ((1, 0), (0, 0))),
+        ((3, 9, 7, 40), (3, 3, 40, 56), (1, 1), ((1, 0), (0, 0))),
+        ((5, 10, 9, 17), (3, 3, 17, 33), (1, 1), "same"),
+        ((3, 9, 8, 16), (1, 1, 16, 24), (2, 2), "valid"),
+        ((3, 10, 9, 4), (2, 3, 4, 6), (3, 2), "valid"),
     ],
     ids=[
         "tiles of 6",
@@ -158,16 +161,21 @@ def test_value_and_gradients_equal_numpy(geometry):
         "bands with stride",
         "rows",
         "tiles that overlap, uneven padding",
+        "turned tiles",
+        "stride larger than the kernel",
+        "rows that no window reaches",
     ],
 )
 def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
     check_against_numpy(x_shape, kernel_shape, strides, padding)
 
 
-@pytest.mark.parametrize("batch", [1, 33, 100])
+# A block of tiles holds 128 images forward and 64 for the weights' gradient with "same"
+# padding, 56 and 28 with "valid".
+@pytest.mark.parametrize("batch", [1, 33, 130])
 @pytest.mark.parametrize(
     ("width", "channels", "padding"),
-    [(40, 8, "same"), (8, 16, "same"), (8, 16, "valid")],
+    [(40, 8, "same"), (8, 64, "same"), (8, 64, "valid")],
     ids=["rows", "tiles", "tiles that overlap"],
 )
 def test_the_last_block_may_be_smaller(batch, width, channels, padding):

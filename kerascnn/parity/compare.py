@@ -199,8 +199,8 @@ def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:
         0,
         "another batch size",
     )
-    official = OFFICIAL.get(recipe.dataset)
-    images = official.counts["train"] if official else 9_469  # imagenette's
+    counts = {name: official.counts["train"] for name, official in OFFICIAL.items()}
+    images = (counts | {"imagenette": 9_469})[recipe.dataset]
     loader = torch.utils.data.DataLoader(
         range(images),  # type: ignore[arg-type]
         batch_size=twin.batch_size,
@@ -264,8 +264,6 @@ def differing(layer: keras.layers.Layer, rule: Rule) -> str | None:
     for name, value in dataclasses.asdict(rule).items():  # type: ignore[call-overload]
         # Keras flips half of the images, and can't be told otherwise.
         ours = 0.5 if flip else getattr(layer, name)
-        if name == "degrees":  # one number is a range about 0
-            value = (-value, value)
         if not np.array_equal(ours, value):
             return name
     return None

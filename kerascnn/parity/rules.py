@@ -130,17 +130,17 @@ class RandomCrop(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RandomRotation(Rule):
-    """`RandomRotation(degrees)`: nearest pixel, black corners.
+    """`RandomRotation((low, high))`: nearest pixel, black corners.
 
     The draw: degrees counter-clockwise, `(batch,)`.
     """
 
     random = True
 
-    degrees: float
+    degrees: tuple[float, float]
 
     def draw(self, dice: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-        return dice.uniform(-self.degrees, self.degrees, shape[0])
+        return dice.uniform(*self.degrees, shape[0])
 
     def apply(self, images: np.ndarray, draw: np.ndarray) -> np.ndarray:
         n, height, width, _ = images.shape

@@ -51,7 +51,7 @@ def test_rotation_is_grid_sample(images):
     """`affine_grid` and `grid_sample`, nearest: what torchvision itself calls."""
     images = images[:, :, :9]  # square: torchvision's grid is in pixels, not shares
     angles = np.array([0.0, 90, -5, 3.3, 17])
-    found = rules.RandomRotation(30).apply(images, angles)
+    found = rules.RandomRotation((-30, 30)).apply(images, angles)
     turn = np.radians(angles)
     matrix = np.stack(
         [
@@ -90,6 +90,6 @@ def test_draws_are_torchvision_s():
     assert (boxes[:, :2] + boxes[:, 2:] <= 32).all()
     flips = rules.RandomHorizontalFlip().draw(dice, shape)
     assert abs(flips.mean() - 0.5) < 0.032
-    angles = rules.RandomRotation(5).draw(dice, shape)
+    angles = rules.RandomRotation((-5, 5)).draw(dice, shape)
     assert -5 <= angles.min() < -4.9
     assert 4.9 < angles.max() <= 5

@@ -97,7 +97,7 @@ decayed = functools.partial(lecture_4, weight_decay=5e-4)
 augmented = functools.partial(decayed, transform=[*AUGMENTED, STANDARD])
 everything = functools.partial(
     decayed,
-    transform=[*AUGMENTED, RandomRotation(5), STANDARD, ERASING],
+    transform=[*AUGMENTED, RandomRotation((-5, 5)), STANDARD, ERASING],
     gamma=0.96,
 )
 
