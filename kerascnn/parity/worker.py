@@ -65,11 +65,8 @@ def result(
     recipe = recipes.load(name)
     if keras.backend.backend() == "jax":
         # Many recipes share a network: the second compiles nothing.
-        import jax
-
         environment.keep_compiled(cache_directory(None) / "compiled")
-        # Of initial weights' draws, too: each is quick, but there are many.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        memory.trim_after_compiling()
     start = time.perf_counter()
     checks = [
         dataclasses.asdict(check) | {"passed": check.passed}

@@ -61,7 +61,8 @@ def keep_compiled(folder: Path) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         kind = re.sub(r"\W+", "-", f"{processor()} {platform.machine()}").strip("-")
         jax.config.update("jax_compilation_cache_dir", str(folder / kind))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # Of initial weights' draws, too: each is quick, but there are many.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def device() -> str:
