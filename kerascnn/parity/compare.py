@@ -49,14 +49,10 @@ TRACE = 1e-3
 # of chance. Two programs' roundings may add up, so this many times the largest is
 # allowed, and `CEILING` at most. BatchNorm makes it necessary: it divides a feature
 # that hardly varies by its deviation, and the rounding with it. Found in lecture 4's
-# networks and cifar_bn_12: up to 2.2 times it on JAX, 1.8 on PyTorch and 5.8 on
-# TensorFlow.
+# networks and cifar_bn_12: up to 2.2 times it on JAX and 1.8 on PyTorch.
 ROUNDING = 4.0
 SHAKEN = 3
 CEILING = 1e-2
-# On TensorFlow, whose means over a batch round more: cifar_vgg_bn's first BatchNorm is
-# 7 times as far from float64 there as PyTorch's (1.8e-6, 2.4e-7). Later ones keep that.
-TENSORFLOW_ROUNDING = 8.0
 # Two samples of one distribution lie 6 standard errors apart once in 5e8 cases.
 INITIAL = 6.0
 # Keras holds the rate in float32, 7 digits, and multiplies it once an epoch.
@@ -474,10 +470,8 @@ def compare_step(
         inferred: The logits in inference of Keras and PyTorch, where they are others.
     """
     witness = pair.witness
-    tensorflow = keras.backend.backend() == "tensorflow"
-    allowed = TENSORFLOW_ROUNDING if tensorflow else ROUNDING
     outputs = numpy_outputs(pair.watched, step)
-    yield from compare_outputs(pair.watched, outputs, witness, batch, allowed)
+    yield from compare_outputs(pair.watched, outputs, witness, batch)
     if inferred:
         yield Check(
             "inference",
@@ -519,7 +513,6 @@ def compare_step(
             " ".join(name),
             (ours[name], theirs[name], own.get(name)),
             GRADIENT,
-            allowed,
             mistakes.MISTAKES["l2_half"][0]
             if pair.twin.weight_decay and name[1] == "kernel"
             else "the backward pass of this layer or one above it",
@@ -636,7 +629,6 @@ def compare_outputs(
     ours: dict[keras.layers.Layer, np.ndarray],
     witness: Witness,
     batch: Batch,
-    allowed: float,
 ) -> Iterator[Check]:
     """Compare what each layer computes in training."""
     theirs = by_layer(watched, witness.outputs(batch))
@@ -651,7 +643,6 @@ def compare_outputs(
             layer.name,
             (ours[layer], theirs[layer], own.get(layer)),
             FORWARD,
-            allowed,
             forward_reason(layer),
         )
 
@@ -674,9 +665,9 @@ def roundings(
     with witness.doubled():
         exact = compute()
     largest = {name: relative(theirs[name], exact[name]) for name in theirs}
-    one_pass = keras.backend.backend() == "torch"
+    backend = keras.backend.backend()
     for seed in range(SHAKEN):
-        with witness.normalizing_as_keras(one_pass), witness.shaken(seed):
+        with witness.normalizing_as_keras(backend), witness.shaken(seed):
             found = compute()
         for name, value in found.items():
             largest[name] = max(largest[name], relative(value, exact[name]))
@@ -688,7 +679,6 @@ def checked(
     name: str,
     values: tuple[np.ndarray, np.ndarray, float | None],
     tolerance: float,
-    allowed: float,
     reason: str,
 ) -> Check:
     """Compare two arrays.
@@ -698,13 +688,12 @@ def checked(
         name: See above.
         values: Keras's, PyTorch's, and what rounding leads to, where that is known.
         tolerance: See above.
-        allowed: How many times that is allowed.
         reason: See above.
     """
     ours, theirs, own = values
     difference, note = relative(ours, theirs), ""
     if own is not None and difference > tolerance:
-        tolerance = max(tolerance, min(CEILING, allowed * own))
+        tolerance = max(tolerance, min(CEILING, ROUNDING * own))
         note = f"rounding alone leads {own:.0e} from float64"
     return Check(part, name, difference, tolerance, reason, note)
 

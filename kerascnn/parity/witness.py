@@ -117,17 +117,20 @@ class Witness:
                 self.network.float()
 
     @contextlib.contextmanager
-    def normalizing_as_keras(self, one_pass: bool) -> Iterator[None]:
+    def normalizing_as_keras(self, backend: str) -> Iterator[None]:
         """Let BatchNorm round as Keras's formula does, for a while.
 
         Where a feature's mean is far larger than its deviation, Keras's formulas
-        subtract two large numbers, and lose the digits that these have in common.
+        subtract two large numbers, and lose the digits that these have in common. On
+        PyTorch the variance is the mean square minus the squared mean; on JAX and
+        TensorFlow the result is `x * s + (bias - mean * s)`. TensorFlow also adds a
+        channel's pixels up one after the other, where the others add halves.
 
         Args:
-            one_pass: Take the mean square minus the squared mean as the variance, as
-                Keras does on PyTorch; else `x * s + (bias - mean * s)` as the result,
-                as on JAX and TensorFlow.
+            backend: Keras's backend.
         """
+        one_pass = backend == "torch"
+        mean_of = _mean_in_turn if backend == "tensorflow" else _mean
 
         def normalize(
             module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
@@ -135,13 +138,13 @@ class Witness:
             assert isinstance(module, nn.BatchNorm2d)
             if not module.training:
                 return None
-            x, over = inputs[0], (0, 2, 3)
+            x = inputs[0]
             weight, bias = (p.reshape(-1, 1, 1) for p in module.parameters())
-            mean = x.mean(over, keepdim=True)
+            mean = mean_of(x)
             if one_pass:
-                variance = x.square().mean(over, keepdim=True) - mean.square()
+                variance = mean_of(x.square()) - mean.square()
             else:
-                variance = (x - mean).square().mean(over, keepdim=True)
+                variance = mean_of((x - mean).square())
             scale = weight * torch.rsqrt(variance + module.eps)
             if one_pass:
                 return (x - mean) * scale + bias
@@ -382,3 +385,18 @@ def channels_last(output: torch.Tensor) -> np.ndarray:
     """Lay maps out as Keras does; vectors stay."""
     array = output.numpy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def _mean(x: torch.Tensor) -> torch.Tensor:
+    """Return each channel's mean over images and pixels, `(1, channels, 1, 1)`."""
+    return x.mean((0, 2, 3), keepdim=True)
+
+
+def _mean_in_turn(x: torch.Tensor) -> torch.Tensor:
+    """Return the same, rounded as by adding one number after the other."""
+    mean = _mean(x)
+    pixels = x.detach().permute(0, 2, 3, 1).flatten(0, 2).contiguous().numpy()
+    # Over the first axis NumPy adds so; over the last it would add halves.
+    rounded = torch.from_numpy(np.add.reduce(pixels, axis=0) / len(pixels))
+    # The gradient is that of the mean.
+    return mean + (rounded.reshape(mean.shape) - mean).detach()
