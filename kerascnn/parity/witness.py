@@ -396,7 +396,8 @@ def _mean_in_turn(x: torch.Tensor) -> torch.Tensor:
     """Return the same, rounded as by adding one number after the other."""
     mean = _mean(x)
     pixels = x.detach().permute(0, 2, 3, 1).flatten(0, 2).contiguous().numpy()
-    # Over the first axis NumPy adds so; over the last it would add halves.
-    rounded = torch.from_numpy(np.add.reduce(pixels, axis=0) / len(pixels))
+    # NumPy's sum may add halves; a running sum can't.
+    total = np.add.accumulate(pixels, axis=0)[-1]
+    rounded = torch.from_numpy(total / len(pixels))
     # The gradient is that of the mean.
     return mean + (rounded.reshape(mean.shape) - mean).detach()
