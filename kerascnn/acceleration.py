@@ -259,7 +259,11 @@ def _strided_input_gradient(g, kernel, strides, padding, size):
     x = jnp.stack(list(rows), axis=2).reshape(
         images, lines[0] * strides[0], lines[1] * strides[1], -1
     )
-    # The padding falls away; pixels after the kernel's last place have no gradient.
+    return _without_padding(x, padding, size)
+
+
+def _without_padding(x, padding, size):
+    """The gradient of the images, of that of the padded ones up to the last window."""
     (top, _), (left, _) = padding
     below, right = (
         max(0, before + pixels - length)
@@ -515,13 +519,16 @@ def _transformed_tiles(matrix, block, counts, step, rows=slice(None)):
     return tiles.reshape(lines.shape[0] * len(matrix), -1, channels)
 
 
-def _parts(spectrum):
+def _parts(weights, kernel):
     """The transformed kernel in parts of `_ROWS` rows of points, for `_products`.
 
     To be called before the loop over the blocks: inside, it would be cut each time.
     """
-    size = _ROWS * math.isqrt(len(spectrum))
-    return [spectrum[i : i + size] for i in range(0, len(spectrum), size)]
+    spectrum = _both_axes(weights, kernel)
+    return [
+        spectrum[i : i + _ROWS].reshape(-1, *kernel.shape[2:])
+        for i in range(0, len(weights), _ROWS)
+    ]
 
 
 def _products(matrix, block, counts, step, parts, contracted):
@@ -578,7 +585,7 @@ def _tiled_convolution(x, kernel, padding, turned=False):
     inputs, weights, outputs = _winograd_matrices(taps, n)
     if turned:
         weights = weights[:, ::-1]
-    parts = _parts(_both_axes(weights, kernel).reshape(n * n, channels, filters))
+    parts = _parts(weights, kernel)
     if turned:
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
@@ -611,7 +618,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
     n = _tile_size(taps, height, width)
     m = n - taps + 1
     inputs, weights, outputs = _winograd_matrices(taps, n)
-    parts = _parts(_both_axes(weights, kernel).reshape(n * n, channels, filters))
+    parts = _parts(weights, kernel)
     counts = rows, columns = _tile_counts(height, width, m)
     block_size = _images_per_block(images, counts, filters, _NUMBERS_PER_BLOCK)
 
@@ -628,13 +635,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
     frame = rows * m + taps - 1, columns * m + taps - 1
     x = jnp.zeros((images, *frame, channels), g.dtype)
     x = _for_each_block(images, block_size, add_block, x)
-    below, right = (
-        max(0, low + pixels - length)
-        for (low, _), pixels, length in zip(padding, size, frame, strict=True)
-    )
-    x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
-    top, left = padding[0][0], padding[1][0]
-    return x[:, top : top + size[0], left : left + size[1]]
+    return _without_padding(x, padding, size)
 
 
 def _overlapping(matrix, parts, axis, step):
