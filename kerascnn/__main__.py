@@ -199,12 +199,20 @@ def backends(words: Sequence[str], program: str) -> None:
     command_line.parse(command.Backends, words, program)()
 
 
+def learns(words: Sequence[str], program: str) -> None:
+    """Does a network learn at all? Its first steps, over several seeds."""
+    from kerascnn.training.learns import Learns
+
+    command_line.parse(Learns, words, program)()
+
+
 COMMANDS = {
     "list": List,
     "show": Show,
     "diff": Diff,
     "run": run,
     "resume": resume,
+    "learns": learns,
     "data": data,
     "bench": bench,
     "cookbook": cookbook,
@@ -212,7 +220,7 @@ COMMANDS = {
     "backends": backends,
 }
 # The commands that compute long enough for what becomes of freed memory to matter.
-COMPUTING = ("run", "resume", "bench", "parity", "backends")
+COMPUTING = ("run", "resume", "learns", "bench", "parity", "backends")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,19 @@ def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def starts() -> list[dict[str, Any]]:
+    """Return what `kerascnn learns --add` has found, oldest first."""
+    file = FOLDER / "starts.jsonl"
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def add_start(record: dict[str, Any]) -> None:
+    """Keep what `kerascnn learns` has found about one seed of a recipe."""
+    with (FOLDER / "starts.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
 def counted(
     records: Sequence[dict[str, Any]], fingerprint: str
 ) -> list[dict[str, Any]]:
