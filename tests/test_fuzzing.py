@@ -10,7 +10,7 @@ from kerascnn.data import command as data_command
 from kerascnn.parity import command as parity_command
 from kerascnn.report import cookbook
 from kerascnn.runs import Run
-from kerascnn.training import command, resuming, trainer
+from kerascnn.training import command, learns, resuming, trainer
 
 FEW = settings(derandomize=True, deadline=None, database=None)
 HOW_MANY = [80, pytest.param(900, marks=pytest.mark.slow)]
@@ -23,6 +23,7 @@ COMMANDS = [
     *(["cookbook"], ["cookbook", "add"], ["cookbook", "add", "run"]),
     *(["diff", "cifar_mlp", "cifar_conv"], ["diff", "cifar_mlp"], ["diff"]),
     *(["parity", "fashion_mlp"], ["parity"], ["backends", "fashion_mlp"]),
+    *(["learns", "fashion_mlp"], ["learns"]),
     *(["list"], ["show"], ["lits"], []),
 ]
 OPTIONS = [
@@ -57,7 +58,7 @@ def nothing_long(monkeypatch):
     monkeypatch.setattr(trainer, "train", lambda *arguments: None)
     monkeypatch.setattr(data_command, "fetch", lambda *arguments: data_command.SAMPLES)
     monkeypatch.setattr(cookbook, "pages", dict)
-    for kind in (parity_command.Parity, parity_command.Backends):
+    for kind in (parity_command.Parity, parity_command.Backends, learns.Learns):
         monkeypatch.setattr(kind, "__call__", lambda self: None)
 
     def no_time(*arguments):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascnn import UsageError, recipe
-from kerascnn.report import difference, ladder, records, summary
+from kerascnn.report import difference, ladder, records, starts, summary
 from kerascnn.runs import Run
 
 CARD = """\
@@ -164,18 +164,21 @@ def pages() -> dict[Path, str]:
         raise UsageError(f"there is no {records.FOLDER}: run it in a checkout.")
     outlines = ladder.in_order([recipe.outline(name) for name in recipe.names()])
     described = {o.name: recipe.describe(recipe.load(o.name)) for o in outlines}
+    fingerprints = {name: recipe.fingerprint(d) for name, d in described.items()}
     rendered, top = {}, TOP
     for lecture, rungs in itertools.groupby(outlines, ladder.lecture):
         rows = []
         for item in rungs:
             before, after = described[item.after or item.name], described[item.name]
-            fingerprint = recipe.fingerprint(after)
+            fingerprint = fingerprints[item.name]
             runs = records.counted(records.read(item.name), fingerprint)
             changes = difference.between(before, after)
             page = records.FOLDER / item.name / "README.md"
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))
         top += f"\n## {lecture.capitalize()}\n\n{_table(RUNGS, rows)}\n"
+    if learned := starts.rows(records.starts(), fingerprints):
+        top += f"\n{starts.TOP}\n{_table(starts.HEAD, learned)}\n"
     return {records.FOLDER / "README.md": top, **rendered}
 
 

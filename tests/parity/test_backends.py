@@ -16,7 +16,9 @@ from kerascnn.__main__ import main
 from kerascnn.parity import backends
 from kerascnn.parity.backends import Result
 
-NAMES = [name for name in recipes.names() if name != "imagenet_vgg16"]
+# A net of half a gigabyte, which takes as long as all others.
+LARGEST = ("imagenet_vgg16",)
+NAMES = [name for name in recipes.names() if name not in LARGEST]
 QUICK = ("fashion_down_resize", "cifar_edges")
 
 
@@ -152,6 +154,7 @@ def conform(backend, *words):
     [
         pytest.param(QUICK, id="quick", marks=pytest.mark.slow),
         pytest.param(NAMES, id="all", marks=pytest.mark.slow),
+        pytest.param(LARGEST, id="largest", marks=pytest.mark.slow),
     ],
 )
 def test_what_one_backend_trains_another_loads(names, trained_on, loaded_on, tmp_path):

@@ -111,6 +111,29 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
                          "| A Chip, 2 cores |")  # fmt: skip
 
 
+def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
+    assert __main__.main(["cookbook"]) == 0
+    assert "Which networks learn" not in (folder / "README.md").read_text()
+    for seed, learned in ((0, 40), (1, None)):
+        records.add_start(
+            {
+                "recipe": "cifar_mlp",
+                "fingerprint": fingerprints["cifar_mlp"],
+                "seed": seed,
+                "batch_size": 64,
+                "learned": learned,
+                "steps": learned or 300,
+                "accuracy": 0.2148,
+                "crossentropy": 2.1,
+            }
+        )
+    assert __main__.main(["cookbook"]) == 0
+    assert (folder / "README.md").read_text().splitlines()[-1] == (
+        "| [cifar_mlp](cifar_mlp/README.md) | 1 of 2 | 40, not in 300 | 21.5%, 21.5% | "
+        "2.100, 2.100 | 64 |"
+    )
+
+
 def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90))]
