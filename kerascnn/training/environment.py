@@ -61,8 +61,8 @@ def keep_compiled(folder: Path) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         kind = re.sub(r"\W+", "-", f"{processor()} {platform.machine()}").strip("-")
         jax.config.update("jax_compilation_cache_dir", str(folder / kind))
-        # Of initial weights' draws, too: each is quick, but there are many.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # Of initial weights, too: each is quick, but together they take a second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.01)
 
 
 def device() -> str:
