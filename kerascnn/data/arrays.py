@@ -45,7 +45,8 @@ class DataSet:
         source: the folder it was read from, or "bundled sample".
         version: the version tensorflow-datasets gives the prepared set.
         hash: SHA-256 over the images and labels of both splits, see `hash_of`.
-        notice: what the user of a sample must know, in two lines; None for a full set.
+        notice: what the user must know of a sample, or of a test set that is held out
+            of the training set, in a line or two; None for any other.
     """
 
     name: str

@@ -193,6 +193,7 @@ def _record(prepared: Prepared | ImageFolder) -> dict[str, Any]:
         "name": prepared.name,
         "version": prepared.version,
         "classes": prepared.classes,
+        "held_out": prepared.held_out,
         "sha256": {},
         "shapes": {},
     }

@@ -40,6 +40,7 @@ class ImageFolder:
     """
 
     version = "folder"
+    held_out = False
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder).expanduser().absolute()

@@ -13,6 +13,9 @@ from kerascnn.data.image_folders import ImageFolder
 
 CHOICES = ("auto", "full", "sample")
 
+# Sets of large images have no sample of their own: whose stands in, to try a recipe.
+_STAND_INS = {"imagenette": "cifar10"}
+
 
 def load(
     name: str,
@@ -39,7 +42,8 @@ def load(
             does not promise one size for all.
 
     Returns:
-        The set; its `notice` says so if it is a sample.
+        The set; its `notice` says so if it is a sample, or if its test images are held
+        out of its training set because it has no others.
 
     Raises:
         UsageError: there is no such set, it is not an image classification set, its
@@ -60,7 +64,7 @@ def load(
             return _from_folder(folder, cache_dir, image_size)
         if data == "full":
             return _from_folder(get(name, data_dir), cache_dir, image_size)
-    sample = prepared(name, SAMPLES)
+    sample = prepared(_STAND_INS.get(name, name), SAMPLES)
     if sample is None:
         raise _nothing_here(name, data, data_dir)
     if data == "auto" and data_dir is not None:
@@ -72,10 +76,11 @@ def load(
         )
     loaded = _from_folder(sample, cache_dir, image_size)
     missing = f", not in {data_directory()}" if data == "auto" else ""
+    instead = f" instead of {name}, which has none" if name in _STAND_INS else ""
     notice = (
-        f"{loaded.name}: the bundled sample, {len(loaded.train):,} training and "
-        f"{len(loaded.test):,} test images; expect results below the full set's.\n"
-        f"The full set{missing}: kerascnn data get {loaded.name}"
+        f"{loaded.name}: the bundled sample{instead}, {len(loaded.train):,} training "
+        f"and {len(loaded.test):,} test images; expect results below the full set's.\n"
+        f"The full set{missing}: kerascnn data get {name}"
     )
     return replace(loaded, sample=True, source="bundled sample", notice=notice)
 
@@ -91,6 +96,13 @@ def _from_folder(
     image_size: tuple[int, int] | None,
 ) -> DataSet:
     record, arrays = decoded(folder, cache_dir, image_size)
+    notice = None
+    if record.get("held_out"):
+        notice = (
+            f"{record['name']} {record['version']} has training images alone: every "
+            f"tenth is held out to test on, {len(arrays['test_images']):,} of them; "
+            f"{len(arrays['train_images']):,} are left to train on."
+        )
     return DataSet(
         name=record["name"],
         classes=tuple(record["classes"]),
@@ -100,6 +112,7 @@ def _from_folder(
         source=str(folder),
         version=record["version"],
         hash=record["hash"],
+        notice=notice,
     )
 
 

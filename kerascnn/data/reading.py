@@ -17,6 +17,8 @@ from kerascnn.command_line import one_line
 from kerascnn.data.image_folders import RESIZING, fitted
 
 _CHUNK = 256
+# Of a set with nothing to test on, every tenth example is held out.
+_HELD_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Prepared:
         name: its name in tensorflow-datasets, with the configuration if it has one.
         version: its version.
         classes: the names of its classes.
-        splits: the names of the splits that serve as "train" and "test".
+        splits: the names of the splits that serve as "train" and "test"; where they
+            are the same one, every tenth example is the test set's.
         builder: tfds' read-only builder of it.
     """
 
@@ -41,7 +44,16 @@ class Prepared:
 
     def count(self, role: str) -> int:
         """How many examples the set's record says that "train" or "test" holds."""
-        return self.builder.info.splits[self.splits[role]].num_examples
+        number = self.builder.info.splits[self.splits[role]].num_examples
+        if not self.held_out:
+            return number
+        held = number // _HELD_OUT
+        return held if role == "test" else number - held
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the test set is held out of the only split there is."""
+        return self.splits["train"] == self.splits["test"]
 
     def chunks(
         self, role: str, image_size: tuple[int, int] | None = None
@@ -62,8 +74,9 @@ class Prepared:
                 set's record says, or the images are not all of one size.
         """
         split = self.builder.info.splits[self.splits[role]]
-        if split.num_examples == 0:
-            raise UsageError(f"{self.folder}: the split {split.name} is empty.")
+        if self.count(role) == 0:
+            few = "is empty" if split.num_examples == 0 else "has too few examples"
+            raise UsageError(f"{self.folder}: the split {split.name} {few}.")
         array_record = self.builder.info.file_format.value == "array_record"
         examples = self._array_record if array_record else self._tfrecord
         if None not in self.builder.info.features["image"].shape:
@@ -87,8 +100,16 @@ class Prepared:
                     f"{self.name} has unlabelled images in its split {split.name} "
                     f"(label {labels.min()}): this version loads labelled sets."
                 )
+            number = np.arange(total, total + len(labels))
             total += len(labels)
-            yield np.stack(images), labels
+            if self.held_out:
+                chosen = (number % _HELD_OUT == _HELD_OUT - 1) == (role == "test")
+                images = [
+                    image for image, take in zip(images, chosen, strict=True) if take
+                ]
+                labels = labels[chosen]
+            if len(labels):
+                yield np.stack(images), labels
         if total != split.num_examples:
             raise _damaged(
                 split.filepaths[0],
@@ -169,7 +190,7 @@ def read(folder: Path) -> Prepared:
 
     Raises:
         UsageError: the metadata are damaged, or the set is no image classification
-            set with a training split and another to test on.
+            set with a training split.
     """
     import tensorflow_datasets
 
@@ -199,12 +220,12 @@ def read(folder: Path) -> Prepared:
             f"{name} has the features {found}: expected an image classification set, "
             "with an 8-bit image and a label."
         )
-    test = next((each for each in ("test", "validation") if each in splits), None)
-    if "train" not in splits or test is None:
+    if "train" not in splits:
         raise UsageError(
-            f"{name} has the splits {', '.join(splits)}: expected train and test, or "
-            "train and validation."
+            f"{name} has the splits {', '.join(splits)}: expected train and test, "
+            "train and validation, or train alone."
         )
+    test = next(each for each in ("test", "validation", "train") if each in splits)
     return Prepared(
         folder=folder,
         name=name,

@@ -106,6 +106,37 @@ def test_a_validation_split_serves_as_test(prepare, tmp_path):
     assert (len(loaded.train), len(loaded.test)) == (3, 2)
 
 
+def test_of_training_images_alone_every_tenth_is_held_out(prepare, tmp_path):
+    """As in cats_vs_dogs and tf_flowers; 600 images are several chunks."""
+    images = random_images(600)
+    rows = [{"image": png(image), "label": i % 2} for i, image in enumerate(images)]
+    folder = prepare({"train": rows})
+    # tfds shuffles what it prepares: its own reader says in which order it lies.
+    import tensorflow_datasets as tfds
+
+    source = tfds.builder_from_directory(folder).as_data_source("train")
+    whole = np.stack([example["image"] for example in source])
+    labels = np.array([example["label"] for example in source])
+    loaded = data.load("tiny", data_dir=tmp_path / "data")
+    held = np.arange(600) % 10 == 9
+    np.testing.assert_array_equal(loaded.test.images, whole[held])
+    np.testing.assert_array_equal(loaded.test.labels, labels[held])
+    np.testing.assert_array_equal(loaded.train.images, whole[~held])
+    np.testing.assert_array_equal(loaded.train.labels, labels[~held])
+    again = data.load("tiny", data_dir=tmp_path / "data")  # from the cache
+    assert loaded.notice == again.notice
+    assert "every tenth is held out to test on, 60 of them; 540 are" in loaded.notice
+    assert not loaded.sample
+
+
+def test_a_recipe_of_large_images_is_tried_on_another_sample(no_network):
+    loaded = data.load("imagenette", "sample")
+    assert loaded.sample
+    assert loaded.name == "cifar10"
+    assert "cifar10: the bundled sample instead of imagenette" in loaded.notice
+    assert "The full set: kerascnn data get imagenette" in loaded.notice
+
+
 def test_other_sets_are_refused_with_what_was_found(prepare, tmp_path):
     import tensorflow_datasets as tfds
 
@@ -125,9 +156,12 @@ def test_other_sets_are_refused_with_what_was_found(prepare, tmp_path):
         with pytest.raises(UsageError, match=f"{found}.*image classification"):
             data.load(name, data_dir=tmp_path / "data")
     labels = {"image": image, "label": features.ClassLabel(num_classes=2)}
-    prepare({"train": [row | {"label": 0}]}, labels, name="untested")
-    with pytest.raises(UsageError, match="splits train: expected train and test"):
-        data.load("untested", data_dir=tmp_path / "data")
+    prepare({"test": [row | {"label": 0}]}, labels, name="untrained")
+    with pytest.raises(UsageError, match="splits test: expected train and test"):
+        data.load("untrained", data_dir=tmp_path / "data")
+    prepare({"train": [row | {"label": 0}] * 9}, labels, name="small")
+    with pytest.raises(UsageError, match="train has too few examples"):
+        data.load("small", data_dir=tmp_path / "data")
     rows = [row | {"label": -1}]
     prepare({"train": rows, "test": rows}, labels, name="unlabelled")
     with pytest.raises(UsageError, match="unlabelled images"):
