@@ -335,11 +335,13 @@ def _(value: dict) -> Any:
         if value["class_name"].endswith("DTypePolicy"):
             return value["config"]["name"]
         return {"class": value["class_name"]} | _plain(value["config"])
-    generated = {"name", "seed", "dtype", "trainable", "optional", "sparse", "ragged"}
+    generated = {"name", "seed", "dtype", "optional", "sparse", "ragged"}
+    trained = ("trainable", True)
     return {
         key: _plain(item)
         for key, item in value.items()
-        if key not in generated and item is not None
+        # That a layer is trained goes without saying; that it is not must be said.
+        if key not in generated and item is not None and (key, item) != trained
     }
 
 

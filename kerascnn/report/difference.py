@@ -7,7 +7,7 @@ import collections
 import difflib
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -79,14 +79,15 @@ def _lines(old: Any, new: Any) -> list[str]:
 
 def _listed(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
     """List all layers. What feeds them is said, but makes no other layer of one."""
+    old, new = _with_biases(old), _with_biases(new)
     # A setting that the words leave out counts where it is not the same in both.
     more = _varying(old, new)
     short, long = (
         [
-            [wording.call(x["class"], x, more=(*more[x["class"]], *of)) for x in side]
+            [wording.call(layer["class"], layer, settings) for layer in side]
             for side in (old, new)
         ]
-        for of in ((), ("of",))
+        for settings in (more, (*more, "of"))
     )
     lines = []
     matcher = difflib.SequenceMatcher(None, *short, autojunk=False)
@@ -104,11 +105,9 @@ def _settings(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]
     """Write each change of a setting once, with the layers that it happens in."""
     changes: dict[tuple[str, str], collections.Counter[str]] = {}
     for before, after in zip(old, new, strict=True):
-        for key in dict.fromkeys([*before, *after]):
-            if before.get(key) != after.get(key):
-                words = (_setting("-", key, before), _setting("+", key, after))
-                counter = changes.setdefault(words, collections.Counter())
-                counter[before["class"]] += 1
+        for words in _changed(before, after):
+            counter = changes.setdefault(words, collections.Counter())
+            counter[before["class"]] += 1
     lines = []
     for words, layers in changes.items():
         where = ", ".join(
@@ -118,27 +117,47 @@ def _settings(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]
     return lines
 
 
-def _setting(sign: str, key: str, item: dict[str, Any]) -> str:
-    return f"{sign} {key} {wording.text(item[key])}" if key in item else ""
+def _changed(
+    before: dict[str, Any], after: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield the old and the new words, where there are any, for what changes."""
+    names = [wording.scaling(layer["class"], layer) for layer in (before, after)]
+    if all(names) and names[0] != names[1]:
+        yield f"- {names[0]}", f"+ {names[1]}"
+        return
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            yield _setting("-", key, before), _setting("+", key, after)
 
 
-def _varying(
-    old: list[dict[str, Any]], new: list[dict[str, Any]]
-) -> dict[str, list[str]]:
-    """For each class, the settings whose values in the two lists are not the same."""
+def _setting(sign: str, key: str, layer: dict[str, Any]) -> str:
+    return f"{sign} {wording.setting(key, layer[key])}" if key in layer else ""
+
+
+def _varying(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the settings whose values in the two lists are not the same.
+
+    They are compared class by class, but for how weights start: there a layer of
+    another class may take the place of one that goes.
+    """
     sides = []
-    for items in (old, new):
+    for layers in (old, new):
         values = collections.defaultdict(set)
-        for item in items:
-            for key, value in item.items():
-                if key != "of":
-                    values[item["class"], key].add(wording.text(value))
+        for layer in layers:
+            for key, value in layer.items():
+                kind = "" if key.endswith("_initializer") else layer["class"]
+                values[key, kind].add(wording.rule(value))
         sides.append(values)
-    found = collections.defaultdict(list)
-    for (kind, key), values in sides[0].items():
-        if (kind, key) in sides[1] and sides[1][kind, key] != values:
-            found[kind].append(key)
-    return found
+    before, after = sides
+    return tuple(
+        dict.fromkeys(
+            key
+            for key, kind in before
+            if (key, kind) in after
+            and before[key, kind] != after[key, kind]
+            and key != "of"
+        )
+    )
 
 
 def _with_sources(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,6 +166,16 @@ def _with_sources(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {key: value for key, value in layer.items() if key != "inputs"}
         | {"of": " and ".join(layers[i]["class"] for i in layer["inputs"])}
         if "inputs" in layer
+        else layer
+        for layer in layers
+    ]
+
+
+def _with_biases(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out how a bias starts in the layers that have none."""
+    return [
+        {key: value for key, value in layer.items() if key != "bias_initializer"}
+        if layer.get("use_bias") is False
         else layer
         for layer in layers
     ]

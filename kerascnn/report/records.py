@@ -27,7 +27,12 @@ def starts() -> list[dict[str, Any]]:
 
 
 def add_start(record: dict[str, Any]) -> None:
-    """Keep what `kerascnn learns` has found about one seed of a recipe."""
+    """Keep what `kerascnn learns` has found about one seed of a recipe.
+
+    Args:
+        record: The recipe's name and `fingerprint`, `seed`, `batch_size`, `at_most`,
+            and the fields of `training.learns.Start`.
+    """
     with (FOLDER / "starts.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +32,10 @@ Names = Annotated[
 Integer = Annotated[int, tyro.conf.arg(metavar="N")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 
-# Accuracy is looked at over so many steps. Of guesses on 20 batches of 64 images and
-# ten classes, the accuracy's standard deviation is 0.8 points: 20 % is no accident.
+# Accuracy is looked at over so many steps.
 WINDOW = 20
-CHANCES = 2
+# A guesser's accuracy would be this many standard deviations off once in a million.
+DEVIATIONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,31 +43,32 @@ class Start:
     """How the training of one network began.
 
     Args:
-        learned: The step, from 1, by which it got twice as many training images right
-            as guessing would; `None` if it never did.
-        steps: Steps it trained: no more than that.
-        accuracy: Over the last 20 steps, 0 to 1.
-        crossentropy: Over the same; guessing has the logarithm of the classes' number.
+        learned: The step, from 1, after which it was right twice as often as guessing;
+            `None` if it never was.
+        steps: The number of steps that were taken.
+        accuracy: Over the last 20 of them, 0 to 1.
+        crossentropy: Over the same. A guesser's is the logarithm of the number of
+            classes; `None` where it was not finite, which ends the training.
         seconds: What that took, compilation included.
     """
 
     learned: int | None
     steps: int
     accuracy: float
-    crossentropy: float
+    crossentropy: float | None
     seconds: float
 
 
 @dataclasses.dataclass
 class Learns:
-    """Train recipes until they are right twice as often as guessing, or for so long."""
+    """Train recipes until they are right twice as often as guessing."""
 
     recipe: Names
     """Which recipes to train."""
     seeds: Integer = 3
     """Runs of each, from seeds 0 to N - 1."""
     steps: Integer = 400
-    """Steps after which it is given up."""
+    """Steps after which a network is given up."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Images a step (default: the recipe's)."""
     data: Literal["auto", "full", "sample"] = "auto"
@@ -75,7 +76,7 @@ class Learns:
     data_dir: Folder = None
     """Where tensorflow-datasets keeps its sets."""
     add: bool = False
-    """Take what was found into the cookbook."""
+    """Keep what was found for the cookbook, which `kerascnn cookbook` renders."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -87,41 +88,74 @@ class Learns:
             recipes.check_name(name)
 
     def __call__(self) -> None:
-        from kerascnn import data
-        from kerascnn.report import cookbook, records
-        from kerascnn.training import environment
+        import keras
 
+        from kerascnn import data, memory
+        from kerascnn.data.cache import cache_directory
+        from kerascnn.report import records
+        from kerascnn.training import environment, trainer
+
+        if keras.backend.backend() == "jax":
+            environment.keep_compiled(cache_directory() / "compiled")
+            memory.trim_after_compiling()
         if self.add and not records.FOLDER.exists():
             raise UsageError(f"--add: there is no {records.FOLDER}: use a checkout.")
-        found = []
-        for name in self.recipe:
-            recipe = recipes.load(name)
-            dataset = data.load(recipe.dataset, self.data, self.data_dir)
+        chosen = []
+        for recipe in map(recipes.load, self.recipe):
+            size = trainer.image_size(recipe)
+            dataset = data.load(
+                recipe.dataset, self.data, self.data_dir, image_size=size
+            )
             if self.add and dataset.sample:
                 raise UsageError("--add: the cookbook is of full sets, not samples.")
-            size = self.batch_size or recipe.batch_size
-            fingerprint = recipes.fingerprint(recipes.describe(recipe))
+            batch_size = self.batch_size or recipe.batch_size
+            _check_fills(dataset, batch_size)
+            if dataset.notice:
+                command_line.say(dataset.notice)
+            chosen.append((recipe, dataset, batch_size))
+        found = []
+        for recipe, dataset, batch_size in chosen:
             for seed in range(self.seeds):
-                say = _progress(name, seed, self.steps)
-                start = begin(recipe, dataset, seed, self.steps, size, say)
-                record = {"recipe": name, "fingerprint": fingerprint, "seed": seed}
-                record |= {"batch_size": size, "at_most": self.steps}
-                record |= dataclasses.asdict(start)
-                record["data"] = {"name": dataset.name, "sha256": dataset.hash}
-                here = environment.describe()
-                del here["command"]
-                found.append(record | {"environment": here})
+                record = self._train(recipe, dataset, batch_size, seed)
                 if self.add:  # each at once: what took minutes is not to be lost
-                    records.add_start(found[-1])
-        if self.add:
-            cookbook.Cookbook()()
+                    records.add_start(record)
+                found.append(record)
         if self.json:
             print(json.dumps(found))
         else:
             show(found)
 
+    def _train(
+        self, recipe: Recipe, dataset: DataSet, batch_size: int, seed: int
+    ) -> dict[str, Any]:
+        from kerascnn.training import environment
 
-def begin(
+        def say(step: int, accuracy: float, crossentropy: float) -> None:
+            command_line.say(
+                f"{recipe.name}, seed {seed}: step {step}/{self.steps}  accuracy "
+                f"{accuracy:6.2%}  crossentropy {crossentropy:.4f}"
+            )
+
+        start = train(recipe, dataset, seed, self.steps, batch_size, say)
+        here = environment.describe()
+        del here["command"]
+        return {
+            "recipe": recipe.name,
+            "fingerprint": recipes.fingerprint(recipes.describe(recipe)),
+            "seed": seed,
+            "batch_size": batch_size,
+            "at_most": self.steps,
+            **dataclasses.asdict(start),
+            "data": {
+                "name": dataset.name,
+                "sample": dataset.sample,
+                "sha256": dataset.hash,
+            },
+            "environment": here,
+        }
+
+
+def train(
     recipe: Recipe,
     dataset: DataSet,
     seed: int,
@@ -131,86 +165,114 @@ def begin(
 ) -> Start:
     """Train a recipe until it is right twice as often as guessing.
 
+    Its network, transforms, initial weights and optimiser hold. Callbacks are left out
+    and so is an epoch's smaller last batch: the first steps know neither.
+
     Args:
-        recipe: The recipe; its transforms, initial weights and optimiser hold.
+        recipe: The recipe.
         dataset: Its images.
         seed: Decides initial weights, order and random draws.
         steps: Steps after which it is given up.
         batch_size: Images a step.
-        say: Called after every 20 steps with the step, accuracy and cross-entropy.
+        say: Called after every 20 steps, and the last, with the step, and the accuracy
+            and cross-entropy since 20 steps before.
+
+    Returns:
+        When it learned, if it did.
+
+    Raises:
+        UsageError: The images do not fill a batch, or do not fit the network.
     """
     import keras
 
     from kerascnn import data
     from kerascnn.training import models, trainer
 
+    _check_fills(dataset, batch_size)
     began = time.perf_counter()
     keras.utils.clear_session()
     trainer.set_seed(seed)
-    model, _ = models.build(recipe, dataset.shape)
+    try:
+        model, _ = models.build(recipe, dataset.shape)
+    except ValueError as error:
+        raise UsageError(
+            f"{recipe.name}'s network does not take the images of {dataset.name}, "
+            f"{dataset.shape}: {command_line.one_line(error)}"
+        ) from error
     if keras.backend.backend() == "jax":
         from kerascnn.acceleration import accelerate
 
         model = accelerate(model)
     trainer.compile_model(model, recipe)
     split, per_epoch = dataset.train, len(dataset.train) // batch_size
-    if per_epoch == 0:
-        raise UsageError(f"{len(split)} images make no batch of {batch_size}.")
-    learned, step = None, 0
-    accuracies: list[float] = []
-    losses: list[float] = []
-    while step < steps and learned is None:
+    enough = threshold(len(dataset.classes), batch_size)
+    learned, accuracies, losses = None, [], []
+    for step in range(steps):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
             order = data.order(seed, epoch, len(split))
-        chosen = order[place * batch_size : (place + 1) * batch_size]
+        batch = order[place * batch_size : (place + 1) * batch_size]
         logs: Any = model.train_on_batch(
-            split.images[chosen], split.labels[chosen], return_dict=True
+            split.images[batch], split.labels[batch], return_dict=True
         )
         accuracies.append(float(logs["accuracy"]))
         losses.append(float(logs["crossentropy"]))
-        step += 1
-        if step % WINDOW == 0:
-            accuracy = statistics.fmean(accuracies[-WINDOW:])
-            if accuracy >= CHANCES / len(dataset.classes):
-                learned = step
-            if say:
-                say(step, accuracy, statistics.fmean(losses[-WINDOW:]))
+        finite = math.isfinite(losses[-1])
+        done = step + 1
+        if done % WINDOW and done < steps and finite:
+            continue
+        accuracy = statistics.fmean(accuracies[-WINDOW:])
+        if say:
+            say(done, accuracy, statistics.fmean(losses[-WINDOW:]))
+        if done >= WINDOW and accuracy >= enough:
+            learned = done
+        if learned or not finite:
+            break
+    entropy = statistics.fmean(losses[-WINDOW:])
     return Start(
         learned,
-        step,
+        len(losses),
         round(statistics.fmean(accuracies[-WINDOW:]), 4),
-        round(statistics.fmean(losses[-WINDOW:]), 4),
+        round(entropy, 4) if math.isfinite(entropy) else None,
         round(time.perf_counter() - began, 1),
     )
 
 
-def _progress(name: str, seed: int, steps: int) -> Callable[[int, float, float], None]:
-    def say(step: int, accuracy: float, crossentropy: float) -> None:
-        command_line.say(
-            f"{name}, seed {seed}: step {step}/{steps}  accuracy {accuracy:6.2%}"
-            f"  crossentropy {crossentropy:.4f}"
-        )
+def threshold(classes: int, batch_size: int) -> float:
+    """Return the accuracy over 20 steps from which on a network has learned.
 
-    return say
+    Twice that of guessing; no less than five standard deviations above it, which only
+    matters for few images; and half way to 1 where two classes leave no double.
+    """
+    chance = 1 / classes
+    deviation = math.sqrt(chance * (1 - chance) / (WINDOW * batch_size))
+    return min(max(2 * chance, chance + DEVIATIONS * deviation), (1 + chance) / 2)
+
+
+def _check_fills(dataset: DataSet, batch_size: int) -> None:
+    """Raise `UsageError` unless the training images fill a batch."""
+    if len(dataset.train) < batch_size:
+        raise UsageError(
+            f"{len(dataset.train):,} training images of {dataset.name} make no batch "
+            f"of {batch_size}: pass a smaller --batch-size."
+        )
 
 
 def show(found: list[dict[str, Any]]) -> None:
     """Print a row for each run."""
-    table = Table(
-        title=f"right {CHANCES} times as often as guessing, over {WINDOW} steps"
-    )
+    table = Table(title=f"right twice as often as guessing, over {WINDOW} steps")
     table.add_column("recipe", no_wrap=True)
     for column in ("seed", "batch", "learned by step", "accuracy", "crossentropy"):
         table.add_column(column, justify="right")
     for record in found:
         given_up = f"not in {record['steps']}"
+        entropy = record["crossentropy"]
         table.add_row(
-            record["recipe"],
+            record["recipe"] + " (sample)" * record["data"]["sample"],
             str(record["seed"]),
             str(record["batch_size"]),
             str(record["learned"] or given_up),
             f"{record['accuracy']:.2%}",
-            f"{record['crossentropy']:.4f}",
+            "not finite" if entropy is None else f"{entropy:.4f}",
         )
-    Console(file=sys.stdout).print(table)
+    Console().print(table)

@@ -121,6 +121,7 @@ def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
                 "fingerprint": fingerprints["cifar_mlp"],
                 "seed": seed,
                 "batch_size": 64,
+                "at_most": 300,
                 "learned": learned,
                 "steps": learned or 300,
                 "accuracy": 0.2148,
