@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -29,7 +29,7 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hi
 
 @dataclasses.dataclass
 class List:
-    """Show the recipes in the course's order, with sizes and the course's figures."""
+    """Show the recipes rung after rung, with sizes and the course's figures."""
 
     def __call__(self) -> None:
         from kerascnn.report import ladder
@@ -153,9 +153,32 @@ class Check:
         command.check(self.folder)
 
 
+@dataclasses.dataclass
+class Statistics:
+    """Compute mean and deviation of a training set's pixels, for `standard`."""
+
+    name: SetName
+    """Its name, such as cifar10, or a folder of images of one size."""
+    data: Literal["auto", "full", "sample"] = "auto"
+    """Which images, as `kerascnn run` has it."""
+    data_dir: Folder = None
+    """Where tensorflow-datasets keeps its sets."""
+
+    def __call__(self) -> None:
+        from kerascnn.data import command
+
+        command.statistics(self.name, self.data, self.data_dir)
+
+
 def data(words: Sequence[str], program: str) -> None:
-    """Get, list, import and check data sets."""
-    commands = {"get": Get, "list": ListData, "import": Import, "check": Check}
+    """Get, list, import, check and measure data sets."""
+    commands = {
+        "get": Get,
+        "list": ListData,
+        "import": Import,
+        "check": Check,
+        "statistics": Statistics,
+    }
     _dispatch(commands, words, program)
 
 

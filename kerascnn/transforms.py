@@ -132,7 +132,8 @@ def _channel_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, .
     hint = f"Did you mean {close[0]!r}? " if close else ""
     raise UsageError(
         f"No channel statistics for the data set {dataset!r}. {hint}Known: "
-        f"{', '.join(CHANNEL_STATISTICS)}; or give them: standard(mean, std)"
+        f"{', '.join(CHANNEL_STATISTICS)}; or give them, standard(mean, std), as "
+        "`kerascnn data statistics` computes them"
     )
 
 

@@ -18,7 +18,10 @@ HOW_MANY = [80, pytest.param(900, marks=pytest.mark.slow)]
 COMMANDS = [
     *(["run", "fashion_mlp"], ["run", "fashion_mpl"], ["run"]),
     *(["resume", "run"], ["resume", "whole"], ["resume", "gone"], ["resume"]),
-    *(["data", word] for word in ("get", "list", "import", "check", "improt")),
+    *(
+        ["data", word]
+        for word in ("get", "list", "import", "check", "improt", "statistics")
+    ),
     *(["bench", word] for word in ("step", "epoch", "scale", "checkpoints")),
     *(["cookbook"], ["cookbook", "add"], ["cookbook", "add", "run"]),
     *(["diff", "cifar_mlp", "cifar_conv"], ["diff", "cifar_mlp"], ["diff"]),

@@ -1,7 +1,8 @@
-"""The commands `kerascnn data get`, `data list`, `data import` and `data check`."""
+"""The commands `kerascnn data get`, `list`, `import`, `check` and `statistics`."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from kerascnn import UsageError, command_line
@@ -9,6 +10,8 @@ from kerascnn.data import image_folders
 from kerascnn.data.fetching import get as fetch
 from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
+from kerascnn.data.loading import load
+from kerascnn.data.moments import statistics as moments
 
 
 def get(name: str, data_dir: str | os.PathLike | None = None) -> None:
@@ -97,6 +100,36 @@ def check(folder: str | os.PathLike) -> None:
             f"They have {len(sizes):,} sizes: train them with a recipe whose transform "
             f"begins with {image_folders.RESIZING}."
         )
+
+
+def statistics(
+    name: str,
+    choice: str = "auto",
+    data_dir: str | os.PathLike | None = None,
+) -> None:
+    """Print mean and deviation of a training set's pixels, as `standard` takes them.
+
+    Args:
+        name: the set's name, or the path of a folder of images of one size.
+        choice: which images, see `loading.load`.
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+
+    Raises:
+        UsageError: see `loading.load`.
+    """
+    dataset = load(name, choice, data_dir)
+    if dataset.notice:
+        command_line.say(dataset.notice)
+    mean, deviation = moments(dataset.train.images)
+    print(f"{dataset.name}, {len(dataset.train):,} training images, pixels in 0..1:")
+    print(f"mean {_rounded(mean)}, deviation {_rounded(deviation)}")
+    print(f"transforms.standard({_rounded(mean)}, {_rounded(deviation)})")
+
+
+def _rounded(values: Sequence[float]) -> str:
+    """Write four digits of each, as a tuple is written in Python."""
+    inside = ", ".join(f"{value:.4f}" for value in values)
+    return f"({inside},)" if len(values) == 1 else f"({inside})"
 
 
 def _prepared_sets(directory: Path) -> dict[str, Path]:

@@ -10,9 +10,12 @@ the initial weights.
 
 The lecture puts BatchNorm after the ReLU, where the convolution's bias still matters,
 as ReLU stands between; the paper puts it before, where the bias would be subtracted
-again.
+again. "No bias needed when using BN", says its slide: true of the paper's order, and
+its own code keeps them.
 
-Deviations from the lecture: the number of epochs is ours, the slides give none.
+Deviations from the lecture: the number of epochs is ours, the slides give none. The
+running variance, which inference uses, is biased in Keras and unbiased in PyTorch: they
+differ by n / (n - 1), where n, batch times places of the map, is 1,024 or more.
 """
 
 import keras

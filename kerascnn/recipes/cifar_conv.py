@@ -1,9 +1,9 @@
 """CIFAR-10, lecture 1, CNN case 2: four convolutions on colour photographs.
 
 However deep, cifar_mlp_3 sees a list of numbers. Here the first kernels are 7x7 pixels
-in three colours and look for their pattern everywhere, so what is learned at one place
-serves at all. With 8x8 places left before the hidden layer, half of the parameters are
-still between flatten and fc128: lecture 2 shrinks the maps.
+in three colours and look for their pattern everywhere: what is learned at one place
+serves at every other. With 8x8 places left before the hidden layer, half of the
+parameters are still between flatten and fc128: lecture 2 shrinks the maps.
 
     python -m kerascnn.recipes.cifar_conv
 

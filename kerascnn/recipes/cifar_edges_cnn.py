@@ -2,8 +2,9 @@
 
 The kernels of cifar_edges were chosen before anybody saw the data. Here five 3x3
 kernels start at random, and training turns them into whatever helps the classes apart.
-The same grey images, the same head, the same number of maps: what is gained is gained
-by learning fifty more numbers.
+The same grey images, the same head, the same number of maps. Two things differ besides:
+ReLU stands where the detectors take a length, and the border is zeros where they mirror
+the image.
 
     python -m kerascnn.recipes.cifar_edges_cnn
 

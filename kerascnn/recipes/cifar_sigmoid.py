@@ -5,11 +5,10 @@ network does not fit even its own training set.
 
     python -m kerascnn.recipes.cifar_sigmoid
 
-Deviations from the lecture: the number of epochs is ours, the slides give none. After
-20 the training accuracy still rises by a point an epoch, so there are 30. The slide's
-code takes one input channel, a slip; CIFAR-10 has three. Ours fits its training images
-better than the course's (72 against 69 %) and ends 3.8 points lower on the test images:
-the cause is not known.
+Deviations from the lecture: the number of epochs is ours, the slides give none. The
+slide's code takes one input channel, a slip; CIFAR-10 has three. Ours fits its training
+images better than the course's (72 against 69 %) and ends 3.8 points lower on the test
+images: the cause is not known.
 """
 
 import keras

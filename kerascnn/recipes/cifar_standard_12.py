@@ -3,7 +3,8 @@
 cifar_relu_12 does not learn. Its pixels lie between 0 and 1: all positive, all pushing
 the first layer's units the same way, and small. Subtract each colour's mean over the
 training set and divide by its deviation, and the network's input no longer depends on
-how bright or how contrasty the pictures are.
+the units that pixels are stored in: it is centred, and as large as Glorot's and He's
+rules take it to be. (A dark picture stays darker than the others.)
 
     python -m kerascnn.recipes.cifar_standard_12
 

@@ -8,8 +8,8 @@ original become 128, 128 and 10 units.
     python -m kerascnn.recipes.cifar_vgg16_128
 
 Deviations from the lecture: it prints the architecture alone. Scaling, initial weights
-(He, without which a net this deep does not start), learning rate, batch size and number
-of epochs are ours.
+(He's, as lecture 3 advises for ReLU), learning rate, batch size and number of epochs
+are ours.
 """
 
 import keras

@@ -1,15 +1,20 @@
 """CIFAR-10, lecture 4, trick 5: show each image shifted and mirrored.
 
-cifar_vgg_l2 fits the training set far better than the test set. The network stays; the
-data stop repeating themselves: each time an image is shown it is moved by up to two
-pixels, over a black border, and mirrored half of the time.
+The squares that cifar_vgg_l2 still erases hide parts of an image; what is left stands
+where it always stood. Here the squares go, and each time an image is shown it is moved
+by up to two pixels, over a black border, and mirrored half of the time: as good as a
+new photograph of the same thing. (Training accuracy is taken with transforms and
+dropout at work, so it may lie below test accuracy.)
 
     python -m kerascnn.recipes.cifar_vgg_aug
 
 Deviations from the lecture: the slides lost the widths, the dropout rate and the number
-of epochs, so these are ours (the slides show 32 filters in the first block). PyTorch's
-`weight_decay` shrinks biases and BatchNorm's gamma and beta too; here, as the slide's
-formula says, the kernels alone.
+of epochs, so these are ours (32 filters in the first block are the slides';
+cifar_vgg_dropout says how the rate was chosen). PyTorch's `weight_decay` shrinks biases
+and BatchNorm's gamma and beta too; here, as the slide's formula says, the kernels
+alone. The course's training accuracy is 3.0 points higher than ours and its test
+accuracy 1.9: what a network of this size reaches under transforms depends first on its
+width and on the dropout rate, and the slides show neither.
 """
 
 import keras

@@ -7,7 +7,8 @@ cifar_vgg_erase puts it in the image only.
 
     python -m kerascnn.recipes.cifar_vgg_bn
 
-Deviations from the lecture: the number of epochs is ours, as many as cifar_vgg's.
+Deviations from the lecture: the number of epochs is ours, as many as cifar_vgg's. The
+running variance is Keras's, biased, as in cifar_bn_12.
 """
 
 import keras

@@ -1,9 +1,9 @@
 """CIFAR-10, lecture 4, trick 6: lower the learning rate as training goes on.
 
-cifar_vgg_aug no longer fits its training set so closely; the idea now is to raise
-training accuracy and expect test accuracy to follow. Steps of a constant size never
-settle: near a minimum they jump across it. Multiplied by 0.96 after every epoch, they
-begin large, to get somewhere, and end small, to stay.
+cifar_vgg_aug is as good on images it has never seen as on its own: it no longer learns
+by heart. The idea now is to raise training accuracy and expect test accuracy to follow.
+Steps of a constant size never settle: near a minimum they jump across it. Multiplied by
+0.96 after every epoch, they begin large, to get somewhere, and end small, to stay.
 
     python -m kerascnn.recipes.cifar_vgg_decay
 

@@ -6,9 +6,10 @@ needs less than a third of the parameters.
 
     python -m kerascnn.recipes.fashion_lenet
 
-Deviations from the lecture: it prints the architecture alone. ReLU and max pooling, the
-learning rate, the batch size and the number of epochs are ours; initial weights are
-PyTorch's default, as everywhere in lectures 1 and 2.
+Deviations from the lecture: it prints the architecture alone, with ReLU and max pooling
+where the original of 1998 had other units. The learning rate, the batch size and the
+number of epochs are ours; initial weights are PyTorch's default, as everywhere in
+lectures 1 and 2.
 """
 
 import keras

@@ -9,6 +9,10 @@ apart.
 
     python -m kerascnn.recipes.fashion_lenet_1x1
 
+`python -m kerascnn.lessons.one_by_one` moves a dense network's weights over and draws
+the map of a canvas of several garments. On such a canvas black is raw 0, which the
+scaling turns into -1, while the convolutions' own padding is 0.
+
 Deviations from the lecture: as in fashion_lenet_fc.
 """
 

@@ -10,7 +10,10 @@ the 138 million parameters are in the first dense layer all the same.
 Deviations from the lecture: it prints the architecture alone. ImageNet cannot be
 fetched without an account, so the default set is Imagenette, ten classes of it; the
 other 990 outputs learn to stay low. The scaling (ImageNet's usual mean and deviation),
-initial weights, learning rate, batch size and number of epochs are ours.
+initial weights, learning rate, batch size and number of epochs are ours, and so is how
+an image gets its size: the largest centred square, resized with a filter against
+aliasing. `--data sample` tries the recipe on CIFAR-10's small images; `--dataset
+./pets` trains on your own.
 """
 
 import keras

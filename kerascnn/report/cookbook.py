@@ -6,14 +6,13 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from kerascnn import UsageError, recipe
-from kerascnn.report import difference, ladder, records, starts, summary
+from kerascnn.report import difference, ladder, markdown, records, starts, summary
 from kerascnn.runs import Run
 
 CARD = """\
@@ -62,7 +61,8 @@ TOP = """\
 Every case of the course: the accuracy that the lectures print, and ours after the last
 epoch, mean ± standard deviation over the seeds. The gap is in percentage points. A dash
 is a figure that the course does not print, or that nobody has measured yet; where the
-course has words only, they stand there. Time and machine are those of the first run.
+course has words only, they stand there. Time and machine are those of the first run:
+other work ran beside some, so times of different recipes do not compare.
 """
 RUNGS = ("recipe", "parameters", *("course: test", "ours", "gap"))
 RUNGS += (*("course: training", "ours", "gap"), "time", "machine")
@@ -84,8 +84,8 @@ class Cookbook:
                 continue
             stale = True
             if self.check:
-                short = page.relative_to(records.FOLDER.parent)
-                print(f"{short} is stale: `kerascnn cookbook` renders it.")
+                short = page.relative_to(records.FOLDER)
+                print(f"recipes/{short} is stale: `kerascnn cookbook` renders it.")
             else:
                 page.parent.mkdir(exist_ok=True)
                 page.write_text(text, "utf-8")
@@ -176,9 +176,8 @@ def pages() -> dict[Path, str]:
             page = records.FOLDER / item.name / "README.md"
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))
-        top += f"\n## {lecture.capitalize()}\n\n{_table(RUNGS, rows)}\n"
-    if learned := starts.rows(records.starts(), fingerprints):
-        top += f"\n{starts.TOP}\n{_table(starts.HEAD, learned)}\n"
+        top += f"\n## {lecture.capitalize()}\n\n{markdown.table(RUNGS, rows)}\n"
+    top += starts.section(records.starts(), fingerprints)
     return {records.FOLDER / "README.md": top, **rendered}
 
 
@@ -202,7 +201,7 @@ def _card(
         deviations=(deviations[:1].upper() + deviations[1:]) or DASH,
         parameters=item.parameters,
         epochs=item.epochs,
-        environment=_table(RUNS, map(_run, runs)) if runs else DASH,
+        environment=markdown.table(RUNS, map(_run, runs)) if runs else DASH,
         fingerprint=fingerprint,
     )
 
@@ -224,8 +223,7 @@ def _rung(item: recipe.Outline, runs: list[dict[str, Any]]) -> list[str]:
     figures = [*_cells(item, runs, "test"), *_cells(item, runs, "train")]
     figures[0] = figures[0] if item.course.test else item.course.says or DASH
     place = _run(runs[0])[3:5] if runs else [DASH, DASH]
-    link = f"[{item.name}]({item.name}/README.md)"
-    return [link, f"{item.parameters:,}", *figures, *place]
+    return [markdown.card(item.name), f"{item.parameters:,}", *figures, *place]
 
 
 def _run(record: dict[str, Any]) -> list[str]:
@@ -242,8 +240,3 @@ def _run(record: dict[str, Any]) -> list[str]:
         record["engine"],
         environment["time"][:10],
     ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -13,7 +13,7 @@ from kerascnn.report import records
 
 
 def show(outlines: Sequence[Outline], console: Console | None = None) -> None:
-    """Print the recipes in the course's order: lecture by lecture, rung after rung.
+    """Print the recipes, lecture by lecture and rung after rung.
 
     Args:
         outlines: The recipes' outlines.

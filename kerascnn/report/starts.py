@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kerascnn.report import markdown
+
 TOP = """\
 ## Which networks learn
 
@@ -14,6 +16,17 @@ network was right twice as often as guessing over 20 steps, or was given up, by
 `kerascnn learns`. A batch below the recipes' 256 makes the trial shorter.
 """
 HEAD = ("recipe", "seeds that learned", "by step", "accuracy", "cross-entropy", "batch")
+
+
+def section(records: Sequence[dict[str, Any]], fingerprints: Mapping[str, str]) -> str:
+    """Return the section of `recipes/README.md`, empty where nothing was found.
+
+    Args:
+        records: What `records.starts` returns.
+        fingerprints: Each recipe's, by name.
+    """
+    found = rows(records, fingerprints)
+    return f"\n{TOP}\n{markdown.table(HEAD, found)}\n" if found else ""
 
 
 def rows(
@@ -51,7 +64,7 @@ def _row(name: str, batch: int, found: Sequence[dict[str, Any]]) -> list[str]:
     grouped = [(step, len(list(same))) for step, same in itertools.groupby(steps)]
     entropies = [r["crossentropy"] for r in found]
     return [
-        f"[{name}]({name}/README.md)",
+        markdown.card(name),
         f"{sum(r['learned'] is not None for r in found)} of {len(found)}",
         ", ".join(f"{step} ({n} times)" if n > 1 else step for step, n in grouped),
         ", ".join(f"{r['accuracy']:.1%}" for r in found),

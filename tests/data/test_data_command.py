@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from archive_files import tar
 from test_importing import binary, official, part
 
+from kerascnn import __main__, data, transforms
 from kerascnn.data import command
 from kerascnn.data.official import OFFICIAL
 
@@ -48,6 +50,23 @@ def test_list_where_nothing_is(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "not here" in out
     assert "[bold]none" in out.replace("\n", "")
+
+
+def test_statistics_are_what_standard_takes(capsys):
+    assert (
+        __main__.main(["data", "statistics", "fashion_mnist", "--data", "sample"]) == 0
+    )
+    shown = capsys.readouterr()
+    assert "the bundled sample" in shown.err
+    images = data.load("fashion_mnist", "sample").train.images.astype("float64") / 255
+    mean, deviation = f"{images.mean():.4f}", f"{images.std():.4f}"
+    assert "fashion_mnist, 2,500 training images" in shown.out
+    assert f"mean ({mean},), deviation ({deviation},)" in shown.out
+    call = shown.out.splitlines()[-1]
+    assert call == f"transforms.standard(({mean},), ({deviation},))"
+    scaled = eval(call, {"transforms": transforms})(images[:1] * 255)
+    expected = (images[:1] - float(mean)) / float(deviation)
+    np.testing.assert_allclose(scaled, expected, atol=1e-5)
 
 
 def test_get_says_what_is_here_already(tiny, tmp_path, capsys):

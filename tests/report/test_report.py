@@ -119,7 +119,7 @@ def test_a_run_without_the_test_set_is_not_set_beside_the_course(run, monkeypatc
     assert labels == ["training set", "10% of the training set, held out"]
 
 
-def test_the_ladder_is_in_the_order_of_the_course():
+def test_the_ladder_goes_lecture_by_lecture_and_rung_after_rung():
     outlines = [recipe.outline(name) for name in recipe.names()]
     ordered = ladder.in_order(outlines)
     assert sorted(o.name for o in ordered) == recipe.names()
