@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -63,7 +64,7 @@ def broken_network(mistake: str | None, network: keras.Model) -> keras.Model:
 
 
 def broken_recipe(mistake: str | None, recipe: Recipe) -> Recipe:
-    """Return a recipe with a mistake in its optimiser or its batches."""
+    """Return a recipe with a mistake in what is around its network."""
     if mistake == "adam_eps":
         rate = float(keras.ops.convert_to_numpy(recipe.optimizer().learning_rate))
         return dataclasses.replace(
@@ -71,7 +72,50 @@ def broken_recipe(mistake: str | None, recipe: Recipe) -> Recipe:
         )
     if mistake == "drop_last":
         return dataclasses.replace(recipe, drop_last=not recipe.drop_last)
+    if mistake == "decay_per_step":
+        return dataclasses.replace(
+            recipe, callbacks=lambda: [EveryStep(x) for x in recipe.callbacks()]
+        )
+    if mistake == "crop_per_batch":
+        return dataclasses.replace(
+            recipe,
+            transform=lambda: [
+                draw_once(x) if type(x).__name__ == "RandomCrop" else x
+                for x in recipe.transform()
+            ],
+        )
     return recipe
+
+
+class EveryStep(keras.callbacks.Callback):
+    """Take every step for an epoch of another callback."""
+
+    def __init__(self, callback: keras.callbacks.Callback):
+        super().__init__()
+        self.callback = callback
+        self.steps = 0
+
+    def set_model(self, model: Any) -> None:
+        self.callback.set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.callback.on_train_begin(logs)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.callback.on_epoch_begin(self.steps, logs)
+        self.steps += 1
+
+
+def draw_once(layer: Any) -> keras.layers.Layer:
+    """Let a random transform give all images of a batch the first one's draw."""
+    draw, ops = layer.draw, keras.ops
+
+    def first(shape: Any) -> Any:
+        drawn = draw(shape)
+        return ops.broadcast_to(drawn[:1], ops.shape(drawn))
+
+    layer.draw = first
+    return layer
 
 
 def _norms(network: keras.Model) -> list[keras.layers.Layer]:

@@ -18,7 +18,7 @@ from rich.table import Table
 from kerascnn import UsageError, command_line, cores
 from kerascnn import recipe as recipes
 from kerascnn.parity import check_torch
-from kerascnn.parity.mistakes import MISTAKES, Mistake
+from kerascnn.parity.mistakes import MISTAKES
 from kerascnn.training.command import use_backend
 
 Names = Annotated[
@@ -28,6 +28,10 @@ Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 Backend = Literal["jax", "tensorflow", "torch"]
+# Not a Literal: of those that may be left out, tyro also offers None.
+Broken = Annotated[
+    str | None, tyro.conf.arg(name="break", metavar=f"{{{','.join(MISTAKES)}}}")
+]
 
 
 @dataclasses.dataclass
@@ -38,7 +42,7 @@ class Parity:
     """Which recipes to compare."""
     all: bool = False
     """Compare all of them."""
-    break_: Annotated[Mistake | None, tyro.conf.arg(name="break")] = None
+    break_: Broken = None
     """Make a classic mistake on purpose, and see where it shows."""
     backend: Backend | None = None
     """Keras's backend (default: KERAS_BACKEND, else jax)."""
@@ -53,7 +57,7 @@ class Parity:
     train: bool = False
     """Train recipe and twin instead, and compare their final test accuracies."""
     seeds: Integer = None
-    """With --train: runs of each, from seeds 0 to N - 1 (default: 3)."""
+    """With --train: runs of each, from seeds 0 to N - 1, at least 2 (default: 3)."""
     epochs: Integer = None
     """With --train: passes over the training set (default: the recipe's)."""
     limit: Integer = None
@@ -74,6 +78,21 @@ class Parity:
         for name in ("seeds", "epochs", "limit", "data", "data_dir"):
             if getattr(self, name) is not None and not self.train:
                 raise UsageError(f"--{name.replace('_', '-')} needs --train.")
+        if self.jobs and (self.train or len(self.recipe) == 1):
+            raise UsageError("--jobs is for several recipes, and not for --train.")
+        if self.seeds == 1:
+            raise UsageError(
+                "--seeds 1 tells nothing of the spread: expected 2 or more."
+            )
+        for name in self.recipe:
+            facts = recipes.outline(name)
+            if self.limit and facts.drop_last and self.limit < facts.batch_size:
+                raise UsageError(
+                    f"--limit {self.limit}: {name} trains on whole batches of "
+                    f"{facts.batch_size:,} images alone: expected as many or more."
+                )
+        if self.break_:
+            command_line.choose(self.break_, MISTAKES, "mistake")
         if self.break_ == "decay_per_step" and self.steps == 1:
             raise UsageError("--break decay_per_step shows from the second step on.")
         if self.break_ and len(self.recipe) != 1:
@@ -114,15 +133,17 @@ class Parity:
         jobs = min(self.jobs or cores.available(), len(names))
         results, left_out = [], []
         for result in worker.results(ordered, jobs, self.accelerate, self.steps):
-            if mistake := result.get("mistake"):
+            if reason := result.get("left_out"):
                 if not self.all:
-                    raise UsageError(mistake)
-                left_out.append(f"left out: {mistake}")
+                    raise UsageError(reason)
+                left_out.append(f"left out: {reason}")
                 continue
             results.append(result)
             if not self.json:
                 done = len(results) + len(left_out)
                 print(line(result, done, len(names)), flush=True)
+        if not results:
+            raise UsageError("no recipe has a PyTorch twin: nothing was compared.")
         results.sort(key=lambda result: recipes.names().index(result["recipe"]))
         if self.json:
             print(json.dumps(results))
@@ -267,20 +288,31 @@ def show(result: dict[str, Any]) -> None:
 
 def show_many(results: Sequence[dict[str, Any]]) -> None:
     """Print a row a recipe: the largest difference of each kind of quantity."""
-    first = results[0]
-    table = Table(title=f"largest differences from PyTorch, {settings(first)}")
+    compared = [result for result in results if "mistake" not in result]
+    title = "largest differences from PyTorch"
+    if compared:
+        title = f"{title}, {settings(compared[0])}"
+    table = Table(title=title)
     table.add_column("recipe", no_wrap=True)
     for part in PARTS:
         table.add_column(part, justify="right")
     for column in ("steps", "images", "time"):
         table.add_column(column, justify="right")
     table.add_column("")
+    raised = []
     for result in results:
+        if "mistake" in result:
+            table.add_row(result["recipe"], *"-" * (len(PARTS) + 3), "[bold red]no[/]")
+            continue
         cells = []
         for part in PARTS:
             found = [c for c in result["checks"] if c["part"] == part]
-            worst = max(found, key=lambda c: excess(c), default=None)
-            cells.append(number(worst["difference"]) if worst else "-")
+            worst = max(found, key=excess, default=None)
+            cell = number(worst["difference"]) if worst else "-"
+            if loose := [c for c in found if c["usual"] is not None]:
+                cell += " *"
+                raised.append(raising(result["recipe"], loose))
+            cells.append(cell)
         table.add_row(
             result["recipe"],
             *cells,
@@ -293,9 +325,22 @@ def show_many(results: Sequence[dict[str, Any]]) -> None:
     console = Console()
     console.width = max(console.width, 180)
     console.print(table)
+    for text in raised:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     for result in results:
         if not result["passed"]:
             console.print(verdict(result), markup=False, highlight=False)
+
+
+def raising(name: str, checks: Sequence[dict[str, Any]]) -> str:
+    """Say in a line that rounding has raised the tolerance of some quantities."""
+    most = max(checks, key=lambda c: c["tolerance"])
+    others = f" (and {len(checks) - 1} more)" if len(checks) > 1 else ""
+    return (
+        f"* {name}, {most['part']}, {most['name']}{others}: at most "
+        f"{number(most['tolerance'])} instead of {number(most['usual'])} expected: "
+        f"{most['note']}."
+    )
 
 
 def excess(check: dict[str, Any]) -> float:
@@ -308,7 +353,8 @@ def excess(check: dict[str, Any]) -> float:
 def line(result: dict[str, Any], done: int, of: int) -> str:
     """Return one line about a recipe, while others are still being compared."""
     word = "ok" if result["passed"] else verdict(result)
-    return f"{done:2}/{of} {result['recipe']:22} {result['seconds']:5.0f} s  {word}"
+    seconds = result.get("seconds", 0)
+    return f"{done:2}/{of} {result['recipe']:22} {seconds:5.0f} s  {word}"
 
 
 def heading(result: dict[str, Any]) -> str:
@@ -327,6 +373,8 @@ def settings(result: dict[str, Any]) -> str:
 
 def verdict(result: dict[str, Any]) -> str:
     """Return whether a recipe and its twin agree, or where they part first."""
+    if mistake := result.get("mistake"):
+        return f"{result['recipe']} can't be compared with its twin: {mistake}"
     first = result["first"]
     if first is None:
         return f"{result['recipe']} and its PyTorch twin agree."
@@ -359,8 +407,7 @@ def show_training(result: dict[str, Any]) -> None:
         found = result["accuracies"][side]
         mean, half = result["intervals"][side]
         cells = [f"{accuracy:.2%}" for accuracy in found]
-        spread = "-" if half is None else f"± {half:.2%}"
-        table.add_row(side, *cells, f"{mean:.2%} {spread}")
+        table.add_row(side, *cells, f"{mean:.2%} ± {half:.2%}")
     console = Console()
     console.print(table)
     console.print(result["verdict"], markup=False, highlight=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import torch
@@ -12,20 +14,19 @@ from kerascnn.recipe import Recipe
 
 
 class Rates:
-    """The learning rate on Keras's side, epoch by epoch.
+    """The learning rate on Keras's side: the callbacks, called as training calls them.
 
     Args:
         recipe: Whose callbacks to call.
         keras_side: Whose optimiser to set.
-        mistake: `"decay_per_step"` lets the rate fall at each step.
     """
 
-    def __init__(self, recipe: Recipe, keras_side: Side, mistake: str | None):
+    def __init__(self, recipe: Recipe, keras_side: Side):
         self.callbacks = recipe.callbacks()
         self.keras_side = keras_side
-        self.per_step = mistake == "decay_per_step"
         self.epoch = -1
-        self.steps = -1
+        self.batch = 0
+        self.logs: dict[str, float] = {}
         model = keras_side.model
         # The callbacks look for the optimiser where a compiled model has it.
         model.optimizer = keras_side.optimizer
@@ -34,12 +35,23 @@ class Rates:
             callback.on_train_begin()
 
     def begin(self, epoch: int) -> None:
-        """Set Keras's rate for a step of an epoch, counted from 0."""
-        self.steps += 1
-        if epoch != self.epoch or self.per_step:
-            self.epoch = epoch
-            for callback in self.callbacks:
-                callback.on_epoch_begin(self.steps if self.per_step else epoch)
+        """Tell the callbacks that a step of an epoch, counted from 0, begins."""
+        if epoch != self.epoch:
+            if self.epoch >= 0:
+                self._call("on_epoch_end", self.epoch, self.logs)
+            self.epoch, self.batch = epoch, 0
+            self._call("on_epoch_begin", epoch)
+        self._call("on_train_batch_begin", self.batch)
+
+    def end(self, loss: float) -> None:
+        """Tell them that it has ended, with this loss."""
+        self.logs = {"loss": loss}
+        self._call("on_train_batch_end", self.batch, self.logs)
+        self.batch += 1
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)
 
     def difference(self, witness: Witness) -> float:
         """Return the relative difference of this rate and the twin's."""

@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "a learning rate that falls",
     ),
     "crop_per_batch": (
-        "all images of a batch are shifted alike, not each on its own",
+        "all images of a batch have one draw, not each its own",
         "RandomCrop",
     ),
     "drop_last": (

@@ -8,6 +8,8 @@ statistics go over as they are.
 
 Layers are paired in order: a Keras model's `Conv2D`, `Dense` and `BatchNormalization`
 with the PyTorch modules that hold parameters. Fixed kernels (`trainable=False`) stay.
+Whatever else a state dict holds is refused, and so is a layer after which it is not
+known where a flattened map's values are.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,6 +34,13 @@ PARAMETERS = {
     "BatchNormalization": (("gamma", "weight"), ("beta", "bias")),
 }
 STATISTICS = (("moving_mean", "running_mean"), ("moving_variance", "running_var"))
+MODULES: dict[str, tuple[type[nn.Module], ...]] = {
+    "Conv2D": (nn.Conv2d,),
+    "Dense": (nn.Linear,),
+    "BatchNormalization": (nn.BatchNorm1d, nn.BatchNorm2d),
+}
+# Of BatchNorm, beside the running statistics: a count that nothing depends on.
+COUNT = "num_batches_tracked"
 
 # Where safetensors files, which sort their tensors, keep a state dict's order.
 ORDER = "order"
@@ -43,8 +53,8 @@ class Layout:
     Args:
         layer: The Keras layer.
         kind: `"Conv2D"`, `"Dense"` or `"BatchNormalization"`.
-        flattened: Height, width and channels of what was flattened before a dense
-            layer; `None` without.
+        flattened: Height, width and channels of the map whose values, flattened, the
+            layer takes; `None` without.
     """
 
     layer: keras.layers.Layer
@@ -63,25 +73,25 @@ class Layout:
         """Lay a Keras array (weight or its gradient) out as PyTorch does."""
         if array.ndim == 4:
             return array.transpose(3, 2, 0, 1)
-        if array.ndim == 2:
-            if self.flattened:
-                height, width, channels = self.flattened
-                parts = array.reshape(height, width, channels, -1)
-                array = parts.transpose(2, 0, 1, 3).reshape(array.shape)
-            return array.T
-        return array
+        if flattened := self._flattened(array):
+            parts = array.reshape(*flattened, -1)
+            array = parts.transpose(2, 0, 1, 3).reshape(array.shape)
+        return array.T
 
     def to_keras(self, array: np.ndarray) -> np.ndarray:
         """Lay a PyTorch array out as Keras does: the inverse of `to_torch`."""
         if array.ndim == 4:
             return array.transpose(2, 3, 1, 0)
-        if array.ndim == 2:
-            array = array.T
-            if self.flattened:
-                height, width, channels = self.flattened
-                parts = array.reshape(channels, height, width, -1)
-                array = parts.transpose(1, 2, 0, 3).reshape(array.shape)
+        array = array.T
+        if flattened := self._flattened(array):
+            height, width, channels = flattened
+            parts = array.reshape(channels, height, width, -1)
+            array = parts.transpose(1, 2, 0, 3).reshape(array.shape)
         return array
+
+    def _flattened(self, array: np.ndarray) -> tuple[int, int, int] | None:
+        # A dense layer's bias has its outputs' order, BatchNorm's vectors its inputs'.
+        return self.flattened if array.ndim == 2 or self.kind != "Dense" else None
 
 
 def layouts(model: keras.Model) -> list[Layout]:
@@ -89,8 +99,11 @@ def layouts(model: keras.Model) -> list[Layout]:
 
     Raises:
         UsageError: A layer learns and is of no kind that can be carried over, is used
-            more than once, or is a BatchNormalization without gamma or beta.
+            more than once, or is a BatchNormalization without gamma or beta; or a layer
+            puts a map's values into an order that is not known.
     """
+    for operation in getattr(model, "operations", model.layers):
+        _check_order(operation)
     found = []
     for layer in model.layers:
         if not layer.trainable_weights:
@@ -111,8 +124,7 @@ def layouts(model: keras.Model) -> list[Layout]:
                 f"layer {layer.name!r} has no gamma or no beta, and PyTorch's "
                 "BatchNorm has both or none."
             )
-        flattened = _flattened(layer) if kind == "Dense" else None
-        found.append(Layout(layer, kind, flattened))
+        found.append(Layout(layer, kind, _flattened(layer.input)))
     return found
 
 
@@ -121,16 +133,68 @@ def _kind(layer: keras.layers.Layer) -> str | None:
     return next((kind.__name__ for kind in kinds if type(layer) is kind), None)
 
 
-def _flattened(layer: keras.layers.Layer) -> tuple[int, int, int] | None:
-    """Look back from a dense layer, over layers that keep the order, to a Flatten."""
-    while True:
-        layer = layer.input._keras_history.operation
-        if isinstance(layer, keras.layers.Flatten):
-            shape = layer.input.shape[1:]
-            return tuple(shape) if len(shape) == 3 else None
-        keeps = keras.layers.Dropout | keras.layers.Activation | keras.layers.ReLU
-        if not isinstance(layer, keeps):
-            return None
+# What moves values, layers of Keras and operations of `keras.ops`.
+MOVING = ("Reshape", "Permute", "Transpose", "Moveaxis", "Swapaxes")
+# What begins a vector anew, and what leaves each of its values where it is.
+NEW = (
+    *(keras.layers.InputLayer, keras.layers.Dense),
+    *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D),
+)
+KEEPING = (
+    *(keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout),
+    *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU),
+    *(keras.layers.ELU, keras.layers.BatchNormalization, keras.layers.Identity),
+)
+
+
+def _check_order(operation: Any) -> None:
+    """Raise `UsageError` if an operation moves a map's values and does not flatten."""
+    if getattr(operation, "data_format", "channels_last") == "channels_first":
+        raise UsageError(
+            f"layer {operation.name!r} has its channels first, and weights are carried "
+            "over from channels last."
+        )
+    if type(operation).__name__ not in MOVING:
+        return
+    for node in operation._inbound_nodes:
+        source = node.input_tensors[0]
+        old, new = source.shape[1:], node.output_tensors[0].shape[1:]
+        flattens = len(new) == 1
+        # An image of one channel: its values are in rows in PyTorch too.
+        makes_image = new[-1] == 1 and len(old) < 3 and not _flattened(source)
+        if type(operation).__name__ == "Reshape" and (flattens or makes_image):
+            continue
+        raise UsageError(
+            f"layer {operation.name!r} ({type(operation).__name__}) makes {new} of "
+            f"{old}: where a map's values are after it is not known in PyTorch."
+        )
+
+
+def _flattened(tensor: Any) -> tuple[int, int, int] | None:
+    """Return height, width, channels of the map that a vector was; `None` of no map.
+
+    Raises:
+        UsageError: It was a map, and a layer after that may have moved its values.
+    """
+    operation, node = tensor._keras_history[:2]
+    if len(tensor.shape) != 2 or isinstance(operation, NEW):
+        return None
+    sources = operation._inbound_nodes[node].input_tensors
+    shape, name = sources[0].shape[1:], type(operation).__name__
+    if len(shape) > 1 and name in ("Flatten", "Reshape"):
+        return tuple(shape) if len(shape) == 3 else None
+    found = [_flattened(source) for source in sources]
+    if any(found) and not isinstance(operation, KEEPING):
+        raise UsageError(
+            f"layer {operation.name!r} ({name}) takes a flattened map: where its "
+            "values are after it is not known in PyTorch."
+        )
+    if len(shape) > 1:
+        raise UsageError(
+            f"layer {operation.name!r} ({name}) makes a vector of {tuple(shape)}: "
+            "where a map's values are after it is not known in PyTorch."
+        )
+    return found[0]
 
 
 def to_torch(model: keras.Model, twin: nn.Module) -> nn.Module:
@@ -152,8 +216,18 @@ def to_torch(model: keras.Model, twin: nn.Module) -> nn.Module:
     """
     state = twin.state_dict()
     for layout, entries in pairs(layouts(model), state):
+        path = entries["weight"].rpartition(".")[0]
+        module, kinds = twin.get_submodule(path), MODULES[layout.kind]
+        if not isinstance(module, kinds):
+            raise UsageError(
+                f"layer {layout.layer.name!r} ({layout.kind}) does not fit PyTorch's "
+                f"{path!r}: it is a {type(module).__name__}, expected "
+                f"{' or '.join(kind.__name__ for kind in kinds)}."
+            )
         for keras_name, torch_name in layout.names:
             array = keras.ops.convert_to_numpy(getattr(layout.layer, keras_name))
+            if array.dtype.name == "bfloat16":  # not NumPy's own: PyTorch refuses it
+                array = array.astype("float32")
             key = entries[torch_name]
             state[key] = torch.from_numpy(np.array(layout.to_torch(array)))
     twin.load_state_dict(state)
@@ -210,10 +284,15 @@ def pairs(
         UsageError: The two do not fit; the message names the Keras layer.
     """
     modules: dict[str, dict[str, str]] = {}
-    for key in state_dict:
+    for key, value in state_dict.items():
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor)):
+            raise UsageError(
+                f"expected a state dict, tensors by name, not {type(value).__name__} "
+                f"by {key!r}."
+            )
         module, _, name = key.rpartition(".")
-        modules.setdefault(module, {})[name] = key
-    # A module without `weight` learns nothing: its buffers are fixed.
+        if name != COUNT:
+            modules.setdefault(module, {})[name] = key
     held = [(m, names) for m, names in modules.items() if "weight" in names]
     for i, layout in enumerate(found):
         name = f"layer {layout.layer.name!r} ({layout.kind})"
@@ -224,11 +303,10 @@ def pairs(
             )
         module, names = held[i]
         wanted = {torch_name for _, torch_name in layout.names}
-        there = set(names) - {"num_batches_tracked"}
-        if there != wanted:
+        if set(names) != wanted:
             raise UsageError(
                 f"{name} does not fit PyTorch's {module!r}: expected "
-                f"{', '.join(sorted(wanted))}, found {', '.join(sorted(there))}."
+                f"{', '.join(sorted(wanted))}, found {', '.join(sorted(names))}."
             )
         for keras_name, torch_name in layout.names:
             expected = layout.to_torch(
@@ -246,17 +324,32 @@ def pairs(
             f"PyTorch's {held[len(found)][0]!r} has no counterpart: of layers with "
             f"weights, Keras's network {last}."
         )
+    for names in modules.values():
+        if "weight" not in names:
+            raise UsageError(
+                f"PyTorch's {next(iter(names.values()))!r} has no counterpart in "
+                "Keras's network."
+            )
     return [(layout, held[i][1]) for i, layout in enumerate(found)]
 
 
-def write(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
+def write(path: str | Path, state_dict: Mapping[str, torch.Tensor]) -> None:
     """Write a state dict: safetensors where the name says so, else PyTorch's own form.
 
     Args:
         path: Ending in `.safetensors`, `.pt` or `.pth`.
         state_dict: What to write.
+
+    Raises:
+        UsageError: The name ends in something else.
     """
-    if path.suffix == ".safetensors":
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", ".pt", ".pth"):
+        raise UsageError(
+            f"{path}: expected a name ending in .safetensors, .pt or .pth."
+        )
+    if suffix == ".safetensors":
         from safetensors.torch import save_file
 
         tensors = {key: value.contiguous() for key, value in state_dict.items()}
@@ -265,7 +358,9 @@ def write(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
         torch.save(dict(state_dict), path)
 
 
-def read(path: Path, order: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+def read(
+    path: str | Path, order: Iterable[str] | None = None
+) -> dict[str, torch.Tensor]:
     """Read a state dict, without ever running code from the file.
 
     Args:
@@ -277,11 +372,12 @@ def read(path: Path, order: Iterable[str] | None = None) -> dict[str, torch.Tens
         The tensors in the network's order.
 
     Raises:
-        UsageError: The file can't be read, holds more than tensors, or its order is
-            not known.
+        UsageError: The file can't be read, holds more than tensors, its order is not
+            known, or a value is NaN or infinite: of such weights no output is right.
     """
+    path = Path(path)
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             tensors, remembered = _read_safetensors(path)
             order = order or remembered
             if order is None:
@@ -297,9 +393,15 @@ def read(path: Path, order: Iterable[str] | None = None) -> dict[str, torch.Tens
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path} can't be read as weights: {reason}") from error
     if not isinstance(tensors, dict) or not all(
-        isinstance(value, torch.Tensor) for value in tensors.values()
+        isinstance(key, str) and isinstance(value, torch.Tensor)
+        for key, value in tensors.items()
     ):
-        raise UsageError(f"{path} holds more than tensors: expected a state dict.")
+        raise UsageError(
+            f"{path} holds more than tensors by name: expected a state dict."
+        )
+    for key, value in tensors.items():
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise UsageError(f"{path} can't be used: {key!r} is not finite everywhere.")
     order = list(order or tensors)
     if set(order) != set(tensors):
         odd = sorted(set(order) ^ set(tensors))[0]
@@ -315,4 +417,9 @@ def _read_safetensors(
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return tensors, json.loads(metadata[ORDER]) if ORDER in metadata else None
+    if ORDER not in metadata:
+        return tensors, None
+    order = json.loads(metadata[ORDER])
+    if not isinstance(order, list) or not all(isinstance(key, str) for key in order):
+        raise UsageError(f"{path} can't be read as weights: its order is no list.")
+    return tensors, order

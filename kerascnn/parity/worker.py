@@ -92,6 +92,28 @@ def result(
     }
 
 
+def answer(name: str, accelerate: bool, steps: int | None) -> dict[str, Any]:
+    """Compare one of many recipes with its twin.
+
+    Args:
+        name: As `result` has it, and so the others.
+        accelerate: See above.
+        steps: See above.
+
+    Returns:
+        What `result` returns. Of a recipe that does not fit its twin: `passed`, which
+        is false, and the `mistake`. Of one without a twin: why it is `left_out`.
+    """
+    from kerascnn.parity import twins
+
+    try:
+        return result(name, accelerate, None, steps)
+    except twins.NoTwinError as error:
+        return {"recipe": name, "left_out": str(error)}
+    except UsageError as error:
+        return {"recipe": name, "passed": False, "mistake": str(error)}
+
+
 def results(
     names: Sequence[str], jobs: int, accelerate: bool, steps: int | None
 ) -> Iterator[dict[str, Any]]:
@@ -104,8 +126,7 @@ def results(
         steps: Steps of the loss traces; by default what fits each network's size.
 
     Yields:
-        What `result` returns, as it comes; of a recipe that can't be compared, its name
-        and the `mistake`.
+        What `answer` returns, as it comes.
 
     Raises:
         UsageError: A process ended before it had answered.
@@ -126,15 +147,15 @@ def results(
                 return
             try:
                 print(name, file=process.stdin, flush=True)
-                answer = process.stdout.readline()
+                said = process.stdout.readline()
             except (BrokenPipeError, ValueError):
-                answer = ""
-            if not answer.endswith("\n"):  # killed, perhaps while it wrote
+                said = ""
+            if not said.endswith("\n"):  # killed, perhaps while it wrote
                 errors.seek(0)
-                said = errors.read().strip().splitlines() or ["no word of why"]
-                answers.put(UsageError(f"the comparison of {name} ended: {said[-1]}"))
+                why = errors.read().strip().splitlines() or ["no word of why"]
+                answers.put(UsageError(f"the comparison of {name} ended: {why[-1]}"))
                 return
-            answers.put(json.loads(answer))
+            answers.put(json.loads(said))
 
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -154,10 +175,10 @@ def results(
                     target=serve, args=(process, errors), daemon=True
                 ).start()
             for _ in names:
-                answer = answers.get()
-                if isinstance(answer, UsageError):
-                    raise answer
-                yield answer
+                found = answers.get()
+                if isinstance(found, UsageError):
+                    raise found
+                yield found
         finally:
             for process in processes:
                 process.kill()
@@ -172,12 +193,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     share_cores(number, of)
     for name in sys.stdin:
-        name = name.strip()
-        try:
-            answer = result(name, bool(accelerate), None, steps or None)
-        except UsageError as mistake:
-            answer = {"recipe": name, "mistake": str(mistake)}
-        print(json.dumps(answer), file=output, flush=True)
+        found = answer(name.strip(), bool(accelerate), steps or None)
+        print(json.dumps(found), file=output, flush=True)
 
 
 if __name__ == "__main__":

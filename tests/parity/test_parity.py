@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import itertools
 import json
+import subprocess
+import sys
+import types
 from typing import get_args
 
 import keras
@@ -17,9 +20,19 @@ from kerascnn import UsageError, initializers, optim, parity, transforms
 from kerascnn import recipe as recipes
 from kerascnn.__main__ import main
 from kerascnn.data.cache import cache_directory
-from kerascnn.parity import compare, conditions, mistakes, twins, worker
+from kerascnn.parity import (
+    breaking,
+    command,
+    compare,
+    conditions,
+    mistakes,
+    twins,
+    worker,
+)
+from kerascnn.parity import images as pictures
 from kerascnn.parity import rules as torchvision
 from kerascnn.parity.rules import Normalize, RandomCrop
+from kerascnn.parity.twins import lecture_1
 from kerascnn.parity.twins.initial import kaiming_normal
 from kerascnn.parity.witness import Branches, Witness, _mean, _mean_in_turn
 from kerascnn.recipe import Course, Recipe
@@ -115,7 +128,7 @@ def test_twin_and_recipe_agree(small):
         for which in ("conv kernel", "conv bias", "norm gamma", "hidden bias"):
             assert (part, which) in compared
     assert ("statistics", "norm moving_variance") in compared
-    assert ("transform", "RandomCrop") in compared
+    assert {("transform", "RandomCrop"), ("transform", "RandomCrop draws")} <= compared
     # Not a comparison of a thing with itself.
     assert all(check.difference > 0 for check in checks if check.part == "trace")
 
@@ -143,7 +156,7 @@ def test_dropout_drops_the_same_on_both_sides():
         ("stride_same", "forward", "conv"),
         ("he_truncated", "initial", "hidden kernel"),
         ("decay_per_step", "learning rate", "of 3 steps"),
-        ("crop_per_batch", "transform", "RandomCrop"),
+        ("crop_per_batch", "transform", "RandomCrop draws"),
         ("drop_last", "batches", "batches of an epoch of 50,000 images"),
         ("label_shift", "loss", "cross-entropy"),
     ],
@@ -212,6 +225,130 @@ def test_transforms_of_every_recipe_are_set_as_its_twin_s(name):
     assert not any(itertools.starmap(compare.differing, pairs))
 
 
+class FlipTogether(layers.RandomFlip):
+    def get_random_transformation(self, data, training=True, seed=None):
+        draw = super().get_random_transformation(data, training, seed)
+        same = keras.ops.broadcast_to(draw["flips"][:1], draw["flips"].shape)
+        return {**draw, "flips": same}
+
+
+def erasing():
+    return transforms.RandomErasing(p=0.75, scale=(0.01, 0.3), ratio=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("each", "together", "rule", "numbers"),
+    [
+        (transforms.RandomCrop(2), None, torchvision.RandomCrop(2), 2),
+        (
+            transforms.RandomRotation(5),
+            None,
+            torchvision.RandomRotation((-5, 5)),
+            1,
+        ),
+        (erasing(), None, torchvision.RandomErasing(0.75, (0.01, 0.3), (1, 1)), 4),
+        (
+            layers.RandomFlip("horizontal"),
+            FlipTogether("horizontal"),
+            torchvision.RandomHorizontalFlip(),
+            1,
+        ),
+    ],
+)
+def test_a_draw_per_batch_is_seen_in_the_layer_itself(each, together, rule, numbers):
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), "uint8")
+    twin = dataclasses.replace(TWIN, transform=[rule])
+
+    def checks(layer):
+        recipe = dataclasses.replace(SMALL, transform=lambda: [layer])
+        return list(compare.compare_transforms(recipe, twin, images))
+
+    draws, result = checks(each)
+    assert draws.name.endswith("draws")
+    assert draws.passed
+    assert result.passed
+    (draws,) = checks(together or breaking.draw_once(each))
+    assert draws.difference == numbers
+    assert "one draw" in draws.reason
+
+
+def test_a_number_that_torchvision_also_shares_may_be_shared():
+    ours, theirs = np.array([[1, 2], [1, 2]]), np.array([[1, 2], [1, 3]])
+    assert compare.shared(ours, theirs) == 1
+    assert compare.shared(ours, ours) == 0
+    assert compare.shared(np.array(3.0), theirs[:, 1]) == 1
+
+
+@pytest.mark.parametrize(("place", "off", "name"), [(1, 2, "inside"), (0, 60, "edges")])
+def test_resizing_is_one_level_off_at_most_but_at_its_edges(
+    place, off, name, monkeypatch
+):
+    recipe, twin = recipes.load("imagenet_vgg16"), twins.load("imagenet_vgg16")
+    images = pictures.of(recipe).images[:2]
+    checks = list(compare.compare_transforms(recipe, twin, images))
+    assert first(checks) is None
+    assert [c.name for c in checks] == [
+        *("Resizing inside", "Resizing edges", "Resizing", "Rescaling")
+    ]
+    apply = torchvision.ResizeAndCenterCrop.apply
+
+    def another(self, images, draw):
+        found = apply(self, images, draw)
+        pixel = found[0, place, place]
+        pixel += np.where(pixel < 128, off, -off)
+        return found
+
+    monkeypatch.setattr(torchvision.ResizeAndCenterCrop, "apply", another)
+    found = first(compare.compare_transforms(recipe, twin, images))
+    assert found.name == f"Resizing {name}"
+
+
+class Halving(keras.callbacks.Callback):
+    """Halve the learning rate in one of the hooks."""
+
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self.halve)
+
+    def halve(self, *arguments):
+        self.model.optimizer.learning_rate = self.model.optimizer.learning_rate / 2
+
+
+def test_callbacks_are_called_as_training_calls_them():
+    """Two epochs of two steps, by Keras's own loop and by the comparison's."""
+    hooks = [f"on_{when}" for when in ("epoch_begin", "epoch_end")]
+    hooks += ["on_train_batch_begin", "on_train_batch_end"]
+    called = []
+
+    class Note(keras.callbacks.Callback):
+        def __getattribute__(self, name):
+            if name not in hooks:
+                return super().__getattribute__(name)
+            return lambda number, logs=None: called.append((name, number))
+
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.ones((2, 1), "float32")
+    model.fit(x, x, 1, epochs=2, verbose=0, callbacks=[Note()])
+    trained, called = called, []
+    side = types.SimpleNamespace(model=model, optimizer=model.optimizer)
+    recipe = dataclasses.replace(SMALL, callbacks=lambda: [Note()])
+    rates = conditions.Rates(recipe, side)
+    for epoch in (0, 0, 1, 1):
+        rates.begin(epoch)
+        rates.end(1.0)
+    assert len(trained) == 12
+    # The last epoch is not ended: no step follows.
+    assert called == trained[:-1]
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
+def test_a_rate_that_falls_within_an_epoch_is_seen(small, monkeypatch, hook):
+    recipe = dataclasses.replace(SMALL, callbacks=lambda: [Halving(hook)])
+    found = [c for c in compare.compare(recipe, steps=3) if c.part == "learning rate"]
+    assert [c.passed for c in found] == [False]
+
+
 def altered(monkeypatch, **changes):
     """The quantities that fail where the twin is another in these fields."""
     twin = dataclasses.replace(TWIN, **changes)
@@ -251,6 +388,31 @@ def test_rounding_excuses_no_difference_that_shows():
     one = np.ones(3, "float32")
     check = compare.checked("forward", "x", (one, 1.02 * one, 0.1), 1e-5, "")
     assert not check.passed
+
+
+def test_tolerances_that_rounding_has_raised_are_marked(capsys):
+    one = np.ones(3, "float32")
+    checks = [
+        compare.checked("forward", "a", (one, one, 1e-5), 1e-5, ""),
+        compare.checked("gradient", "b", (one, 1.001 * one, 3e-4), 1e-4, ""),
+        compare.checked("gradient", "c", (one, 1.0002 * one, 1e-4), 1e-4, ""),
+    ]
+    assert [check.usual for check in checks] == [None, 1e-4, 1e-4]
+    assert all(check.passed for check in checks)
+    result = {
+        **{"recipe": "deep", "backend": "jax", "accelerate": True, "passed": True},
+        **{"seconds": 1.0, "steps": 2, "batch": 4, "first": None},
+        "checks": [dataclasses.asdict(c) | {"passed": c.passed} for c in checks],
+    }
+    command.show_many([result])
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if "deep" in line)
+    assert row.count("*") == 1
+    assert "1.0e-03 *" in row
+    assert (
+        "* deep, gradient, b (and 1 more): at most 1.2e-03 instead of 1.0e-04 "
+        "expected: rounding alone leads 3e-04 from float64." in shown
+    )
 
 
 def test_a_network_that_is_not_its_twin_s_is_refused(small, monkeypatch):
@@ -333,7 +495,7 @@ def test_many_recipes_are_compared_at_once(capsys, monkeypatch):
     results = json.loads(capsys.readouterr().out)
     assert [r["recipe"] for r in results] == ["cifar_mlp", "fashion_mlp"]
     assert all(r["passed"] and r["steps"] == 2 for r in results)
-    shown = {"recipe": "own", "mistake": "own has no twin."}
+    shown = {"recipe": "own", "left_out": "own has no twin."}
     monkeypatch.setattr(worker, "results", lambda *_: iter([results[0], shown]))
     assert main(["parity", "--all"]) == 0
     printed = capsys.readouterr()
@@ -341,6 +503,38 @@ def test_many_recipes_are_compared_at_once(capsys, monkeypatch):
     assert printed.err == "left out: own has no twin.\n"
     assert main(["parity", "fashion_mlp", "cifar_mlp"]) == 2
     assert capsys.readouterr().err.endswith("own has no twin.\n")
+    monkeypatch.setattr(worker, "results", lambda *_: iter([shown]))
+    assert main(["parity", "--all"]) == 2
+    assert capsys.readouterr().err == (
+        "kerascnn: no recipe has a PyTorch twin: nothing was compared.\n"
+    )
+
+
+def test_a_recipe_that_does_not_fit_its_twin_has_failed(capsys, monkeypatch):
+    monkeypatch.setitem(lecture_1.TWINS, "fashion_mlp", twins.load("cifar_mlp"))
+    monkeypatch.delitem(lecture_1.TWINS, "cifar_conv")
+    odd = worker.answer("fashion_mlp", True, 2)
+    left_out = worker.answer("cifar_conv", True, 2)
+    assert odd["passed"] is False
+    assert "does not fit PyTorch's" in odd["mistake"]
+    assert left_out == {
+        "recipe": "cifar_conv",
+        "left_out": "the recipe 'cifar_conv' has no PyTorch twin yet.",
+    }
+    monkeypatch.setattr(worker, "results", lambda *_: iter([left_out, odd]))
+    for words in (["--all"], ["--all", "--json"], ["cifar_mlp", "fashion_mlp"]):
+        if "--all" not in words:
+            monkeypatch.setattr(worker, "results", lambda *_: iter([odd]))
+        with pytest.raises(SystemExit) as stop:
+            main(["parity", *words])
+        assert stop.value.code == 1
+        printed = capsys.readouterr().out
+        if "--json" in words:
+            assert json.loads(printed) == [odd]
+        else:
+            row = next(x for x in printed.splitlines() if "│ fashion_mlp" in x)
+            assert "no" in row
+            assert "does not fit PyTorch's" in printed
 
 
 def test_command_fails_with_code_1_and_names_the_first(capsys):
@@ -363,6 +557,15 @@ def test_command_fails_with_code_1_and_names_the_first(capsys):
         (["fashion_mlp", "--steps", "0"], "expected 1 or more"),
         (["fashion_mlp", "--seeds", "5"], "--seeds needs --train"),
         (["fashion_mlp", "--data-dir", "x"], "--data-dir needs --train"),
+        (["fashion_mlp", "--train", "--seeds", "1"], "expected 2 or more"),
+        (
+            ["fashion_mlp", "--train", "--limit", "5"],
+            "--limit 5: fashion_mlp trains on whole batches of 1,024 images",
+        ),
+        (["fashion_mlp", "--jobs", "2"], "--jobs is for several recipes"),
+        (["fashion_mlp", "cifar_mlp", "--train", "--jobs", "2"], "--jobs is for"),
+        (["fashion_mlp", "--break", "bn_esp"], "did you mean bn_eps"),
+        (["fashion_mlp", "--break", "xyz"], "expected bn_eps, bn_momentum, "),
         (
             ["cifar_vgg_decay", "--break", "decay_per_step", "--steps", "1"],
             "from the second step on",
@@ -371,9 +574,12 @@ def test_command_fails_with_code_1_and_names_the_first(capsys):
 )
 def test_misuse_is_one_line(words, message, capsys):
     assert main(["parity", *words]) == 2
-    said = capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    said = printed.err
     assert message in said
     assert said.count("\n") == 1
+    assert "None" not in said
 
 
 def test_without_torch_the_command_says_how_to_get_it(capsys, monkeypatch):
@@ -386,12 +592,20 @@ def test_without_torch_the_command_says_how_to_get_it(capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_other_backends_agree_too(backend, capsys):
-    import subprocess
-    import sys
-
     words = ["-m", "kerascnn", "parity", *REPRESENTATIVE, "--backend", backend]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("words", [[], ["--no-accelerate"]], ids=["fast", "plain"])
+def test_all_recipes_agree_with_their_twins(words):
+    words = [*("-m", "kerascnn", "parity", "--all", "--json"), *words]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [result["recipe"] for result in json.loads(done.stdout)] == recipes.names()
+    assert len(recipes.names()) == 47
 
 
 @pytest.mark.slow
@@ -415,7 +629,7 @@ def test_other_backends_agree_too(backend, capsys):
         # The first kernel's 1,728 numbers are too few to tell.
         ("he_truncated", "cifar_he_12", "initial", "conv2d_1 kernel"),
         ("decay_per_step", "cifar_vgg_decay", "learning rate", "of 3 steps"),
-        ("crop_per_batch", "cifar_vgg_aug", "transform", "RandomCrop"),
+        ("crop_per_batch", "cifar_vgg_aug", "transform", "RandomCrop draws"),
         ("drop_last", "fashion_mlp", "batches", "batches of an epoch of 60,000 images"),
         ("label_shift", "cifar_mlp", "loss", "cross-entropy"),
     ],
@@ -434,8 +648,6 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
     One weight moved by its last digit, and PyTorch's own losses, at the recipe's own
     learning rate, part beyond the tolerance of the trace.
     """
-    from kerascnn.parity import images
-
     recipe, twin = recipes.load("cifar_vgg"), twins.load("cifar_vgg")
     much = compare.Size(batch=4, steps=30)
     losses = []
@@ -449,7 +661,7 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
         optimizer = twin.optimizer(network)
         found = []
         dropout = conditions.Dice(recipe.network())
-        for batch in compare.prepare(twin, images.of(recipe), much, dropout):
+        for batch in compare.prepare(twin, pictures.of(recipe), much, dropout):
             optimizer.zero_grad()
             x = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())
             y = torch.from_numpy(batch.labels).long()

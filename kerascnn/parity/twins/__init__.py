@@ -12,7 +12,11 @@ from kerascnn import recipe as recipes
 from kerascnn.parity import check_torch
 from kerascnn.parity.twins.twin import Twin
 
-__all__ = ["Twin", "load"]
+__all__ = ["NoTwinError", "Twin", "load"]
+
+
+class NoTwinError(UsageError):
+    """A recipe has no twin: there is nothing to compare it with."""
 
 
 def load(name: str) -> Twin:
@@ -22,7 +26,8 @@ def load(name: str) -> Twin:
         name: The recipe's name.
 
     Raises:
-        UsageError: There is no such recipe, it has no twin, or PyTorch is missing.
+        NoTwinError: The recipe has none.
+        UsageError: There is no such recipe, or PyTorch is missing.
 
     Example:
         >>> twin = load("fashion_lenet")
@@ -36,4 +41,4 @@ def load(name: str) -> Twin:
     for lecture in (lecture_1, lecture_2, lecture_3, lecture_4):
         if name in lecture.TWINS:
             return lecture.TWINS[name]
-    raise UsageError(f"the recipe {name!r} has no PyTorch twin yet.")
+    raise NoTwinError(f"the recipe {name!r} has no PyTorch twin yet.")

@@ -155,9 +155,11 @@ class EdgeDetectors(nn.Module):
             across = torch.outer(torch.tensor(weights).float(), difference)
             kernels += [across, across.T]
         kernels.append(torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]))
-        self.register_buffer("kernels", torch.stack(kernels)[:, None])
+        # Constants: no part of the network's state.
+        kernels = torch.stack(kernels)[:, None]
+        self.register_buffer("kernels", kernels, persistent=False)
         cross = torch.tensor([[[1.0, 0], [0, -1]], [[0, 1], [-1, 0]]])
-        self.register_buffer("cross", cross[:, None])
+        self.register_buffer("cross", cross[:, None], persistent=False)
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """Return `(batch, 5, height, width)` from `(batch, 1, height, width)`."""
