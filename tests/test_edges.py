@@ -13,8 +13,9 @@ from kerascnn import edges
 
 # Two images, and what OpenCV 5.0.0 (opencv-python-headless) made of them as float32:
 # cv2.Sobel(image, cv2.CV_32F, 1, 0, ksize=3), cv2.Scharr(image, cv2.CV_32F, 1, 0) and
-# the same with 0, 1 for y; cv2.Laplacian(image, cv2.CV_32F); cv2.filter2D for the
-# kernels of Prewitt and Roberts. The borders are its default, BORDER_REFLECT_101.
+# the same with 0, 1 for y; cv2.Laplacian(image, cv2.CV_32F); and for the kernels of
+# Prewitt and Roberts cv2.filter2D(image, cv2.CV_32F, kernel), which like the others
+# filters each channel. The borders are its default, BORDER_REFLECT_101.
 GREY = [
     [217, 163, 130, 69, 78],
     [10, 19, 4, 44, 208],
@@ -122,6 +123,30 @@ OPENCV_COLOUR = {
             [[88, -200, -158], [256, 256, -500], [-288, 208, -190]],
             [[-506, -108, 108], [243, -543, 350], [-365, 539, 35]],
             [[-106, 2, -262], [141, 715, 123], [282, -642, -322]],
+        ],
+    ),
+    "prewitt": (
+        [
+            [[0, 0, 0], [-26, -592, 88], [0, 0, 0]],
+            [[0, 0, 0], [-99, -333, 87], [0, 0, 0]],
+            [[0, 0, 0], [-217, -329, 95], [0, 0, 0]],
+        ],
+        [
+            [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
+            [[66, -298, -444], [-80, -36, -317], [-125, -35, -437]],
+            [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
+        ],
+    ),
+    "roberts": (
+        [
+            [[-49, 12, -166], [186, 116, -175], [-119, 212, -190]],
+            [[-186, -116, 175], [49, -12, 166], [-138, 80, 143]],
+            [[-101, 112, -98], [179, 215, 13], [20, 49, -129]],
+        ],
+        [
+            [[186, 116, -175], [-49, 12, -166], [138, -80, -143]],
+            [[49, -12, 166], [-186, -116, 175], [119, -212, 190]],
+            [[179, 215, 13], [-101, 112, -98], [131, 19, 45]],
         ],
     ),
 }

@@ -5,14 +5,21 @@ a mean (beta) and a deviation (gamma) that are learned. The mean and the varianc
 taken over batch, height and width: one of each per channel.
 
 Two slides disagree on the variance they print, the biased one (divided by n) or the
-unbiased one (by n - 1): the first table shows both. All normalise by the biased one.
-The other is what PyTorch keeps for evaluation; Keras keeps the biased one.
+unbiased one (by n - 1): the first table shows both, and sigma, the root of the biased
+one. All normalise by the biased one. The other is what PyTorch keeps for evaluation;
+Keras keeps the biased one. The second table has the outputs with gamma 1 and beta 0.
+The slides cut them, and sigma, after two digits where we round. Two slides swap the
+names, beta 1 and gamma 0: that layer would answer 1 to everything.
 
-Look in the second table at the bias before the layer: the mean takes it away again, and
-so its gradient is 0. After a ReLU it is no longer a mere shift, and it counts. Look in
-the third, and at the right of the figure, at one picture in the company of others: what
-the layer makes of it depends on the mini-batch. That is the noise of lecture 4; it
-fades as the batch grows. Try other numbers in `NODE`, or a gamma of 0 in `backward`.
+"No bias needed when using BN", a slide says. Look in the third table at the bias before
+the layer: the mean takes it away again, and so its gradient is 0. But the course's code
+has a ReLU between the convolution and the layer. There a bias is no longer a mere
+shift, it decides what becomes 0; so the code, and ours, keeps the biases.
+
+Look in the fourth, and at the right of the figure, at one picture in the company of
+others: what the layer makes of it depends on the mini-batch. That is the noise of
+lecture 4; it fades as the batch grows. Try other numbers in `NODE`, or a gamma of 0 in
+`backward`.
 
     python -m kerascnn.lessons.batch_norm
 """
@@ -299,17 +306,39 @@ def main(arguments: Sequence[str] = ()) -> None:
     rows = []
     for name, x, printed in (
         ("node", NODE, "sigma 1.63"),
-        ("node again", ANOTHER_NODE, "sigma 2.64"),
-        ("3 images", THREE_IMAGES, "variance 6.58"),
+        ("node 2", ANOTHER_NODE, "sigma 2.64"),
+        ("3 images", THREE_IMAGES, "6.58"),
         ("1 image", ONE_IMAGE, "6.0 8.67"),
         ("2 images", TWO_IMAGES, "4.0 3.7"),
     ):
-        kept = variance_kept_by_keras(x)
-        rows.append([name, *map(_few, (*statistics(x), kept)), printed])
+        mean, *variances = statistics(x)
+        variances.append(variance_kept_by_keras(x))
+        means = " ".join(f"{value:g}" for value in mean)
+        sigma = _few(np.sqrt(variances[0]))
+        rows.append([name, means, sigma, *map(_few, variances), printed])
     page.table(
-        "Mean and variance of each channel: divided by n, by n - 1, as Keras keeps it",
-        ["slide", "mean", "/n", "/(n-1)", "Keras", "slide prints"],
+        "Mean, sigma and variance of each channel: over n, over n - 1, kept by Keras",
+        ["slide", "mean", "sigma", "/n", "/(n-1)", "Keras", "printed"],
         rows,
+    )
+
+    three, one = forward(THREE_IMAGES), forward(ONE_IMAGE)
+    page.table(
+        "Outputs: two nodes, the three images, the two channels of one image",
+        ["slide", "output", "slide prints"],
+        [
+            [name, _few(values.ravel()), printed]
+            for name, values, printed in (
+                ("node", forward(NODE), "-1.83 0 .61 1.22 -.61 .61"),
+                # The signs on this slide are lost.
+                ("node 2", forward(ANOTHER_NODE), "± 1.51 .75 1.51 .37 .37 .75"),
+                ("image 1", three[0], "1.75 .97 -.97 .58"),
+                ("image 2", three[1], "-.97 1.75 .19 -.58"),
+                ("image 3", three[2], "-.19 -.97 -.97 -.58"),
+                ("channel 1", one[..., 0], "-.94 1.41 .47 -.94"),
+                ("channel 2", one[..., 1], "1.56 -.39 -1.17 0"),
+            )
+        ],
     )
 
     x = np.random.default_rng(0).normal(2, 3, size=(8, 4, 4, 2))
@@ -347,7 +376,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     }
     pixel = {size: values[:, 16, 16, 0] for size, values in outputs.items()}
     page.table(
-        "The pixel in the middle of one image, red, in 50 mini-batches",
+        "Red in the middle of one image, in 50 mini-batches",
         ["images in the mini-batch", "mean output", "deviation"],
         [
             [str(size), f"{values.mean():.3f}", f"{values.std():.3f}"]
@@ -358,7 +387,8 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def _few(values: np.ndarray) -> str:
-    return " ".join(f"{value:.2f}" for value in values)
+    # + 0: without it a sum that rounding left just below 0 shows as -0.00.
+    return " ".join(f"{value.round(2) + 0:.2f}" for value in values)
 
 
 def _size(values: np.ndarray) -> str:

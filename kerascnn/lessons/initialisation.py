@@ -3,18 +3,24 @@
 A unit adds up n products. If the weights are independent with variance v, the sum has
 n v times the mean square of the inputs as its variance. So each layer multiplies the
 signal by a factor, and twelve layers by its twelfth power. Glorot (2010) takes v = 1/n,
-which keeps the variance of linear layers. ReLU sets half of the values to 0 and with
+which keeps the variance of linear layers. ReLU sets half of the sums to 0 and with
 them half of the mean square, so He (2015) takes v = 2/n. The gradient meets the same
 factors on its way back. PyTorch's layers start with v = 1/(3n).
+
+Of activations we show the mean square, which is what the next sums inherit: ReLU's,
+never negative, vary less about their own mean. For weights, sums and gradients, whose
+mean is 0, it is the variance.
 
 The slides write N(0, 1/n) and N(0, 2/n). Their code calls `xavier_uniform_`, where n is
 the mean of the inputs and the outputs, and `kaiming_normal_`, where it is the inputs.
 
 The first table has the variance that each rule means and those that NumPy and Keras
-draw. The second sends random inputs through twelve layers and random gradients back. In
-the figure the dots are measured and the lines computed from the factors. PyTorch's line
-ends on a floor: its random biases, no longer the image. SiLU passes less than ReLU, so
-even He's weights let it fade, slowly. Try a depth of 50 in `measure`.
+draw. The second sends random inputs through twelve layers and random gradients back: it
+shows the activations of the last layer and the gradient for those of the first. In the
+figure, which shows every layer, the dots are measured and the lines computed from the
+factors. PyTorch's activations end on a floor: its random biases, no longer the input.
+The gradient has no such floor. SiLU passes less than ReLU, so even He's weights let it
+fade, slowly. Try a depth of 50 in `measure`.
 
     python -m kerascnn.lessons.initialisation
 """
@@ -139,18 +145,18 @@ def there_and_back(
         gradient: Of the loss, with respect to the last activation; (batch, outputs).
 
     Returns:
-        For each layer its sums, before the activation, and the gradient there.
+        For each layer its activations, and the gradient with respect to them.
     """
     function = ACTIVATIONS[activation]
-    sums = []
+    sums, activations, gradients = [], [], []
     for kernel, shift in zip(kernels, shifts, strict=True):
         sums.append(x @ kernel + shift)
         x = function.value(sums[-1])
-    gradients = []
+        activations.append(x)
     for of_layer, kernel in zip(reversed(sums), reversed(kernels), strict=True):
-        gradients.append(gradient * function.slope(of_layer))
-        gradient = gradients[-1] @ kernel.T
-    return sums, gradients[::-1]
+        gradients.append(gradient)
+        gradient = (gradient * function.slope(of_layer)) @ kernel.T
+    return activations, gradients[::-1]
 
 
 def measure(
@@ -166,20 +172,20 @@ def measure(
         draws: Of all the weights; the results are means over them.
 
     Returns:
-        For each layer the variance of its sums, before the activation; and the mean
-        square of the gradient there, if it is 1 after the last activation.
+        For each layer the mean square of its activations, where the inputs' is 1; and
+        that of the gradient with respect to them, where the last layer's is 1.
     """
     forward, backward = np.zeros(depth), np.zeros(depth)
     for seed in range(draws):
         generator = np.random.default_rng(seed)
-        sums, gradients = there_and_back(
+        activations, gradients = there_and_back(
             generator.normal(size=(4, width)),
             [weights(rule, width, width, generator) for _ in range(depth)],
             [biases(rule, width, generator) for _ in range(depth)],
             activation,
             generator.normal(size=(4, width)),
         )
-        forward += [of_layer.var() / draws for of_layer in sums]
+        forward += [(of_layer**2).mean() / draws for of_layer in activations]
         backward += [(of_layer**2).mean() / draws for of_layer in gradients]
     return forward, backward
 
@@ -207,14 +213,15 @@ def predict(
     function = ACTIVATIONS[activation]
     of_weights = variance(rule, width, width)
     of_biases = of_weights if rule == "PyTorch" else 0.0
-    forward, power = [], 1.0
+    sums, forward, power = [], [], 1.0
     for _ in range(depth):
-        forward.append(width * of_weights * power + of_biases)
-        power = mean_square(function.value, forward[-1])
+        sums.append(width * of_weights * power + of_biases)
+        power = mean_square(function.value, sums[-1])
+        forward.append(power)
     backward, power = [], 1.0
-    for of_sums in reversed(forward):
-        backward.append(power * mean_square(function.slope, of_sums))
-        power = width * of_weights * backward[-1]
+    for of_sums in reversed(sums):
+        backward.append(power)
+        power *= width * of_weights * mean_square(function.slope, of_sums)
     return np.array(forward), np.array(backward[::-1])
 
 
@@ -225,11 +232,12 @@ CASES = (
     ("ReLU", "PyTorch"),
     ("SiLU", "Glorot"),
     ("SiLU", "He"),
+    ("SiLU", "PyTorch"),
 )
 
 
 def draw(measured: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """The figure: variances by layer, forward and backward.
+    """The figure: mean squares by layer, forward and backward.
 
     Args:
         measured: What `measure` returns, by activation and rule.
@@ -248,13 +256,13 @@ def draw(measured: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> Figu
             axes.plot(layers, of_layers, marker, color=colours[rule], markersize=5)
     for axes, title in zip(
         panels,
-        ("Forward: variance of the sums", "Backward: mean square of the gradient"),
+        ("Forward: the activations", "Backward: the gradient for them"),
         strict=True,
     ):
         axes.set(title=title, xlabel="layer, from the input to the loss", yscale="log")
         axes.grid(alpha=0.3)
-    panels[0].set(ylabel="for inputs of variance 1")
-    panels[1].set(ylabel="for a gradient of mean square 1")
+    panels[0].set(ylabel="mean square, 1 in the input")
+    panels[1].set(ylabel="mean square, 1 in the last layer")
     handles = [
         panels[0].plot([], [], marker + line, color=colours[rule], markersize=5)[0]
         for activation, rule in measured
@@ -304,8 +312,8 @@ def main(arguments: Sequence[str] = ()) -> None:
             ]
         )
     page.table(
-        "Twelve layers: sums of the last, gradient at the first",
-        ["activation, rule", "variance", "expected", "gradient²", "expected"],
+        "Twelve layers: activations of the last, gradient at the first",
+        ["activation, rule", "activation²", "expected", "gradient²", "expected"],
         rows,
     )
     page.save(draw(measured), path)

@@ -6,12 +6,18 @@ sigmoid's slope is 1/4 at most, and less away from 0. Nine of them shrink a grad
 4^9 = 262,144 at least, unless the weights make up for it. ReLU has the slope 1 wherever
 it is active.
 
-The table shows the gradient of each layer's kernel before the first step, for the
+The first table shows the gradient of each layer's kernel before the first step, for the
 lecture's networks of nine convolutions (recipes cifar_sigmoid_9 and cifar_relu_9) on
 real images. Read it from the last layer up: each row is one layer closer to the image.
-Adam, which divides every gradient by its usual size, cannot make up for what happens in
-the first row: for one of its 1,728 weights that gradient is about 1e-8, as large as the
-epsilon that Adam adds to the divisor.
+
+Adam divides every gradient by its usual size. For one of the 1,728 weights in the first
+row that is about 1e-8, as large as the epsilon that Adam adds to the divisor; yet its
+first step is half a full one, as the second table shows. So Adam nearly makes up for
+the size, but not for the direction. What shrinks the gradient on its way back shrinks
+the differences between the images on their way forward: the logits differ by 1e-7 from
+image to image, float32's rounding. So the loss sends back the same gradient for every
+image of a class. In a mini-batch it says which classes are more frequent than the
+network expects; in the next one others are. Steps along it teach nothing of images.
 
 In the figure, compare the steepness of the two lines. Try `network("tanh")`, whose
 slope is 1 at 0, or `network("silu")`.
@@ -26,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from kerascnn import data
 from kerascnn.lessons import page
@@ -162,6 +168,35 @@ def gradient_norms(
     }
 
 
+def first_step_of_adam(gradient: float, epsilon: float = 1e-8) -> float:
+    """Adam's first step for one weight, in learning rates.
+
+    The means that Adam keeps are then the gradient itself and its square.
+
+    Example:
+        >>> first_step_of_adam(1e-8)
+        0.5
+    """
+    return gradient / (abs(gradient) + epsilon)
+
+
+def differences_of_logits(
+    model: keras.Model, images: np.ndarray
+) -> tuple[float, float]:
+    """How much the logits differ from class to class, and from image to image.
+
+    Args:
+        model: From images to logits.
+        images: (batch, 32, 32, 3), floats.
+
+    Returns:
+        The deviation among the classes' mean logits; and the deviation of a logit among
+        the images, its mean over the classes.
+    """
+    logits = np.asarray(ops.convert_to_numpy(model(images)))
+    return float(logits.mean(0).std()), float(logits.std(0).mean())
+
+
 def draw(norms: dict[str, dict[str, float]]) -> Figure:
     """The figure: the activations' slopes, and the gradients by layer.
 
@@ -215,9 +250,10 @@ def main(arguments: Sequence[str] = ()) -> None:
 
     photographs = data.load("cifar10", data="sample").train
     images = photographs.images[:8].astype("float32") / 255
+    models = {activation: network(activation) for activation in ("sigmoid", "relu")}
     norms = {
-        activation: gradient_norms(network(activation), images, photographs.labels[:8])
-        for activation in ("sigmoid", "relu")
+        activation: gradient_norms(model, images, photographs.labels[:8])
+        for activation, model in models.items()
     }
     rows = [
         [name, *(f"{size:.1e}" for size in sizes)]
@@ -237,6 +273,29 @@ def main(arguments: Sequence[str] = ()) -> None:
         print(
             f"{activation}: the first layer's is {first / last:.0e} of the last one's"
         )
+
+    weights = 3 * 3 * 3 * 64
+    per_weight = [of["convolution_1"] / np.sqrt(weights) for of in norms.values()]
+    by_class, by_image = zip(
+        *(differences_of_logits(model, images) for model in models.values()),
+        strict=True,
+    )
+    page.table(
+        "Adam's first step, and what the logits show of the images",
+        ["quantity", *norms],
+        [
+            [
+                "gradient of one weight of the first row",
+                *(f"{g:.1e}" for g in per_weight),
+            ],
+            [
+                "Adam's first step with it, in learning rates",
+                *(f"{first_step_of_adam(g):.2f}" for g in per_weight),
+            ],
+            ["logits: deviation among classes", *(f"{d:.1e}" for d in by_class)],
+            ["logits: deviation among images", *(f"{d:.1e}" for d in by_image)],
+        ],
+    )
     page.save(draw(norms), path)
 
 

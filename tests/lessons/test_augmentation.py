@@ -94,7 +94,6 @@ def test_one_seed_draws_the_same(many):
     assert np.any(places[0] != places[1])
 
 
-@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shares = {}

@@ -168,7 +168,20 @@ def test_noise_fades_with_the_batch():
     assert (spread[1] > 1.5 * spread[2]).all()
 
 
-@pytest.mark.slow
+def table_after(title, printed):
+    """The cells of a printed table's rows, without its head."""
+    lines = printed.split(title)[1].split("└")[0].splitlines()
+    return [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in lines
+        if "│" in line
+    ]
+
+
+def numbers(cell):
+    return [float(word) for word in cell.split() if word != "±"]
+
+
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Processor time, since the machine may be busy with other things.
@@ -177,5 +190,31 @@ def test_main(tmp_path, monkeypatch, capsys):
     assert time.process_time() - start < 20
     assert (tmp_path / "batch_norm.png").read_bytes()[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
-    assert "4.50 6.50" in printed
+    statistics = table_after("Mean, sigma and variance", printed)
+    # Slide, mean, sigma, the biased and the unbiased variance.
+    assert [row[:5] for row in statistics] == [
+        ["node", "5", "1.63", "2.67", "3.20"],
+        ["node 2", "5", "2.65", "7.00", "8.40"],
+        ["3 images", "2.5", "2.57", "6.58", "7.18"],
+        ["1 image", "2 3", "2.12 2.55", "4.50 6.50", "6.00 8.67"],
+        ["2 images", "2 3", "2.00 1.94", "4.00 3.75", "4.57 4.29"],
+    ]
+    assert [row[5] for row in statistics] == [row[3] for row in statistics]
+    slides = [
+        [-1.83, 0, 0.61, 1.22, -0.61, 0.61],
+        [1.51, 0.75, 1.51, 0.37, 0.37, 0.75],  # signs lost
+        [1.75, 0.97, -0.97, 0.58],
+        [-0.97, 1.75, 0.19, -0.58],
+        [-0.19, -0.97, -0.97, -0.58],
+        [-0.94, 1.41, 0.47, -0.94],
+        [1.56, -0.39, -1.17, 0],
+    ]
+    outputs = table_after("Outputs", printed)
+    assert [numbers(slide) for _, _, slide in outputs] == slides
+    for (name, output, _), slide in zip(outputs, slides, strict=True):
+        ours = np.array(numbers(output))
+        # Ours are rounded where the slides' are cut; 1e-9 for binary rounding.
+        np.testing.assert_allclose(
+            np.abs(ours) if name == "node 2" else ours, slide, atol=SLIDE + 1e-9
+        )
     assert printed.endswith("figure: batch_norm.png\n")

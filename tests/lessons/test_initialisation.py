@@ -75,17 +75,16 @@ def test_there_and_back_equals_autograd(name, function):
     x, gradient = generator.normal(size=(5, 6)), generator.normal(size=(5, 6))
     kernels = list(generator.normal(size=(3, 6, 6)))
     shifts = list(generator.normal(size=(3, 6)))
-    sums, gradients = lesson.there_and_back(x, kernels, shifts, name, gradient)
+    outputs, gradients = lesson.there_and_back(x, kernels, shifts, name, gradient)
 
     value, expected = torch.tensor(x), []
     for kernel, shift in zip(kernels, shifts, strict=True):
-        expected.append(
-            (value @ torch.tensor(kernel) + torch.tensor(shift)).requires_grad_()
-        )
-        expected[-1].retain_grad()
-        value = function(expected[-1])
+        sums = value @ torch.tensor(kernel) + torch.tensor(shift)
+        value = function(sums).requires_grad_()
+        value.retain_grad()
+        expected.append(value)
     value.backward(torch.tensor(gradient))
-    for ours, ours_gradient, theirs in zip(sums, gradients, expected, strict=True):
+    for ours, ours_gradient, theirs in zip(outputs, gradients, expected, strict=True):
         # float64 on both sides.
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-10)
         np.testing.assert_allclose(
@@ -95,18 +94,16 @@ def test_there_and_back_equals_autograd(name, function):
 
 def test_what_is_expected_after_twelve_layers():
     # ReLU passes half of the mean square, forward and backward.
-    for rule, start, factor in (("Glorot", 1, 1 / 2), ("He", 2, 1)):
+    for rule, factor in (("Glorot", 1 / 2), ("He", 1)):
         forward, backward = lesson.predict(rule, "ReLU")
-        np.testing.assert_allclose(forward, start * factor ** np.arange(12), rtol=1e-6)
-        np.testing.assert_allclose(
-            backward, factor ** np.arange(11, -1, -1) / 2, rtol=1e-6
-        )
+        np.testing.assert_allclose(forward, factor ** np.arange(1, 13), rtol=1e-6)
+        np.testing.assert_allclose(backward, factor ** np.arange(11, -1, -1), rtol=1e-6)
     forward, backward = lesson.predict("PyTorch", "ReLU", width=256)
     bias = 1 / (3 * 256)
-    # Each layer: a sixth of the last one's variance, and the biases'.
-    assert forward[0] == pytest.approx(1 / 3 + bias)
-    np.testing.assert_allclose(forward[1:], forward[:-1] / 6 + bias, rtol=1e-6)
-    assert backward[0] == pytest.approx((1 / 6) ** 11 / 2, rel=1e-6)
+    # Each layer: a third of the last one's and the biases', of which ReLU passes half.
+    assert forward[0] == pytest.approx((1 / 3 + bias) / 2)
+    np.testing.assert_allclose(forward[1:], (forward[:-1] / 3 + bias) / 2, rtol=1e-6)
+    assert backward[0] == pytest.approx((1 / 6) ** 11, rel=1e-6)
     forward, backward = lesson.predict("Glorot", "linear")
     np.testing.assert_allclose([forward, backward], 1, rtol=1e-6)
 
@@ -118,6 +115,22 @@ def test_mean_square():
     assert lesson.mean_square(silu, 1e-6) == pytest.approx(1e-6 / 4, rel=1e-3)
     draws = silu(np.random.default_rng(0).normal(size=10**6))
     assert lesson.mean_square(silu, 1.0) == pytest.approx((draws**2).mean(), rel=0.01)
+
+
+def test_every_rule_meets_both_activations():
+    for activation in ("ReLU", "SiLU"):
+        for rule in lesson.RULES:
+            assert (activation, rule) in lesson.CASES
+
+
+@pytest.mark.parametrize("activation", ["ReLU", "SiLU"])
+def test_pytorchs_floor_is_the_biases(activation):
+    measured, _ = lesson.measure("PyTorch", activation)
+    # Without biases: the factors alone, 1/6 for ReLU and about 1/12 for SiLU, take the
+    # input to less than 1e-9 in twelve layers.
+    assert (1 / 6) ** 12 < 1e-9 < measured[-1] / 1e5
+    # From the seventh layer on the activations no longer fall.
+    np.testing.assert_allclose(measured[6:], measured[-1], rtol=0.1)
 
 
 @pytest.mark.parametrize(("activation", "rule"), lesson.CASES)
@@ -140,6 +153,16 @@ def test_main(tmp_path, monkeypatch, capsys):
     lesson.main()
     assert time.process_time() - start < 20
     assert (tmp_path / "initialisation.png").read_bytes()[:4] == b"\x89PNG"
-    printed = capsys.readouterr().out
-    assert "2.0e+00" in printed
-    assert "4.9e-04" in printed  # 2^-11
+    rows = {
+        cells[1].strip(): [float(cell) for cell in cells[2:6]]
+        for cells in (line.split("│") for line in capsys.readouterr().out.splitlines())
+        if len(cells) == 7 and ", " in cells[1]
+    }
+    assert list(rows) == [f"{activation}, {rule}" for activation, rule in lesson.CASES]
+    # Measured, expected: activations, gradient. By hand: 2^-12 and 2^-11.
+    assert rows["ReLU, Glorot"][1::2] == [2.4e-4, 4.9e-4]
+    assert rows["ReLU, He"][1::2] == [1, 1]
+    for name, (forward, _, backward, _) in rows.items():
+        largest = 2 if name.endswith("He") or name.startswith("linear") else 1e-3
+        assert forward < largest
+        assert backward < largest
