@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kerascnn import UsageError
@@ -41,11 +43,33 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(options, args=list(arguments), prog=program)
+            filled = tyro.cli(options, args=list(arguments), prog=program)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    raise UsageError(f"{_one_line(complaint.getvalue())} (see `{program} --help`)")
+        raise UsageError(
+            f"{_one_line(complaint.getvalue())} (see `{program} --help`)"
+        ) from None
+    for field in dataclasses.fields(options):
+        value = getattr(filled, field.name)
+        if isinstance(value, str | os.PathLike):
+            expanded(value)  # whoever uses it would raise a RuntimeError
+    return filled
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` or `~user` is written out.
+
+    Raises:
+        UsageError: That home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:  # the latter for a null byte
+        raise UsageError(
+            f"{path}: the home folder {Path(path).parts[0]} is not known here: write "
+            "the path out."
+        ) from error
 
 
 def choose(word: str, known: Iterable[str], what: str) -> str:
@@ -116,7 +140,7 @@ def restart(variables: Mapping[str, str]) -> NoReturn:
     Args:
         variables: The variables to set; the others stay.
     """
-    sys.stdout.flush()
+    _flush()
     command = [sys.executable, *sys.orig_argv[1:]]
     environment = {**os.environ, **variables}
     if os.name == "nt":  # there `execve` neither waits nor quotes
@@ -134,7 +158,7 @@ def run(program: Callable[[], object]) -> int:
         the error's own `exit_code`); 130 after Ctrl-C (likewise).
     """
     try:
-        program()
+        _finish(program)
     except UsageError as mistake:
         print(f"kerascnn: {_joined(str(mistake))}", file=sys.stderr)
         return mistake.exit_code
@@ -146,13 +170,47 @@ def run(program: Callable[[], object]) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL:
             raise
-        # A file that the user named, or one that the disk has lost.
-        line = f"{error.filename}: {error.strerror or error}."
+        # A file that the user named, or one that the disk has lost, or `> /dev/full`.
+        line = f"{error.filename or 'the output'}: {error.strerror or error}."
         print(f"kerascnn: {_joined(line)}", file=sys.stderr)
         return UsageError.exit_code
+    finally:
+        _drop_output()
     return 0
+
+
+# What writing to a file that is open may raise; it names no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _finish(program: Callable[[], object]) -> None:
+    """Run a program and write what it printed: Python's own end is too late to fail."""
+    try:
+        program()
+    except SystemExit:  # after --help
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is after `>&-`
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Leave nothing that Python would try to write once more, and complain, at its end.
+
+    Source: the note on SIGPIPE in https://docs.python.org/3/library/signal.html
+    """
+    try:
+        _flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _one_line(box: str) -> str:

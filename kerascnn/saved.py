@@ -28,7 +28,7 @@ LARGEST_FILE = 8 << 30
 # The classes that a model may be made of, by the module that its file names.
 CLASSES = {
     None: {"__keras_tensor__"},
-    "keras": {"DTypePolicy"},
+    "keras": {"DTypePolicy", "Sequential"},
     "keras.layers": {
         *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization"),
         *("CenterCrop", "Concatenate", "Conv2D", "Cropping2D", "Dense"),
@@ -77,8 +77,8 @@ def load_model(path: Path | str) -> keras.Model:
         raise UsageError(f"there is no file {path}.") from error
     except (*_BROKEN, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{path} is not a whole .keras file ({error}); other formats, such as .h5, "
-            "can hold code and are not read."
+            f"{path} is not a whole .keras file ({_line(error)}); other formats, such "
+            "as .h5, can hold code and are not read."
         ) from error
     spare_tensorflow()
     import keras
@@ -110,7 +110,7 @@ def _line(error: Exception) -> str:
 # What reading a file that was cut, or written by nobody, may raise.
 _BROKEN = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
-    *(RecursionError, NotImplementedError, EOFError),
+    *(RuntimeError, EOFError),  # h5py's own; deep JSON's RecursionError is one too
 )
 
 

@@ -191,6 +191,89 @@ def test_an_error_of_a_file_is_one_line_and_others_are_not_hidden(capsys):
 
 @pytest.mark.parametrize(
     "words",
+    [
+        ["data", "check", "~nosuchuser/x"],
+        ["data", "import", "cifar10", "~nosuchuser/x"],
+        ["data", "import", "cifar10", "x", "--data-dir", "~nosuchuser/x"],
+        ["data", "get", "cifar10", "--data-dir", "~nosuchuser/x"],
+        ["data", "list", "--data-dir=~nosuchuser/x"],
+        ["data", "statistics", "~nosuchuser/x"],
+        ["run", "fashion_mlp", "--out", "~nosuchuser/x"],
+        ["run", "fashion_mlp", "--data-dir", "~nosuchuser/x"],
+        ["run", "fashion_mlp", "--cache-dir", "~nosuchuser/x"],
+        ["run", "fashion_mlp", "--dataset", "~nosuchuser/x"],
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_home_folder_is_one_line(words, capsys):
+    assert __main__.main(words) == 2
+    assert capsys.readouterr().err == (
+        "kerascnn: ~nosuchuser/x: the home folder ~nosuchuser is not known here: write "
+        "the path out.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("TFDS_DATA_DIR", ["data", "list"]),
+        ("KERASCNN_CACHE_DIR", ["data", "statistics", "cifar10", "--data", "sample"]),
+    ],
+)
+def test_an_unknown_home_folder_in_the_environment(
+    variable, words, monkeypatch, capsys
+):
+    monkeypatch.setenv(variable, "~nosuchuser/x")
+    assert __main__.main(words) == 2
+    assert capsys.readouterr().err.startswith("kerascnn: ~nosuchuser/x: the home")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list"],
+        ["--help"],
+        ["diff", "--help"],
+        ["diff", "cifar_mlp", "cifar_conv"],
+        ["run", "fashion_mlp", "--data=sample", "--limit=50", "--batch-size=50"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_to_a_full_disk_is_one_line(words, unbuffered, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kerascnn", *words],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            timeout=120,
+        )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "kerascnn: the output: No space left on device."
+    )
+    if words[0] != "run":  # which says a word on the data before
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_closed_output_is_no_error():
+    program = f"{sys.executable} -m kerascnn --version >&-"
+    done = subprocess.run(program, shell=True, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_reader_that_leaves_is_no_error():
+    program = f"{sys.executable} -m kerascnn --help | true"
+    done = subprocess.run(program, shell=True, stderr=subprocess.PIPE, check=False)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "words",
     [["run", "fashion_mlp"], ["data", "get"], ["bench", "epoch"]],
     ids=" ".join,
 )

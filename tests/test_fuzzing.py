@@ -38,7 +38,7 @@ OPTIONS = [
 ]
 VALUES = [
     *("0", "1", "-1", "3.5", "1e999", "nan", "-inf", "9" * 5000, "1_0", "٣", "None"),
-    *("", " ", "-", "--", "-h", "=", "~", "~nobody/x", ".", "fashion_mlp", "cifar10"),
+    *("", " ", "-", "--", "-h", "=", "~", "~no_user/x", ".", "fashion_mlp", "cifar10"),
     *("full", "sample", "auto", "jax", "torch", "theano", "skip", "epoch", "float16"),
     *("x" * 300, "a\0b", "a\nb", "\udcff", "\x1b[31m", "[bold]", "{}", "--=", "é"),
 ]

@@ -3,6 +3,7 @@
 The shapes of attacks are those of Keras's advisories of 2024 to 2026, named with each.
 """
 
+import contextlib
 import io
 import json
 import zipfile
@@ -11,6 +12,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 from kerascnn import UsageError, recipe, saved
@@ -69,6 +72,16 @@ def test_a_plain_model_loads(good, remake):
         np.testing.assert_array_equal(answer, expected)
 
 
+def test_a_sequential_model_loads(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3, "relu")]
+    )
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
+    loaded = saved.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
 def test_every_recipe_is_made_of_known_layers():
     for name in recipe.names():
         case = recipe.load(name)
@@ -89,6 +102,12 @@ LAMBDA = {
 @pytest.mark.parametrize(
     "replacement",
     [
+        # A plain model's other name, with code in it.
+        {
+            "module": "keras",
+            "class_name": "Sequential",
+            "config": {"layers": [{"module": "keras.layers", "class_name": "Lambda"}]},
+        },
         # CVE-2024-3660, CVE-2025-9906: code in a Lambda layer.
         {"module": "keras.layers", "class_name": "Lambda"},
         {"module": "builtins", "class_name": "function", "config": "exec"},
@@ -260,3 +279,22 @@ def test_a_cut_file_is_refused(good, tmp_path):
         path.write_bytes(content[:length])
         with pytest.raises(UsageError):
             saved.load_model(path)
+
+
+@pytest.mark.parametrize("examples", [30, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_weights_load_or_are_refused(examples, good, remake):
+    """The zip's own checksum is right: HDF5's metadata are what lies."""
+    whole = weights_file(good[0]).getvalue()
+    places = st.integers(0, len(whole) - 1)
+
+    @settings(derandomize=True, deadline=None, database=None, max_examples=examples)
+    @given(st.dictionaries(places, st.integers(0, 255), min_size=1, max_size=20))
+    def check(changes):
+        content = bytearray(whole)
+        for place, value in changes.items():
+            content[place] = value
+        path = remake(**{"model.weights.h5": bytes(content)})
+        with contextlib.suppress(UsageError):
+            saved.load_model(path)
+
+    check()

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import one_line
+from kerascnn.command_line import expanded, one_line
 from kerascnn.data.official import Official
 from kerascnn.data.pickles import cifar_batch
 
@@ -70,7 +70,7 @@ def read_archive(name: str, path: str | os.PathLike, official: Official) -> Spli
     Raises:
         UsageError: the files are not there, damaged, unsafe, or not the true ones.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.exists():
         raise UsageError(
             f"{path} does not exist: pass the archive of {official.title}, or the "

@@ -21,7 +21,7 @@ from uuid import uuid4
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import one_line, say
+from kerascnn.command_line import expanded, one_line, say
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_folders import ImageFolder
@@ -43,14 +43,14 @@ def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
     """
     chosen = cache_dir or os.environ.get("KERASCNN_CACHE_DIR")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     if sys.platform == "win32":
         platform = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         platform = "~/Library/Caches"
     else:
         platform = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(platform).expanduser().absolute() / "kerascnn"
+    return expanded(platform).absolute() / "kerascnn"
 
 
 def decoded(
@@ -107,7 +107,7 @@ def _state(folder: Path, image_size: tuple[int, int] | None) -> str:
     pattern = "*" if is_prepared(folder) else "*/*/*"
     try:
         files = [
-            [str(each.relative_to(folder)), status.st_size, status.st_mtime_ns]
+            [str(each.relative_to(folder)), *_stamp(status)]
             for each in sorted(folder.glob(pattern))
             if not each.name.startswith(".") and (status := each.stat())
         ]
@@ -116,6 +116,13 @@ def _state(folder: Path, image_size: tuple[int, int] | None) -> str:
         raise UsageError(f"{place} cannot be read: {error.strerror}.") from error
     state = json.dumps([_FORMAT, str(folder), files, *(image_size or ())])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    # The time of the last write can be set (`touch -r`, `cp -p`); that of the last
+    # change and the number of the file can't.
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    return [status.st_size, *times, status.st_ino]
 
 
 def _open(place: Path) -> tuple[dict, dict]:

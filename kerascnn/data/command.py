@@ -81,24 +81,35 @@ def list_(data_dir: str | os.PathLike | None = None) -> None:
 
 
 def check(folder: str | os.PathLike) -> None:
-    """Print a line for each image of a folder that can't be trained on.
+    """Print a line for each fault of a folder's layout and each image that can't be
+    trained on, and how many files are passed over.
 
     Args:
         folder: see `image_folders.ImageFolder`.
 
     Raises:
-        UsageError: some can't, or the folder is not laid out as a data set.
+        UsageError: there are some, or the folder is not laid out as a data set.
     """
-    images, problems, sizes = image_folders.check(folder)
-    for problem in problems:
-        print(command_line.printable(problem))
-    if problems:
-        raise UsageError(f"{len(problems):,} of {images:,} images can't be used.")
-    print(f"{images:,} images can be used.")
-    if len(sizes) > 1:
+    found = image_folders.check(folder)
+    for line in (*found.faults, *found.problems):
+        print(command_line.printable(line))
+    if found.others:
+        others = [f"{number:,} {kind}" for kind, number in sorted(found.others.items())]
+        print(f"Passed over: {command_line.printable(', '.join(others))}.")
+    wrong = []
+    if number := len(found.faults):
+        wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")
+    if found.problems:
+        wrong.append(
+            f"{len(found.problems):,} of {found.images:,} images can't be used"
+        )
+    if wrong:
+        raise UsageError(f"{' and '.join(wrong)}.")
+    print(f"{found.images:,} images can be used.")
+    if len(found.sizes) > 1:
         print(
-            f"They have {len(sizes):,} sizes: train them with a recipe whose transform "
-            f"begins with {image_folders.RESIZING}."
+            f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
+            f"transform begins with {image_folders.RESIZING}."
         )
 
 

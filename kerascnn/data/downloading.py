@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -52,9 +53,13 @@ def prepare(name: str, directory: str) -> None:
                 source = _FROM_DOWNLOADS[name]
                 write(name, directory, source, Path(directory, "downloads"))
             else:
+                # Left alone, tfds takes what it has no checksum of as it comes.
+                checked = tensorflow_datasets.download.DownloadConfig(
+                    force_checksums_validation=True
+                )
                 tensorflow_datasets.builder(
                     name, data_dir=directory, file_format="array_record"
-                ).download_and_prepare()
+                ).download_and_prepare(download_config=checked)
     except UsageError:
         raise
     except requests.RequestException as error:
@@ -69,6 +74,12 @@ def prepare(name: str, directory: str) -> None:
         ) from error
     # tfds and each of its sets raise what they like.
     except Exception as error:
+        if match := re.match(r"Missing checksums url: (\S+), yet", str(error)):
+            raise UsageError(
+                f"tensorflow-datasets has no checksum of {match[1]}, so what comes "
+                f"from there can't be checked: if you trust it, prepare {name} with "
+                "tensorflow-datasets itself and name its folder with --data-dir."
+            ) from error
         raise UsageError(
             f"tensorflow-datasets could not prepare {name} in {directory} "
             f"({type(error).__name__}: {one_line(error)})."

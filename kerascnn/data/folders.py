@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from kerascnn import UsageError
+from kerascnn.command_line import expanded
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -32,7 +33,7 @@ def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
         The folder, which need not exist.
     """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().absolute()
+    return expanded(chosen).absolute()
 
 
 def prepared(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:

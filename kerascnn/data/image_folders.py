@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import one_line
+from kerascnn.command_line import expanded, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,13 +26,15 @@ TESTS = ("test", "validation", "val")
 # What makes images of one size, by the rule of `fitted`.
 RESIZING = "layers.Resizing(height, width, crop_to_aspect_ratio=True, antialias=True)"
 _CHUNK = 64
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 
 class ImageFolder:
     """A set laid out as `train/CLASS/IMAGE` and `test/CLASS/IMAGE`.
 
     `validation` or `val` may stand for `test`, as in torchvision's and Keras's
-    examples. Hidden files and files with other endings than images' are passed over.
+    examples. Hidden files, files with other endings than images', and files beside the
+    classes are passed over; `check` tells of all but the hidden.
 
     Args:
         folder: the folder that holds `train` and `test`.
@@ -43,35 +48,17 @@ class ImageFolder:
     held_out = False
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = expanded(folder).absolute()
         self.name = self.folder.name
-        test = next((t for t in TESTS if (self.folder / t).is_dir()), None)
-        if test is None or not (self.folder / "train").is_dir():
-            raise UsageError(
-                f"{self.folder} is no data set: expected train/CLASS/ and test/CLASS/ "
-                "with images in them."
+        self._roles = _roles(self.folder)
+        if faults := _faults(self._roles):
+            more = (
+                f" `kerascnn data check {self.folder}` lists {len(faults) - 1:,} more."
+                if len(faults) > 1
+                else ""
             )
-        self._roles = {"train": self.folder / "train", "test": self.folder / test}
+            raise UsageError(faults[0] + more)
         self.classes = tuple(_folders(self._roles["train"]))
-        others = tuple(_folders(self._roles["test"]))
-        if self.classes != others:
-            different = ", ".join(sorted({*self.classes} ^ {*others}))
-            raise UsageError(
-                f"{self.folder}: train and {test} have different classes ({different})."
-            )
-        if len(self.classes) < 2:
-            held = self.classes[0] if self.classes else "nothing"
-            raise UsageError(
-                f"{self._roles['train']} holds {held}: a network learns to tell "
-                "two classes or more apart."
-            )
-        for role in self._roles.values():
-            for name in self.classes:
-                if not any(_images(role / name)):
-                    raise UsageError(
-                        f"{role / name} holds no image: add some, or remove the class "
-                        f"from train and {test}."
-                    )
 
     @cached_property
     def files(self) -> dict[str, list[tuple[Path, int]]]:
@@ -133,27 +120,55 @@ class ImageFolder:
             yield np.stack(images), np.array(labels, np.int32)
 
 
-def check(folder: str | os.PathLike) -> tuple[int, list[str], set[tuple[int, int]]]:
-    """Decode every image of a folder and collect what is wrong.
+@dataclass
+class Findings:
+    """What `check` has found in a folder.
+
+    Args:
+        faults: a line for each fault of the layout: a class without images or in one
+            of training and test only, one class alone, an image in no class.
+        problems: a line for each image that can't be used.
+        images: how many images lie in classes, with those that can't be used.
+        sizes: the sizes (height, width) of those that can.
+        others: how many files and folders are passed over, by the endings of names.
+    """
+
+    faults: list[str]
+    problems: list[str]
+    images: int
+    sizes: set[tuple[int, int]]
+    others: Counter[str]
+
+
+def check(folder: str | os.PathLike) -> Findings:
+    """Decode every image of a folder and collect all that is wrong.
 
     Args:
         folder: see `ImageFolder`.
 
-    Returns:
-        The number of images, a line for each that can't be used, and the sizes
-        (height, width) of the others.
-
     Raises:
-        UsageError: the folder is not laid out as a data set.
+        UsageError: the folder has no training or no test images.
     """
-    files = [file for split in ImageFolder(folder).files.values() for file, _ in split]
-    problems, sizes = [], set()
-    for file in sorted(files):
-        try:
-            sizes.add(decode(file).shape[:2])
-        except UsageError as error:
-            problems.append(str(error))
-    return len(files), problems, sizes
+    roles = _roles(expanded(folder).absolute())
+    found = Findings(_faults(roles), [], 0, set(), Counter())
+    for role in roles.values():
+        found.faults += [
+            f"{file} is in no class: move it into the folder of one, or remove it."
+            for file in sorted(_images(role))
+            if not file.is_dir()
+        ]
+        classes = [role / name for name in _folders(role)]
+        for file in sorted(file for each in classes for file in _images(each)):
+            found.images += 1
+            try:
+                found.sizes.add(decode(file).shape[:2])
+            except UsageError as error:
+                found.problems.append(str(error))
+        others = [file for file in _others(role) if not file.is_dir()]
+        for file in (*others, *(file for each in classes for file in _others(each))):
+            ending = file.suffix.lower() or "without ending"
+            found.others["folder" if file.is_dir() else ending] += 1
+    return found
 
 
 def decode(file: Path) -> np.ndarray:
@@ -177,7 +192,8 @@ def decode(file: Path) -> np.ndarray:
             raise UsageError(f"{file} is empty: fetch it again or remove it.")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images", UserWarning)
+            # Of a damaged note beside the pixels, or a palette with transparency.
+            warnings.simplefilter("ignore", UserWarning)
             with Image.open(file) as image:
                 _refuse_guesses(file, image)
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -198,8 +214,7 @@ def _refuse_guesses(file: Path, image: Image.Image) -> None:
         raise UsageError(f"{file} has several frames: save one of them.")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         raise UsageError(f"{file} is in {image.mode} colours: save it as RGB.")
-    # Pillow opens 16-bit colour as 8-bit, and says so only in how it will decode it.
-    if image.mode.startswith("I") or image.mode == "F" or "16" in str(image.tile):
+    if image.mode.startswith("I") or image.mode == "F" or _is_deep_colour(image):
         raise UsageError(f"{file} has more than 8 bits a channel: save it with 8.")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
@@ -207,6 +222,21 @@ def _refuse_guesses(file: Path, image: Image.Image) -> None:
             raise UsageError(
                 f"{file} is transparent in places: save it on a background."
             )
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether colours have more than 8 bits, which Pillow opens as if they had 8.
+
+    It says so only in how it will decode them: in a raw mode such as "RGB;16B" (PNG),
+    a largest value (PPM), or a tag (TIFF, whose planes have no such raw mode).
+    """
+    deep = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,))) > 8
+    for tile in getattr(image, "tile", ()):
+        first, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        # Not "BGR;16" of BMP: those are 16 bits for three channels.
+        deep |= re.search(";16[BLN]", str(first)) is not None
+        deep |= tile.codec_name.startswith("ppm") and max(rest, default=0) > 255
+    return deep
 
 
 def fitted(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -237,6 +267,41 @@ def fitted(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized).reshape(height, width, image.shape[-1])
 
 
+def _roles(folder: Path) -> dict[str, Path]:
+    """The folders of "train" and "test"."""
+    test = next((t for t in TESTS if (folder / t).is_dir()), None)
+    if test is None or not (folder / "train").is_dir():
+        raise UsageError(
+            f"{folder} is no data set: expected train/CLASS/ and test/CLASS/ with "
+            "images in them."
+        )
+    return {"train": folder / "train", "test": folder / test}
+
+
+def _faults(roles: dict[str, Path]) -> list[str]:
+    """A line for each reason why the folders are no data set to train on."""
+    train, test = roles["train"], roles["test"]
+    classes = {role: _folders(role) for role in (train, test)}
+    faults = []
+    if different := sorted({*classes[train]} ^ {*classes[test]}):
+        faults.append(
+            f"{train.parent}: train and {test.name} have different classes "
+            f"({', '.join(different)})."
+        )
+    if len(classes[train]) < 2:
+        faults.append(
+            f"{train} holds {', '.join(classes[train]) or 'nothing'}: a network learns "
+            "to tell two classes or more apart."
+        )
+    return faults + [
+        f"{role / name} holds no image: add some, or remove the class from train and "
+        f"{test.name}."
+        for role, names in classes.items()
+        for name in names
+        if not any(_images(role / name))
+    ]
+
+
 def _folders(folder: Path) -> list[str]:
     return sorted(
         each.name
@@ -248,4 +313,10 @@ def _folders(folder: Path) -> list[str]:
 def _images(folder: Path) -> Iterator[Path]:
     for file in folder.iterdir():
         if file.suffix.lower() in ENDINGS and not file.name.startswith("."):
+            yield file
+
+
+def _others(folder: Path) -> Iterator[Path]:
+    for file in folder.iterdir():
+        if file.suffix.lower() not in ENDINGS and not file.name.startswith("."):
             yield file

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def keep_compiled(folder: Path) -> None:
     """
     import jax
 
+    # Where it can't be kept, the data's own line says so already.
+    warnings.filterwarnings(
+        "ignore", "Error (reading|writing) persistent compilation cache", UserWarning
+    )
     if jax.config.jax_compilation_cache_dir is None:
         kind = re.sub(r"\W+", "-", f"{processor()} {platform.machine()}").strip("-")
         jax.config.update("jax_compilation_cache_dir", str(folder / kind))

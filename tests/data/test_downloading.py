@@ -180,6 +180,35 @@ def test_a_download_that_is_not_the_set(monkeypatch, server, tmp_path):
     assert data.prepared("fashion_mnist", tmp_path / "data") is None
 
 
+def test_what_has_no_checksum_is_not_downloaded(monkeypatch, server, tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder, address = server
+    write(folder, gz(idx_files(part("fashion_mnist"))))  # under the names of MNIST's
+    monkeypatch.setattr(tfds.builder_cls("mnist"), "URL", address, raising=False)
+    monkeypatch.setattr(tfds.builder_cls("mnist"), "url_infos", {})
+    with pytest.raises(UsageError, match=f"no checksum of {address}.*--data-dir"):
+        downloading.prepare("mnist", str(tmp_path / "data"))
+    assert not list((tmp_path / "data").rglob("*ubyte*"))
+    assert data.prepared("mnist", tmp_path / "data") is None
+
+
+def test_a_download_with_another_checksum_is_refused(monkeypatch, server, tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder, address = server
+    files = gz(idx_files(part("fashion_mnist")))
+    write(folder, files)
+    other = tfds.download.checksums.UrlInfo(size=5, checksum="0" * 64, filename="x")
+    monkeypatch.setattr(tfds.builder_cls("mnist"), "URL", address, raising=False)
+    infos = {f"{address}{name}": other for name in files}
+    monkeypatch.setattr(tfds.builder_cls("mnist"), "url_infos", infos)
+    with pytest.raises(UsageError, match="checksum") as caught:
+        downloading.prepare("mnist", str(tmp_path / "data"))
+    assert "\n" not in str(caught.value)
+    assert data.prepared("mnist", tmp_path / "data") is None
+
+
 def test_a_page_instead_of_the_set(monkeypatch, server, tmp_path):
     serve_small_sets(monkeypatch, server)
     folder, _ = server

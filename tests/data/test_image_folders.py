@@ -1,6 +1,7 @@
 """Folders of image files: layout, decoding, resizing, and what is refused."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -53,6 +54,33 @@ def test_a_changed_file_is_decoded_again(pets):
     assert noise(9, 7, 3, seed=7777).tolist() in after.train.images.tolist()
 
 
+@pytest.mark.parametrize("way", ["in place", "another file"])
+def test_a_changed_file_of_the_same_size_and_time_is_decoded_again(tmp_path, way):
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "set" / place).mkdir(parents=True)
+        file = tmp_path / "set" / place / "x.bmp"  # whose size does not tell
+        Image.fromarray(noise(9, 7, 3)).save(file)
+    before = data.load(str(tmp_path / "set"))
+    status = file.stat()
+    other = tmp_path / "other.bmp"
+    Image.fromarray(noise(9, 7, 3, seed=7777)).save(other)
+    if way == "in place":
+        file.write_bytes(other.read_bytes())
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if way == "another file":
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other.replace(file)
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (
+        status.st_size,
+        status.st_mtime_ns,
+    )
+    after = data.load(str(tmp_path / "set"))
+    assert before.hash != after.hash
+    assert after.test.images[after.test.labels == 1].tolist() == [
+        noise(9, 7, 3, seed=7777).tolist()
+    ]
+
+
 @pytest.mark.parametrize("shape", [(40, 30, 3), (23, 61, 3), (9, 12, 1), (16, 12, 3)])
 def test_fitting_equals_keras_resizing(shape):
     """Both filter with a triangle; rounding to uint8 and where the cut falls, which
@@ -94,7 +122,27 @@ def deep_colour():
     )
 
 
+def deep_planes():
+    """A 16-bit RGB TIFF with a plane for each colour, which Pillow can't write."""
+    pixels = bytes(range(24))
+    tags = {256: 2, 257: 2, 258: 16, 259: 1, 262: 2, 277: 3, 278: 2, 284: 2}
+    start = 8 + 2 + 12 * (len(tags) + 2) + 4
+    lists = {258: (3, [16] * 3), 273: (4, []), 279: (4, [8] * 3)}
+    lists[273] = (4, [start + 6 + 24 + 8 * i for i in range(3)])
+    entries, more = [], b""
+    for tag in sorted({*tags, *lists}):
+        if tag not in lists:
+            entries.append(struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0))
+            continue
+        kind, values = lists[tag]
+        entries.append(struct.pack("<HHII", tag, kind, 3, start + len(more)))
+        more += struct.pack("<3H" if kind == 3 else "<3I", *values)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + b"".join(entries) + bytes(4) + more + pixels
+
+
 RGB = Image.fromarray(noise(9, 7, 3))
+DEEP = Image.fromarray(noise(9, 7).astype("uint16"))
 ALPHA = Image.fromarray(noise(9, 7, 4))
 BAD = {
     "truncated.png": (bytes_of(RGB, "PNG")[:60], "can't be decoded"),
@@ -106,10 +154,15 @@ BAD = {
     ),
     "inks.jpg": (bytes_of(RGB.convert("CMYK"), "JPEG"), "CMYK"),
     "deep.png": (
-        bytes_of(Image.fromarray(noise(9, 7).astype("uint16")), "PNG"),
+        bytes_of(DEEP, "PNG"),
         "more than 8 bits",
     ),
     "deep_colour.png": (deep_colour(), "more than 8 bits"),
+    "deep.tif": (bytes_of(DEEP, "TIFF"), "more than 8 bits"),
+    "deep_planes.tif": (deep_planes(), "more than 8 bits"),
+    "deep.pgm": (bytes_of(DEEP, "PPM"), "more than 8 bits"),
+    "deep_colour.ppm": (b"P6 2 2 65535\n" + bytes(24), "more than 8 bits"),
+    "deep_words.ppm": (b"P3 1 1 1000\n0 9 999", "more than 8 bits"),
     "glass.png": (bytes_of(ALPHA, "PNG"), "transparent"),
 }
 
@@ -120,6 +173,47 @@ def test_bad_images_are_named(pets, name):
     (pets / "train" / "cat" / name).write_bytes(content)
     with pytest.raises(UsageError, match=rf"{name} .*{reason}.*data check"):
         data.load(str(pets))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (116, 16), (213, 160), (16, 1616)])
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        *(("PNG", "png"), ("JPEG", "jpg"), ("BMP", "bmp"), ("PPM", "ppm")),
+        *(("PPM", "pgm"), ("TIFF", "tif"), ("WEBP", "webp")),
+    ],
+)
+def test_any_width_and_height_is_good(tmp_path, kind, ending, size):
+    """Widths, heights and strides with a 16 in them are no depth of colour."""
+    image = Image.fromarray(noise(*size, *([3] * (ending != "pgm"))))
+    path = tmp_path / f"image.{ending}"
+    path.write_bytes(bytes_of(image, kind, comment=b"x" * 16))
+    assert image_folders.decode(path).shape == (*size, 3)
+
+
+def test_any_offset_of_the_pixels_is_good(tmp_path):
+    path = tmp_path / "image.ppm"
+    for length in (16, 116, 160, 216):
+        header = b"P6\n#" + b"." * (length - 13) + b"\n2 1 255\n"
+        assert len(header) == length
+        path.write_bytes(header + bytes(range(6)))
+        assert image_folders.decode(path).tolist() == [[[0, 1, 2], [3, 4, 5]]]
+
+
+def test_few_bits_a_channel_are_good(tmp_path):
+    path = tmp_path / "image.ppm"
+    path.write_bytes(b"P6 1 1 15\n\x0f\x00\x05")
+    assert image_folders.decode(path).tolist() == [[[255, 0, 85]]]
+    path.write_bytes(b"P1 2 1\n1 0")
+    assert image_folders.decode(path).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    bitmap = bytearray(bytes_of(Image.fromarray(noise(1, 2, 3)), "BMP"))
+    # 16 bits for all three channels: five for red and blue each, six for green.
+    bitmap[14:18], bitmap[28:34] = struct.pack("<I", 56), struct.pack("<HI", 16, 3)
+    bitmap[10:14] = struct.pack("<I", 70)
+    masks = struct.pack("<4I", 0xF800, 0x7E0, 0x1F, 0)
+    path = tmp_path / "image.bmp"
+    path.write_bytes(bitmap[:54] + masks + struct.pack("<HH", 0xF800, 0x1F))
+    assert image_folders.decode(path).tolist() == [[[255, 0, 0], [0, 0, 255]]]
 
 
 def test_check_lists_all_bad_images_at_once(pets, capsys):
@@ -135,7 +229,66 @@ def test_check_lists_all_bad_images_at_once(pets, capsys):
     assert any("gone.png" in line and "No such file" in line for line in lines)
     for name, (_, reason) in BAD.items():
         assert any(name in line and reason in line for line in lines)
-    assert "9 of 33 images" in captured.err
+    assert f"{len(BAD) + 1} of {len(BAD) + 25} images" in captured.err
+
+
+def test_check_lists_all_faults_of_the_layout_at_once(pets, capsys):
+    for place in ("train/ape", "train/bee", "test/bee", "test/fish"):
+        (pets / place).mkdir()
+    Image.fromarray(noise(9, 7, 3)).save(pets / "test" / "fish" / "0.png")
+    (pets / "test" / "fish" / "bad.png").write_bytes(b"")
+    Image.fromarray(noise(9, 7, 3)).save(pets / "train" / "stray.png")
+    for name in (
+        "moving.GIF",
+        "new.heic",
+        "old.gif",
+        "x\x1b.y\x1b",
+        "README",
+        ".hidden",
+    ):
+        (pets / "train" / "cat" / name).write_bytes(b"x")
+    (pets / "test" / "notes.txt").write_text("about these")
+    (pets / "train" / "dog" / "puppies").mkdir()
+    assert main(["data", "check", str(pets)]) == 2
+    captured = capsys.readouterr()
+    *lines, others = captured.out.splitlines()
+    expected = [
+        f"{pets}: train and test have different classes (ape, fish).",
+        f"{pets / 'train' / 'ape'} holds no image",
+        f"{pets / 'train' / 'bee'} holds no image",
+        f"{pets / 'test' / 'bee'} holds no image",
+        f"{pets / 'train' / 'stray.png'} is in no class",
+        f"{pets / 'test' / 'fish' / 'bad.png'} is empty",
+    ]
+    assert len(lines) == len(expected)
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
+    assert others == (
+        "Passed over: 2 .gif, 1 .heic, 1 .txt, 1 .y\\x1b, 1 folder, 1 without ending."
+    )
+    assert captured.err == (
+        "kerascnn: the layout has 5 faults and 1 of 26 images can't be used.\n"
+    )
+
+
+def test_check_of_one_class(tmp_path, capsys):
+    for role in ("train", "val"):
+        (tmp_path / role / "cat").mkdir(parents=True)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    first, *lines = captured.out.splitlines()
+    assert "holds cat: a network learns to tell two" in first
+    assert [line.split()[0] for line in lines] == [
+        str(tmp_path / role / "cat") for role in ("train", "val")
+    ]
+    assert captured.err == "kerascnn: the layout has 3 faults.\n"
+
+
+def test_what_is_passed_over_is_no_mistake(pets, capsys):
+    (pets / "train" / "cat" / "notes.txt").write_text("no image")
+    (pets / "train" / "cat" / ".DS_Store").write_text("no image")
+    assert main(["data", "check", str(pets)]) == 0
+    assert capsys.readouterr().out == ("Passed over: 1 .txt.\n24 images can be used.\n")
 
 
 def test_check_says_that_sizes_differ(pets, capsys):
