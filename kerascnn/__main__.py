@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from kerascnn.training import signals
+
+# Before the imports that take their time; where this module is the program, not where
+# a test imports it.
+if __name__ == "__main__" or Path(sys.argv[0]).stem == "kerascnn":
+    signals.stop_quietly()
+
 import tyro
 
 from kerascnn import (
@@ -253,12 +260,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `kerascnn`; by default the process's own.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake.
+        The exit code: 0, 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    if arguments is None and sys.argv[1:2] and sys.argv[1] in COMPUTING:
-        memory.restart()
     words = sys.argv[1:] if arguments is None else arguments
-    return command_line.run(lambda: _main(words))
+
+    def program() -> None:
+        if arguments is None and words and words[0] in COMPUTING:
+            signals.hold()
+            memory.restart()
+            signals.release()
+        _main(words)
+
+    return command_line.run(program)
 
 
 def _main(words: Sequence[str]) -> None:

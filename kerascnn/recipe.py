@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -10,9 +11,11 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import re
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,13 +237,28 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     """Return everything that decides what a recipe computes, as plain JSON values.
 
     The layers, optimiser and callbacks are their Keras configurations, without the
-    names and seeds that Keras makes up, so two builds of one recipe are equal.
+    names and seeds that Keras makes up, so two builds of one recipe are equal. A
+    function, such as `keras.callbacks.LearningRateScheduler` takes, is its name and its
+    code; the values that its code refers to are not seen.
 
     Returns:
         A dictionary with the keys `name` and `PARTS`.
+
+    Raises:
+        UsageError: A part holds something else than plain values and functions.
     """
     spare_tensorflow()
-    return {"name": recipe.name} | {part: _describe(recipe, part) for part in PARTS}
+    description: dict[str, Any] = {"name": recipe.name}
+    for part in PARTS:
+        description[part] = _describe(recipe, part)
+        try:
+            json.dumps(description[part])
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"{recipe.name}'s {part} can't be described ({error}): give what holds "
+                "such a value a get_config() that returns plain values."
+            ) from error
+    return description
 
 
 def fingerprint(description: dict[str, Any]) -> str:
@@ -352,9 +370,23 @@ def _(value: Any) -> list:
 
 
 @_plain.register
-def _(value: float) -> float:
+def _(value: float) -> float | str:
     # Optimisers keep float32 values: 0.001 comes back as 0.0010000000474974513.
-    return float(f"{value:.7g}")
+    return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+
+
+@_plain.register(types.FunctionType)
+@_plain.register(types.MethodType)
+def _(value: Any) -> dict[str, str]:
+    described = {"class": value.__qualname__}
+    with contextlib.suppress(OSError):  # typed at a prompt
+        described["code"] = inspect.getsource(value).strip()
+    return described
+
+
+@_plain.register(types.BuiltinFunctionType)
+def _(value: Any) -> dict[str, str]:
+    return {"class": value.__qualname__}
 
 
 @_plain.register

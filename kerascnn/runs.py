@@ -82,8 +82,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has trained to its end."""
-        return (self.folder / "result.json").exists() and self.result["finished"]
+        """Whether the run has trained to its end; one with a damaged result has not."""
+        try:
+            return self.result.get("finished") is True
+        except UsageError:
+            return False
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ ALLOWED = {
         "optim",
         "recipe",
         "training.main",
+        "training.signals",
         "transforms",
     },
     "training": {

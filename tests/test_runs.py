@@ -59,6 +59,25 @@ def test_a_run_has_no_metrics_before_its_first_epoch_ends(tmp_path):
         _ = Run(tmp_path / "nothing").metrics
 
 
+@pytest.mark.parametrize(
+    ("text", "finished"),
+    [
+        ('{"finished": true}', True),
+        ('{"finished": false}', False),
+        ("{}", False),
+        ("[1]", False),
+        ('{"finished": tr', False),
+        (None, False),
+    ],
+)
+def test_a_run_with_a_damaged_result_has_not_finished(tmp_path, text, finished):
+    run = Run.create("fashion_mlp", tmp_path / "run")
+    run.write_config({"seed": 3})
+    if text is not None:
+        (run.folder / "result.json").write_text(text)
+    assert run.finished is finished
+
+
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UsageError, match=r"config\.json"):

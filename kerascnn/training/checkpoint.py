@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import threading
 import time
@@ -105,9 +106,7 @@ def write(
             written before are intact.
     """
     parent = run / FOLDER
-    if not parent.exists():
-        parent.mkdir(exist_ok=True)
-        _sync_folder(run)
+    _make(parent)
     name = f"{manifest['epoch']:05}-{manifest['step']:07}"
     partial = parent / f"{_PARTIAL}{name}"
     try:
@@ -140,6 +139,12 @@ def write(
         if old != best:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _make(parent: Path) -> None:
+    if not parent.exists():
+        parent.mkdir(exist_ok=True)
+        _sync_folder(parent.parent)
 
 
 def _best(folders: list[Path], manifest: dict[str, Any]) -> Path | None:
@@ -210,7 +215,8 @@ def newest(run: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
         try:
             return read(folder)
         except DamagedError as error:
-            say(f"The checkpoint {folder} is damaged ({error}): taking the one before.")
+            rest = "" if folder == folders[0] else ": taking the one before"
+            say(f"The checkpoint {folder} is damaged ({error}){rest}.")
     if folders:
         raise UsageError(
             f"all checkpoints in {run / FOLDER} are damaged: start the run anew, with "
@@ -247,7 +253,8 @@ class Writer:
     """Write checkpoints behind the training's back: one at a time, in a thread.
 
     Args:
-        run: The run's folder.
+        run: The run's folder. It gets the folder for checkpoints at once: where that
+            is missing later, someone has taken it away.
     """
 
     def __init__(self, run: Path):
@@ -256,6 +263,7 @@ class Writer:
         self.last: Path | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        _make(run / FOLDER)
 
     @property
     def busy(self) -> bool:
@@ -312,7 +320,7 @@ class Writer:
         raise UsageError(
             f"a checkpoint can't be written to {self.run / FOLDER} "
             f"({error.strerror or error}); {there}. Make room, then go on with "
-            f"`kerascnn resume {self.run}`."
+            f"`kerascnn resume {shlex.quote(str(self.run))}`."
         ) from error
 
 

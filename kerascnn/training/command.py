@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kerascnn import KERAS_CAME_FIRST, UsageError, check_backend, command_line, runs
 from kerascnn import recipe as recipes
-from kerascnn.training import determinism, resuming
+from kerascnn.training import determinism, resuming, signals
 
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
@@ -25,10 +26,17 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
         arguments: The options; by default the process's own.
 
     Raises:
-        SystemExit: Always; code 0 after a finished run, 2 after a user's mistake.
+        SystemExit: Always; code 0 after a finished run, 2 after a user's mistake, 130
+            after Ctrl-C, 143 after SIGTERM.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    sys.exit(command_line.run(lambda: run(recipe, words, recipe.command)))
+
+    def program() -> None:
+        if arguments is None:
+            signals.stop_quietly()
+        words = sys.argv[1:] if arguments is None else arguments
+        run(recipe, words, recipe.command)
+
+    sys.exit(command_line.run(program))
 
 
 def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
@@ -71,7 +79,8 @@ def resume(words: Sequence[str], program: str) -> None:
         if name not in recipes.names():
             raise UsageError(
                 f"the recipe {name} of {words[0]} is not one of this package: go on "
-                f"with `python FILE --resume {words[0]}`, where FILE is the recipe's."
+                f"with `python FILE --resume {shlex.quote(words[0])}`, where FILE is "
+                "the recipe's."
             )
         run(recipes.load(name), ["--resume", *words], program)
     elif {"-h", "--help"} & set(words):
@@ -115,4 +124,5 @@ def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) 
         needed["KERAS_BACKEND"] = wanted
     if all(os.environ.get(name) == value for name, value in needed.items()):
         return
+    signals.hold()
     command_line.restart(needed)

@@ -66,13 +66,16 @@ def index(optimizer: keras.Optimizer) -> int:
 def begin(optimizer: keras.Optimizer, on_nan: str) -> None:
     """Say what is to happen with bad steps from now on.
 
+    Those in a row so far count on, unless what happens with them changes.
+
     Args:
         optimizer: A built optimiser.
         on_nan: `"stop"` or `"skip"`.
     """
     variable = counts(optimizer)
     value = np.array(ops.convert_to_numpy(variable))
-    value[[IN_A_ROW, LIMIT]] = 0, LIMITS[on_nan]
+    if value[LIMIT] != LIMITS[on_nan]:
+        value[[IN_A_ROW, LIMIT]] = 0, LIMITS[on_nan]
     variable.assign(value)
 
 

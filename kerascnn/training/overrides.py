@@ -72,10 +72,16 @@ class Overrides:
     resume: Folder = None
     """Go on with the run in this folder, with its own options."""
     force: bool = False
-    """Go on also where the recipe, the data, the device or versions have changed."""
+    """Go on also where the recipe, the data, the device or versions have changed, or
+    over a run whose checkpoints are gone, from its beginning."""
 
     def __post_init__(self):
         command_line.check_positive(self, "epochs", "batch_size", "limit")
+        for name in ("epochs", "batch_size", "limit"):
+            value = getattr(self, name) or 0
+            if value >= 2**31:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value}: expected less than {2**31}.")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise UsageError(
                 f"--learning-rate {self.learning_rate}: expected a number above 0."

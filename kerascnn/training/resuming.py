@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
 from kerascnn.data.loading import is_path
+from kerascnn.training import checkpoint
 from kerascnn.training.overrides import Overrides
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
+    from kerascnn.training.checkpoint import Checkpoint
 
 # Where the data lie and how a run is kept may differ from one start to the next.
 _OWN = ("resume", "force", "out")
@@ -132,6 +134,9 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
     data, environment = config["data"], config["environment"]
     names = ("epochs", "batch_size", "seed", "drop_last", "learning_rate")
     names += ("validation", "precision", "engine", "accelerate", "deterministic")
+    places = ["backend", "device", "processor"]
+    if environment["device"] == "cpu":  # XLA cuts its sums by the number of cores
+        places.append("cores")
     return {
         "recipe": config["recipe"],
         "fingerprint": config["fingerprint"],
@@ -139,33 +144,78 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "training images": data["train_images"],
         "test images": data["test_images"],
         **{name.replace("_", " "): config[name] for name in names},
-        **{name: environment[name] for name in ("backend", "device", "processor")},
+        **{name: environment[name] for name in places},
         **environment["versions"],
     }
 
 
-def changes(run: Run, config: dict[str, Any], force: bool) -> bool:
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what ties a checkpoint to its run, from the run's `config.json`.
+
+    A run that is older than this has no `id`; nor have its checkpoints.
+    """
+    return {
+        "run": config.get("id"),
+        "fingerprint": config["fingerprint"],
+        "data": config["data"]["sha256"],
+    }
+
+
+def changes(
+    run: Run, config: dict[str, Any], force: bool, start: Checkpoint | None = None
+) -> bool:
     """Return whether what decides a run's numbers has changed.
 
     Args:
         run: The run.
         config: The `config.json` with which it would go on.
         force: Whether it may.
+        start: The checkpoint from which it would.
 
     Raises:
-        UsageError: It has changed, and may not.
+        UsageError: It has changed, and may not; or there is no such checkpoint, though
+            epochs were trained.
     """
     with _legible(run):
         before = run.config
         changed = differences(before, config)
+        if start:
+            own = identity(config | {"id": before.get("id")})
+            saved = start.manifest.get("identity", {"run": None})
+            foreign = [name for name in saved if saved[name] != own[name]]
+            if "run" in foreign:
+                changed.append(f"the checkpoint {start.folder} is another run's")
+            elif foreign and not changed:
+                changed.append(
+                    f"the checkpoint {start.folder} was written with another "
+                    f"{' and other '.join(foreign)}"
+                )
         if not all(type(before.get(x, [])) is list for x in ("overrides", "resumed")):
             raise TypeError("a list is none")
+    if start is None and not force:
+        _check_beginning(run)
     if changed and not force:
         raise UsageError(
             f"the run {run.folder} can't go on as it began: {'; '.join(changed)}. "
             "Bring back what it began with, or pass --force to go on all the same."
         )
     return bool(changed)
+
+
+def _check_beginning(run: Run) -> None:
+    """Raise `UsageError` if a run without checkpoints has had one.
+
+    A run that was killed while it wrote its first has at most one epoch behind it, and
+    the folder for it.
+    """
+    folder = run.folder / checkpoint.FOLDER
+    epochs = len(run.metrics)
+    if epochs > (1 if folder.is_dir() else 0):
+        raise UsageError(
+            f"{run.folder} has {epochs} epochs in metrics.jsonl and no checkpoint to "
+            f"go on from: bring {folder} back, or train the run again from its "
+            "beginning with --force."
+        )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +35,14 @@ class Session(keras.callbacks.Callback):
 
     A checkpoint is written after every epoch, but where epochs are so short that
     writing takes more than 2 % of the time (`SHARE`), only as often as that allows; and
-    every `minutes`, also inside an epoch. The engines call `after_step`; everything
-    else happens in the hooks.
+    every `minutes`, also inside an epoch. Beside that rule, the first checkpoint is
+    waited for, so that a run of several epochs has one; and an epoch that did best on
+    held-out images is always saved, so that the best can be kept. The engines call
+    `after_step`; everything else happens in the hooks.
 
     Args:
         run: The run.
+        identity: What ties the checkpoints to the run, see `resuming.identity`.
         steps: Steps an epoch.
         epochs: Epochs of the run.
         callbacks: The recipe's own callbacks, whose state belongs to the run.
@@ -53,6 +57,7 @@ class Session(keras.callbacks.Callback):
     """
 
     run: Run
+    identity: Mapping[str, Any]
     steps: int
     epochs: int
     callbacks: Sequence[keras.callbacks.Callback]
@@ -73,6 +78,9 @@ class Session(keras.callbacks.Callback):
         self._begun = self._last
         self._cost = 0.0
         self._before = self.start.manifest["seconds"] if self.start else 0.0
+        history = self.start.manifest["history"] if self.start else []
+        losses = (record["test_loss"] for record in history)
+        self._best = min((x for x in losses if x is not None), default=float("inf"))
 
     @property
     def seconds(self) -> float:
@@ -142,12 +150,21 @@ class Session(keras.callbacks.Callback):
         # written in another thread helps where a core is free.
         affordable = time.perf_counter() - self._last >= self._cost / SHARE
         last = epoch + 1 == self.epochs or self.model.stop_training  # type: ignore
-        if asked or last or self.minutes == 0 or (affordable and not self.writer.busy):
+        must = asked or last or self.minutes == 0 or self._improved(logs)
+        if must or (affordable and not self.writer.busy):
             self._save(epoch + 1, 0, list)
-        if last:
+        if last or self.writer.last is None:
             self.writer.wait()
-        else:
+        if not last:
             self._stop_if_asked(epoch + 1, 0, list)
+
+    def _improved(self, logs: Mapping[str, Any] | None) -> bool:
+        """Whether an epoch did better on the held-out images than all before."""
+        loss = (logs or {}).get("val_loss", float("inf"))
+        if not self.validation or not loss < self._best:
+            return False
+        self._best = float(loss)
+        return True
 
     def _inside(self) -> bool:
         return (
@@ -165,7 +182,8 @@ class Session(keras.callbacks.Callback):
             self.writer.wait()
             raise Interrupted(
                 self.signals.stop,
-                f"stopped; to go on: kerascnn resume {self.run.folder}",
+                "stopped; to go on: kerascnn resume "
+                f"{shlex.quote(str(self.run.folder))}",
             )
 
     def _save(
@@ -191,6 +209,7 @@ class Session(keras.callbacks.Callback):
         }
         states, arrays = callback_state.capture(self.callbacks)
         manifest = {
+            "identity": dict(self.identity),
             "engine": self.engine,
             "epoch": epoch,
             "step": step,

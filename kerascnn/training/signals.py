@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 while a run trains."""
+"""Ctrl-C, SIGTERM and SIGUSR1: before a run trains, and while it does.
+
+This module imports nothing heavy: a program calls `stop_quietly` before all else.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,6 +28,48 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + number  # as a shell reports it: 130, 143
+
+
+def stop_quietly() -> None:
+    """End this process at Ctrl-C and SIGTERM with one line; let SIGUSR1 pass.
+
+    For the start of a program, until `Signals` listens: there is nothing to save yet. A
+    library must not call it. What a `restart` has held back is heard now.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` asks
+            signal.signal(number, _stop)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    release()
+
+
+def hold() -> None:
+    """Keep Ctrl-C and SIGTERM for the program that this process becomes.
+
+    While Python starts it can only die of them with a traceback. Does nothing unless
+    `stop_quietly` was called here, and so will be there.
+    """
+    if signal.getsignal(signal.SIGTERM) is _stop and hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+
+
+def release() -> None:
+    """Hear the signals that were held."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    while frame:
+        # What is raised inside an import may be swallowed, or end as another error.
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"kerascnn: stopped.\n")
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise Interrupted(number, "stopped.")
 
 
 class Signals:
@@ -54,7 +102,7 @@ class Signals:
         self._wakeup = signal.set_wakeup_fd(
             self._write.fileno(), warn_on_full_buffer=False
         )
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        numbers = [*_STOPS]
         if hasattr(signal, "SIGUSR1"):  # not on Windows
             numbers.append(signal.SIGUSR1)
         for number in numbers:
@@ -79,7 +127,7 @@ class Signals:
             for number in numbers:
                 if number not in self._before:
                     continue
-                if number not in (signal.SIGINT, signal.SIGTERM):
+                if number not in _STOPS:
                     self.save = True
                 elif self.stop is None:
                     self.stop = number

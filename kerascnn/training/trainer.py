@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import random
+import shlex
 import sys
+import uuid
 from collections.abc import Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -120,6 +122,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
 
     description = recipes.describe(recipe)
     config = {
+        "id": uuid.uuid4().hex,
         "recipe": recipe.name,
         "fingerprint": recipes.fingerprint(description),
         "course": dataclasses.asdict(recipe.course),
@@ -160,7 +163,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             run.write_config(config)
         else:
             start = checkpoint.newest(run.folder, say)
-            changed = resuming.changes(run, config, overrides.force)
+            changed = resuming.changes(run, config, overrides.force, start)
             if start:
                 check_start(start, model, recipe_callbacks, steps, config["engine"])
             _go_on(run, config, start, changed, steps)
@@ -185,6 +188,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         signals = stack.enter_context(Signals(say))
         session = Session(
             run=run,
+            identity=resuming.identity(run.config),
             steps=steps,
             epochs=plan.epochs,
             callbacks=recipe_callbacks,
@@ -205,7 +209,9 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             # After a stop the model is as it was before the bad step. Where that can't
             # be computed again, such as for want of memory, the error stands alone.
             with contextlib.suppress(Exception):
-                error = _explained(error, model, train_split, plan, steps, run)
+                error = _explained(
+                    error, model, train_split, plan, steps, run, overrides.on_nan
+                )
             raise error
         finally:
             progress.close()
@@ -247,7 +253,7 @@ def _go_on(
     if changed:
         # Such a run is no longer the recipe's, and says so.
         marks = {*before["overrides"], *config["overrides"], "force"}
-        resumed |= {"overrides": sorted(marks)}
+        resumed |= {"overrides": sorted(marks), "id": before.get("id")}
     run.write_config((config if changed else before) | resumed)
     checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
@@ -266,6 +272,7 @@ def _explained(
     plan: Plan,
     steps: int,
     run: runs.Run,
+    on_nan: str,
 ) -> guard.NotFiniteError:
     """Say of a bad step where its numbers broke, and what there is to go back to."""
     epoch, step = divmod(error.step, steps)
@@ -279,11 +286,16 @@ def _explained(
     layers = ", ".join(f"{path} {largest:.3g}" for path, largest in worst[:5])
     saved = checkpoint.numbered(run.folder)
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
+    advice = "Try a smaller --learning-rate"
+    if on_nan == "stop":
+        folder = shlex.quote(str(run.folder))
+        advice += (
+            f", or leave such steps out with `kerascnn resume {folder} --on-nan skip`"
+        )
     return guard.NotFiniteError(
         f"epoch {epoch + 1}, step {step + 1} of {steps}: {error} Loss {loss:.4g}, "
         f"learning rate {learning_rate(model.optimizer)}, largest gradients: {layers}; "
-        f"{good}. Try a smaller --learning-rate, or leave such steps out with "
-        f"`kerascnn resume {run.folder} --on-nan skip`.",
+        f"{good}. {advice}.",
         error.step,
     )
 

@@ -22,7 +22,15 @@ import numpy as np
 import pytest
 
 import kerascnn
-from kerascnn import UsageError, command_line, optim, recipe, training
+from kerascnn import (
+    UsageError,
+    command_line,
+    cores,
+    memory,
+    optim,
+    recipe,
+    training,
+)
 from kerascnn.report import plots
 from kerascnn.runs import Run
 from kerascnn.training import checkpoint, command, guard, resuming, trainer
@@ -342,6 +350,151 @@ def test_a_signal_after_the_last_look_is_not_reported_as_saved_unless_it_is(
     assert (saved.epoch, saved.step) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_real_process_ends_as_a_shell_expects(place, number, code):
+    name = f"stopped-{code}"
+    process = start(place, *OPTIONS, "--out", name, STEP_SECONDS="0.05")
+    wait_for(lambda: checkpoint.numbered(place / name), process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert error.splitlines()[-1] == (
+        f"kerascnn: stopped; to go on: kerascnn resume {name}"
+    )
+    assert checkpoint.newest(place / name) is not None
+
+
+# Signals before there is anything to save, in processes of their own.
+
+# The signal comes when a module is looked for, as if it were in the midst of imports.
+SEND = """
+import os, sys
+module, number = os.environ["SEND"].split()
+class Send:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, Send())
+"""
+IMPORTING = f"""{SEND}
+sys.argv = ["/usr/bin/kerascnn", "show", "fashion_mlp"]
+from kerascnn.__main__ import main
+sys.exit(main())
+"""
+# The signal comes just before the process starts again with other variables.
+RESTARTING = """
+import os, signal, sys
+execve = os.execve
+def late(*words):
+    os.kill(os.getpid(), int(sys.orig_argv[-1]))
+    execve(*words)
+os.execve = late
+sys.argv = ["/usr/bin/kerascnn", "run", "fashion_mlp", "--help"]
+from kerascnn.__main__ import main
+sys.exit(main())
+"""
+# The signal comes while the images are decoded, which is Python code.
+DECODING = """
+import os, sys
+import small
+from kerascnn import data, training
+number = int(sys.argv.pop())
+load = data.load
+def late(*words):
+    os.kill(os.getpid(), number)
+    return load(*words)
+data.load = late
+training.main(small.RECIPE)
+"""
+
+
+def python(place, code, *words, **environment):
+    environment = {"KERASCNN_CACHE_DIR": str(place / "cache"), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize("module", ["tyro", "keras"])
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_a_stop_during_the_imports_is_one_line(place, module, number, code):
+    done = python(place, IMPORTING, SEND=f"{module} {int(number)}")
+    assert (done.returncode, done.stderr) == (code, "kerascnn: stopped.\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [*STOPS, (signal.SIGUSR1, 0)])
+def test_a_signal_while_a_recipe_imports_keras(place, number, code):
+    """`python -m kerascnn.recipes.NAME`: Keras is what the recipe itself imports."""
+    hook = place / f"hook-{code}"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(SEND)
+    done = subprocess.run(
+        [sys.executable, "-m", "kerascnn.recipes.fashion_mlp", "--help"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(hook), ROOT]),
+            "SEND": f"keras {int(number)}",
+        },
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == code
+    assert done.stderr == ("kerascnn: stopped.\n" if code else "")
+
+
+def test_usr1_during_the_imports_changes_nothing(place):
+    done = python(place, IMPORTING, SEND=f"tyro {int(signal.SIGUSR1)}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fashion_mlp" in done.stdout
+
+
+@pytest.mark.skipif(not memory.variables(), reason="this process needs no restart")
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_a_stop_waits_for_the_process_that_starts_again(place, number, code):
+    done = python(place, RESTARTING, int(number))
+    assert (done.returncode, done.stderr) == (code, "kerascnn: stopped.\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [*STOPS, (signal.SIGUSR1, 0)])
+def test_a_signal_while_images_are_decoded(place, number, code):
+    name = f"decoding-{code}"
+    words = ["--data", "sample", "--limit", "100", "--epochs", "1", "--out", name]
+    done = python(place, DECODING, *words, int(number))
+    assert done.returncode == code
+    assert done.stderr == ("kerascnn: stopped.\n" if code else "")
+    assert Run(place / name).finished == (code == 0)
+
+
+def test_a_library_keeps_its_handlers():
+    code = """
+import signal
+numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+before = [signal.getsignal(n) for n in numbers]
+import kerascnn.__main__, kerascnn.recipes.fashion_mlp, kerascnn.training.trainer
+assert before == [signal.getsignal(n) for n in numbers]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 TWO_SIGNALS = """
 import os, signal, threading
 from kerascnn.training.signals import Signals
@@ -435,8 +588,42 @@ def test_every_cut_file_is_detected_and_the_one_before_taken(tmp_path, two):
     )
     (two[0] / "manifest.json").write_text("{}")
     (two[1] / "manifest.json").write_text("[1]")
+    lines.clear()
     with pytest.raises(UsageError, match=r"all checkpoints .* are damaged"):
         checkpoint.newest(tmp_path, lines.append)
+    assert ["taking the one before" in line for line in lines] == [True, False]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Every file, the folder that holds them, and after the rename the one above."""
+    done = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor):
+        there = os.fstat(descriptor)
+        names = [p for p in (tmp_path, *tmp_path.rglob("*")) if p.exists()]
+        (path,) = (p for p in names if os.path.samestat(p.stat(), there))
+        done.append((path.relative_to(tmp_path).as_posix(), there.st_size > 0))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        done.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    checkpoint.write(tmp_path, ARRAYS, manifest(0, 1))
+    partial = "checkpoints/.partial-00000-0000001"
+    assert [step if step == "renamed" else step[0] for step in done] == [
+        ".",
+        f"{partial}/arrays.safetensors",
+        f"{partial}/manifest.json",
+        partial,
+        "renamed",
+        "checkpoints",
+    ]
+    assert done[1][1]  # not empty: all was written before
+    assert done[2][1]
 
 
 def test_the_last_two_are_kept_and_half_a_write_is_none(tmp_path, two):
@@ -460,6 +647,32 @@ def test_the_best_by_validation_loss_is_kept_besides(tmp_path):
     names = [folder.name for folder in checkpoint.numbered(tmp_path)]
     assert names == ["00002-0000000", "00005-0000000", "00005-0000003"]
     assert checkpoint.newest(tmp_path).step == 3
+
+
+def test_a_best_epoch_is_saved_also_where_saving_costs_too_much(tmp_path, monkeypatch):
+    """Losses 3, 1, 2, 2.5, 0.5, 4 on the held-out images; each write took hours."""
+    losses = [3.0, 1.0, 2.0, 2.5, 0.5, 4.0]
+    on_epoch_end, there = Session.on_epoch_end, []
+
+    class Told(keras.callbacks.Callback):
+        def get_config(self):
+            return {}
+
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = losses[epoch]
+
+    def dear(session, epoch, logs=None):
+        session._cost = 1e9
+        on_epoch_end(session, epoch, logs)
+        session.writer.wait()
+        folders = checkpoint.numbered(session.run.folder)
+        there.append([int(folder.name[:5]) for folder in folders])
+
+    monkeypatch.setattr(Session, "on_epoch_end", dear)
+    mlp = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [Told()])
+    options = dataclasses.replace(short(tmp_path / "run", validation=0.2), epochs=6)
+    training.train(mlp, options)
+    assert there == [[1], [1, 2], [1, 2], [1, 2], [2, 5], [5, 6]]
 
 
 def test_a_run_with_held_out_images_says_so_in_its_checkpoints(tmp_path):
@@ -612,6 +825,150 @@ def test_a_forced_run_keeps_every_mark(copied):
     assert run.config["overrides"] == marks
 
 
+def sibling(copied, **change):
+    """The same run but for `change`: another run, with its own checkpoints."""
+    other = copied.parent / "other"
+    after_step = Session.after_step
+
+    def stop(session, step, measured):
+        after_step(session, step, measured)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "after_step", stop)
+        options = short(other, checkpoint_minutes=0, **change)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(recipe.load("fashion_mlp"), options)
+    return other
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {}], ids=["seed", "alike"])
+def test_a_checkpoint_of_another_run_is_refused(copied, change):
+    other = sibling(copied, **change)
+    shutil.rmtree(other / "checkpoints")
+    shutil.move(copied / "checkpoints", other / "checkpoints")
+    mlp = recipe.load("fashion_mlp")
+    with pytest.raises(UsageError, match=r"the checkpoint .* is another run's"):
+        training.train(mlp, training.Overrides(resume=other))
+    run = training.train(mlp, training.Overrides(resume=other, force=True))
+    assert "force" in run.config["overrides"]
+
+
+def test_a_checkpoint_names_its_run_its_recipe_and_its_data(copied):
+    config = Run(copied).config
+    assert checkpoint.newest(copied).manifest["identity"] == {
+        "run": config["id"],
+        "fingerprint": config["fingerprint"],
+        "data": config["data"]["sha256"],
+    }
+
+
+def test_a_run_from_before_runs_had_identities_goes_on(copied):
+    edit(copied, lambda config: config.pop("id"))
+    saved = checkpoint.newest(copied)
+    shutil.rmtree(copied / "checkpoints")
+    old = {k: v for k, v in saved.manifest.items() if k != "identity"}
+    checkpoint.write(copied, saved.arrays, old)
+    mlp = recipe.load("fashion_mlp")
+    run = training.train(mlp, training.Overrides(resume=copied))
+    assert run.finished
+    assert "force" not in run.config["overrides"]
+
+
+def test_another_number_of_cores_is_refused_on_a_cpu(copied):
+    edit(copied, lambda config: config["environment"].update(cores=7, device="cpu"))
+    here = cores.available()
+    with pytest.raises(UsageError, match=f"cores was 7 and is {here}"):
+        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(copied, emptied):
+    """One epoch is done; two, where it could be a killed first write."""
+    shutil.rmtree(copied / "checkpoints")
+    run = Run(copied)
+    if emptied:
+        (copied / "checkpoints").mkdir()
+        run.add_metrics({**run.metrics[0], "epoch": 2})
+    files = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    mlp = recipe.load("fashion_mlp")
+    with pytest.raises(UsageError, match=r"has \d epochs? .* no checkpoint to go on"):
+        training.train(mlp, training.Overrides(resume=copied))
+    assert files == {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    run = training.train(mlp, training.Overrides(resume=copied, force=True))
+    assert [m["epoch"] for m in run.metrics] == [1, 2]
+    assert run.finished
+
+
+def test_a_run_killed_in_its_first_write_begins_anew(copied):
+    """The epoch's line is there, the checkpoint is not; so it ends as it would have."""
+    for folder in checkpoint.numbered(copied):
+        shutil.rmtree(folder)
+    run = training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+    assert run.finished
+    assert [m["epoch"] for m in run.metrics] == [1, 2]
+
+
+def test_the_first_checkpoint_is_waited_for(tmp_path, monkeypatch):
+    """Else a kill in the second epoch would find two epochs and no checkpoint."""
+    write, begun = checkpoint.write, []
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        return write(*arguments)
+
+    class Look(keras.callbacks.Callback):
+        def get_config(self):
+            return {}
+
+        def on_epoch_begin(self, epoch, logs=None):
+            begun.append(len(checkpoint.numbered(tmp_path / "run")))
+
+    monkeypatch.setattr(checkpoint, "write", slow)
+    mlp = recipe.load("fashion_mlp")
+    mlp = dataclasses.replace(mlp, callbacks=lambda: [Look()])
+    training.train(mlp, short(tmp_path / "run"))
+    assert begun == [0, 1]
+
+
+@pytest.mark.parametrize("text", ["{}", "junk", "[1]", '{"finished": "'])
+def test_a_damaged_result_does_not_stand_in_the_way(copied, text):
+    (copied / "result.json").write_text(text)
+    run = training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+    assert run.finished
+
+
+@pytest.mark.parametrize("minutes", [0.05 / 60, 1000.0])
+def test_a_checkpoint_is_due_inside_an_epoch(tmp_path, monkeypatch, minutes):
+    """Every 50 ms, where each step takes 30; and never, where minutes are long."""
+    write, written = checkpoint.write, []
+
+    def noted(run, arrays, manifest):
+        written.append((manifest["epoch"], manifest["step"]))
+        return write(run, arrays, manifest)
+
+    class Slowly(keras.callbacks.Callback):
+        async_safe = True
+
+        def get_config(self):
+            return {}
+
+        def on_train_batch_end(self, batch, logs=None):
+            time.sleep(0.03)
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    mlp = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [Slowly()])
+    training.train(mlp, short(tmp_path / "run", checkpoint_minutes=minutes))
+    inside = [step for _, step in written if step]
+    assert written[-1] == (2, 0)
+    if minutes > 1:
+        assert not inside
+    else:
+        # Not after every step: two must pass, or one that took long.
+        assert 2 <= len(inside) <= 10
+
+
 def other_callbacks(mlp):
     return dataclasses.replace(mlp, callbacks=lambda: [optim.ExponentialDecay(0.5)])
 
@@ -705,6 +1062,7 @@ def test_a_stop_before_the_first_step_saves_nothing_twice(copied):
     start = checkpoint.newest(copied)
     session: Any = Session(
         run=Run(copied),
+        identity={},
         steps=6,
         epochs=2,
         callbacks=[],
@@ -721,8 +1079,9 @@ def test_a_stop_before_the_first_step_saves_nothing_twice(copied):
 
 def test_a_recipe_of_ones_own_says_how_to_go_on(copied):
     edit(copied, lambda config: config.update(recipe="mine"))
-    with pytest.raises(UsageError, match=f"python FILE --resume {copied}"):
-        command.resume([str(copied)], "kerascnn resume")
+    spaced = copied.rename(copied.parent / "a run")
+    with pytest.raises(UsageError, match=f"python FILE --resume '{spaced}'"):
+        command.resume([str(spaced)], "kerascnn resume")
 
 
 def test_windows_starts_a_process_and_waits_for_it(monkeypatch):
@@ -813,3 +1172,83 @@ def test_a_bad_step_is_explained(tmp_path, capsys):
         assert words in error
     assert "no checkpoint yet" in error
     assert "--on-nan skip" in error
+
+
+def test_a_run_that_skips_is_not_told_to_skip(tmp_path, capsys):
+    options = short(tmp_path / "run", learning_rate=1e30, on_nan="skip")
+    options = dataclasses.replace(options, batch_size=20)
+    mlp = recipe.load("fashion_mlp")
+    assert command_line.run(lambda: training.train(mlp, options)) == 3
+    error = capsys.readouterr().err
+    assert "10 steps in a row" in error
+    assert "smaller --learning-rate" in error
+    assert "--on-nan skip" not in error
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "limit"])
+def test_a_number_beyond_all_counters_is_refused(name):
+    option = name.replace("_", "-")
+    with pytest.raises(UsageError, match=f"--{option} 9+: expected less than"):
+        training.Overrides(**{name: 99999999999999999999})
+
+
+def test_the_command_to_go_on_can_be_pasted(tmp_path, heard, capsys):
+    heard(signal.SIGINT)
+    out = tmp_path / "a run"
+    mlp = recipe.load("fashion_mlp")
+    assert command_line.run(lambda: training.train(mlp, short(out))) == 130
+    assert f"kerascnn resume '{out}'\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: keras.callbacks.LearningRateScheduler(lambda epoch: 1e-3 / (epoch + 1)),
+        lambda: keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: None),
+        lambda: keras.callbacks.ReduceLROnPlateau("loss"),
+    ],
+    ids=["schedule", "lambda", "plateau"],
+)
+def test_callbacks_that_hold_functions_train_and_go_on(tmp_path, callback, monkeypatch):
+    mine = dataclasses.replace(
+        recipe.load("fashion_mlp"), callbacks=lambda: [callback()]
+    )
+    whole = training.train(mine, short(tmp_path / "whole"))
+    after_step = Session.after_step
+
+    def stop(session, step, measured):
+        after_step(session, step, measured)
+        if (session.epoch, step) == (1, 2):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(mine, short(out, checkpoint_minutes=0))
+    run = training.train(mine, training.Overrides(resume=out))
+    assert run.result["weights_sha256"] == whole.result["weights_sha256"]
+
+
+def test_a_callback_that_cannot_be_described_is_a_line():
+    odd = keras.callbacks.LambdaCallback(thing=object())
+    mine = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [odd])
+    with pytest.raises(UsageError, match=r"fashion_mlp's callbacks can't be described"):
+        recipe.describe(mine)
+
+
+def test_a_function_is_described_by_its_code():
+    def described(schedule):
+        mine = dataclasses.replace(
+            recipe.load("fashion_mlp"),
+            callbacks=lambda: [keras.callbacks.LearningRateScheduler(schedule)],
+        )
+        return recipe.fingerprint(recipe.describe(mine))
+
+    def slow(epoch):
+        return 0.1
+
+    def fast(epoch):
+        return 0.2
+
+    assert described(slow) == described(slow) != described(fast)

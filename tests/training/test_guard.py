@@ -187,6 +187,19 @@ def test_steps_left_out_in_passing(engine):
     assert hits == pytest.approx(round(hits), abs=1e-4)
 
 
+def test_bad_steps_in_a_row_count_on_where_a_run_goes_on():
+    """Nothing else would make a resumed run stop where an undisturbed one does."""
+    model = compiled()
+    model.optimizer.build(model.trainable_variables)
+    counts = guard.counts(model.optimizer)
+    counts.assign(np.array([20, 7, 6, guard.LIMITS["skip"]], "int32"))
+    found = []
+    for on_nan in ("skip", "stop", "skip"):
+        guard.begin(model.optimizer, on_nan)
+        found.append(ops.convert_to_numpy(counts).tolist())
+    assert found == [[20, 7, 6, 10], [20, 7, 0, 1], [20, 7, 0, 10]]
+
+
 def test_the_largest_gradient_is_found_by_layer():
     model = compiled("gradient")
     model.optimizer.build(model.trainable_variables)

@@ -1,5 +1,7 @@
 """A run that was stopped inside an epoch or between two goes on to the bit."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -60,6 +62,18 @@ RECIPE = Recipe(
 )
 
 
+def optax_adamw() -> keras.Optimizer:
+    import optax
+
+    return optim.Optax(optax.inject_hyperparams(optax.adamw)(learning_rate=1e-2))
+
+
+OPTAX = dataclasses.replace(RECIPE, optimizer=optax_adamw)
+CASES = [(RECIPE, engine) for engine in ENGINES]
+CASES += [(OPTAX, engine) for engine in ENGINES if JAX]
+NAMES = [f"{case.optimizer.__name__}-{engine}" for case, engine in CASES]
+
+
 class Stop(BaseException):
     pass
 
@@ -110,25 +124,25 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(arrays[key], others[other_key], err_msg=key)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_goes_on_to_the_bit(tmp_path, stop_at, engine):
+@pytest.mark.parametrize(("case", "engine"), CASES, ids=NAMES)
+def test_a_run_goes_on_to_the_bit(tmp_path, stop_at, case, engine):
     """Stopped between two epochs, and inside one."""
-    whole = training.train(RECIPE, options(tmp_path / "whole", engine=engine))
+    whole = training.train(case, options(tmp_path / "whole", engine=engine))
     folder = tmp_path / "stopped"
     for i, place in enumerate([(1, 0), (1, 3)]):
         stop_at[:] = [place]
         with pytest.raises(Stop):
             training.train(
-                RECIPE,
+                case,
                 options(resume=folder) if i else options(folder, engine=engine),
             )
     stop_at.clear()
-    run = training.train(RECIPE, options(resume=folder))
+    run = training.train(case, options(resume=folder))
     assert_equal(final(whole), final(run))
     rates = [m["learning_rate"] for m in run.metrics]
     assert rates == pytest.approx([1e-2, 5e-3])
     with pytest.raises(UsageError, match="has finished"):
-        training.train(RECIPE, options(resume=folder))
+        training.train(case, options(resume=folder))
 
 
 def test_arrays_of_the_backend_are_part_of_a_callbacks_state():

@@ -126,10 +126,11 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert accuracy == pytest.approx(result["test_accuracy"], abs=0.002)
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path):
+@pytest.mark.parametrize("engine", ["epoch", "fit"])
+def test_the_same_seed_gives_the_same_weights(tmp_path, engine):
     """Ten steps, with the order of the images and the first weights drawn from it."""
     options = ["--data", "sample", "--epochs", "2", "--batch-size", "256"]
-    options += ["--limit", "1280"]
+    options += ["--limit", "1280", "--engine", engine]
     weights = []
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         done = run_recipe(
@@ -292,7 +293,9 @@ def test_what_ends_the_first_epoch_is_what_is_raised(tmp_path):
     overrides = training.Overrides(data="sample", limit=1024, out=tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         training.train(mine, overrides)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json"}
+    run = tmp_path / "run"
+    assert {p.name for p in run.iterdir()} == {"config.json", "checkpoints"}
+    assert not list((run / "checkpoints").iterdir())
 
 
 def test_a_disk_that_fills_up_is_one_clear_line(tmp_path):
