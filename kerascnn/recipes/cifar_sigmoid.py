@@ -8,11 +8,11 @@ network does not fit even its own training set.
 Deviations from the lecture: the number of epochs is ours, the slides give none. The
 slide's code takes one input channel, a slip; CIFAR-10 has three. Ours fits its training
 images better than the course's (72 against 69 %) and ends 3.8 points lower on the test
-images. The cause is not known. PyTorch's network of the slide, followed for eight epochs
+images. The cause is not known. PyTorch's network of the slide, followed for 8 epochs
 with three seeds, had the test accuracy that ours has at the same training loss: it is
-not the framework. So had, for twelve epochs, ours with PyTorch's default weights in the
+not the framework. So had, for 12 epochs, ours with PyTorch's default weights in the
 dense layers, which the slide's loop leaves alone: it only leaves chance sooner. (To
-leave chance takes this network one epoch with some seeds, and more than eight with
+leave chance takes this network one epoch with some seeds, and more than 8 with
 others.)
 """
 
