@@ -289,7 +289,7 @@ def _dispatch(commands: dict[str, Any], words: Sequence[str], program: str) -> N
     if words[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND ...\n")
         for name, command in commands.items():
-            print(f"  {name:8} {(command.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:10} {(command.__doc__ or '').splitlines()[0]}")
         return
     name = command_line.choose(words[0], commands, "command")
     command, program = commands[name], f"{program} {name}"

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,11 @@ from pathlib import Path
 import pytest
 
 import kerascnn  # noqa: F401 - chooses the Keras backend before anything imports keras
+
+# A suite that a shell runs in the background was told to ignore Ctrl-C, and would pass
+# that on to the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What JAX compiles for one test serves the others, in this process and in those
 # that tests start. The first makes the folder, the rest find it in their environment.

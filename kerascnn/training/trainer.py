@@ -180,6 +180,8 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             f"{len(test_split):,} test images, from {dataset.source}",
             flush=True,
         )
+        if dataset.sample and plan.epochs < recipe.epochs:
+            print(f"{plan.epochs} epochs, instead of the recipe's {recipe.epochs}.")
 
         images = min(steps * plan.batch_size, len(train_split))
         held_out = overrides.validation is not None
