@@ -106,6 +106,7 @@ class Trainer:
             run = Run(folder)
             self.session = Clocked(
                 run=run,
+                identity={},
                 steps=self.plan.steps(len(train)),
                 epochs=sys.maxsize,  # the last of a run is written whatever it costs
                 callbacks=[],

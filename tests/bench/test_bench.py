@@ -119,7 +119,6 @@ def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
     assert answer["missing"] == []
 
 
-@pytest.mark.slow
 def test_the_cost_of_checkpoints_is_measured(capsys):
     words = ["bench", "checkpoints", "fashion_mlp", "--images", "2048"]
     words += ["--rounds", "2", "--epochs", "2"]
