@@ -266,9 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def program() -> None:
         if arguments is None and words and words[0] in COMPUTING:
-            signals.hold()
-            memory.restart()
-            signals.release()
+            with signals.held():
+                memory.restart()
         _main(words)
 
     return command_line.run(program)

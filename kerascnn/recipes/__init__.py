@@ -12,6 +12,5 @@ if code := command_line.run(check_backend):
 # What Python calls itself while it looks for the module that -m names.
 if sys.argv[0] == "-m":
     signals.stop_quietly()
-    signals.hold()
-    memory.restart()
-    signals.release()
+    with signals.held():
+        memory.restart()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,9 +110,7 @@ class Add:
             taken.append((run, record))
         for run, record in taken:
             folder = records.FOLDER / record["recipe"]
-            folder.mkdir(exist_ok=True)
-            with (folder / "runs.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            records.add(record)
             known = records.counted(records.read(folder.name), record["fingerprint"])
             if record == known[0]:
                 shutil.copyfile(run.folder / "curve.png", folder / "curve.png")

@@ -14,16 +14,12 @@ FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
 
 def read(name: str) -> list[dict[str, Any]]:
     """Return all records of a recipe, oldest first."""
-    file = FOLDER / name / "runs.jsonl"
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    return _read(FOLDER / name / "runs.jsonl")
 
 
 def starts() -> list[dict[str, Any]]:
     """Return what `kerascnn learns --add` has found, oldest first."""
-    file = FOLDER / "starts.jsonl"
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+    return _read(FOLDER / "starts.jsonl")
 
 
 def add_start(record: dict[str, Any]) -> None:
@@ -33,8 +29,24 @@ def add_start(record: dict[str, Any]) -> None:
         record: The recipe's name and `fingerprint`, `seed`, `batch_size`, `at_most`,
             and the fields of `training.learns.Start`.
     """
-    with (FOLDER / "starts.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    _append(FOLDER / "starts.jsonl", record)
+
+
+def add(record: dict[str, Any]) -> None:
+    """Keep the record of a run of a recipe, `record["recipe"]`."""
+    folder = FOLDER / record["recipe"]
+    folder.mkdir(exist_ok=True)
+    _append(folder / "runs.jsonl", record)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _append(file: Path, record: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record) + "\n")
 
 
 def counted(

@@ -124,5 +124,5 @@ def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) 
         needed["KERAS_BACKEND"] = wanted
     if all(os.environ.get(name) == value for name, value in needed.items()):
         return
-    signals.hold()
-    command_line.restart(needed)
+    with signals.held():
+        command_line.restart(needed)

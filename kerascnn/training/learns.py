@@ -6,10 +6,12 @@ changed. Whole runs would show it in hours, their first steps in minutes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,8 +117,10 @@ class Learns:
             chosen.append((recipe, dataset, batch_size))
         found = []
         for recipe, dataset, batch_size in chosen:
+            fingerprint = recipes.fingerprint(recipes.describe(recipe))
             for seed in range(self.seeds):
-                record = self._train(recipe, dataset, batch_size, seed)
+                record = {"recipe": recipe.name, "fingerprint": fingerprint}
+                record |= self._train(recipe, dataset, batch_size, seed)
                 if self.add:  # each at once: what took minutes is not to be lost
                     records.add_start(record)
                 found.append(record)
@@ -140,8 +144,6 @@ class Learns:
         here = environment.describe()
         del here["command"]
         return {
-            "recipe": recipe.name,
-            "fingerprint": recipes.fingerprint(recipes.describe(recipe)),
             "seed": seed,
             "batch_size": batch_size,
             "at_most": self.steps,
@@ -186,24 +188,15 @@ def train(
     import keras
 
     from kerascnn import data
-    from kerascnn.training import models, trainer
+    from kerascnn.training import trainer
+    from kerascnn.training.overrides import Overrides
 
     _check_fills(dataset, batch_size)
     began = time.perf_counter()
     keras.utils.clear_session()
-    trainer.set_seed(seed)
-    try:
-        model, _ = models.build(recipe, dataset.shape)
-    except ValueError as error:
-        raise UsageError(
-            f"{recipe.name}'s network does not take the images of {dataset.name}, "
-            f"{dataset.shape}: {command_line.one_line(error)}"
-        ) from error
-    if keras.backend.backend() == "jax":
-        from kerascnn.acceleration import accelerate
-
-        model = accelerate(model)
-    trainer.compile_model(model, recipe)
+    # What it says of the logits is not for standard output, where JSON stands alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        model, _ = trainer.compiled(recipe, dataset, Overrides(seed=seed))
     split, per_epoch = dataset.train, len(dataset.train) // batch_size
     enough = threshold(len(dataset.classes), batch_size)
     learned, accuracies, losses = None, [], []

@@ -5,12 +5,13 @@ This module imports nothing heavy: a program calls `stop_quietly` before all els
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -43,20 +44,23 @@ def stop_quietly() -> None:
             signal.signal(number, _stop)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    release()
+    _release()
 
 
-def hold() -> None:
-    """Keep Ctrl-C and SIGTERM for the program that this process becomes.
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM for the program that this process becomes, if it does.
 
     While Python starts it can only die of them with a traceback. Does nothing unless
     `stop_quietly` was called here, and so will be there.
     """
     if signal.getsignal(signal.SIGTERM) is _stop and hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    yield
+    _release()
 
 
-def release() -> None:
+def _release() -> None:
     """Hear the signals that were held."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)

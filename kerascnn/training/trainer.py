@@ -118,7 +118,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             f"{len(train_split)} or less, or a larger --limit."
         )
     engine = choose_engine(overrides.engine, recipe, train_split, test_split)
-    model, kept = _models(recipe, dataset, overrides)
+    model, kept = compiled(recipe, dataset, overrides)
 
     description = recipes.describe(recipe)
     config = {
@@ -302,10 +302,19 @@ def _explained(
     )
 
 
-def _models(
+def compiled(
     recipe: Recipe, dataset: DataSet, overrides: Overrides
 ) -> tuple[keras.Model, keras.Model]:
-    """Build the model to train, compiled, and the model to keep."""
+    """Build the model to train, compiled, and the model to keep.
+
+    Args:
+        recipe: The recipe.
+        dataset: Its images.
+        overrides: Whose seed, precision, learning rate and acceleration hold.
+
+    Raises:
+        UsageError: The network does not take these images, or has too few logits.
+    """
     set_seed(overrides.seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(overrides.precision)
