@@ -239,7 +239,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     The layers, optimiser and callbacks are their Keras configurations, without the
     names and seeds that Keras makes up, so two builds of one recipe are equal. A
     function, such as `keras.callbacks.LearningRateScheduler` takes, is its name and its
-    code; the values that its code refers to are not seen.
+    code, and so is a class of your own; the values that the code refers to are not
+    seen.
 
     Returns:
         A dictionary with the keys `name` and `PARTS`.
@@ -312,7 +313,17 @@ def _object(thing: Any) -> dict[str, Any]:
         if hasattr(thing, "get_config")
         else {k: v for k, v in vars(thing).items() if not k.startswith("_")}
     )
-    return {"class": type(thing).__name__} | _plain(config)
+    return {"class": type(thing).__name__} | _plain(config) | _code(type(thing))
+
+
+def _code(kind: type) -> dict[str, str]:
+    """Return the code of a user's class; Keras's and ours go by their versions."""
+    package, _, module = kind.__module__.partition(".")
+    if package == "keras" or (package == "kerascnn" and "recipes" not in module):
+        return {}
+    with contextlib.suppress(OSError, TypeError):  # typed at a prompt
+        return {"code": inspect.getsource(kind).strip()}
+    return {}
 
 
 def _network(model: keras.Model) -> list[dict[str, Any]]:
@@ -322,6 +333,7 @@ def _network(model: keras.Model) -> list[dict[str, Any]]:
     described = []
     for layer in config["layers"]:
         entry = {"class": layer["class_name"]} | _plain(layer["config"])
+        entry |= _code(type(model.get_layer(layer["name"])))
         # A chain needs no words; where a layer takes another input, say which.
         sources = [position[name] for name in _tensor_names(layer["inbound_nodes"])]
         if sources and sources != [position[layer["name"]] - 1]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kerascnn import UsageError
+from kerascnn.command_line import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Run:
         try:
             if out is None:
                 return cls(_new_folder(Path("runs") / recipe))
-            out = out.expanduser()  # the shell leaves --out=~/run as it is
+            out = expanded(out)  # the shell leaves --out=~/run as it is
             out.mkdir(parents=True, exist_ok=True)
             # A run that was killed in its first moments left nothing but this.
             if {path.name for path in out.iterdir()} - {".config.json.partial"}:

@@ -17,7 +17,7 @@ ALLOWED = {
     "edges": set(),
     "initializers": set(),
     "optim": set(),
-    "runs": set(),
+    "runs": {"command_line"},
     "saved": set(),
     "acceleration": set(),
     "command_line": set(),

@@ -320,8 +320,13 @@ class Writer:
         raise UsageError(
             f"a checkpoint can't be written to {self.run / FOLDER} "
             f"({error.strerror or error}); {there}. Make room, then go on with "
-            f"`kerascnn resume {shlex.quote(str(self.run))}`."
+            f"`{to_go_on(self.run)}`."
         ) from error
+
+
+def to_go_on(run: Path) -> str:
+    """Return the command that goes on with a run, as it can be pasted into a shell."""
+    return f"kerascnn resume {shlex.quote(str(run))}"
 
 
 def _storable(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
+from kerascnn.command_line import expanded
 from kerascnn.data.loading import is_path
 from kerascnn.training import checkpoint
 from kerascnn.training.overrides import Overrides
@@ -26,7 +27,7 @@ _FOLDERS = ("data_dir", "cache_dir")
 def absolute(overrides: Overrides) -> Overrides:
     """Return options whose paths mean the same from any working directory."""
     paths = {
-        name: path.expanduser().resolve()
+        name: expanded(path).resolve()
         for name in _FOLDERS
         if (path := getattr(overrides, name)) is not None
     }
@@ -37,7 +38,7 @@ def absolute(overrides: Overrides) -> Overrides:
 
 def absolute_dataset(name: str) -> str:
     """Return a data set's name; where it is a relative path, the absolute one."""
-    return str(Path(name).expanduser().resolve()) if is_path(name) else name
+    return str(expanded(name).resolve()) if is_path(name) else name
 
 
 def record(overrides: Overrides) -> dict[str, Any]:

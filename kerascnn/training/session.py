@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -182,8 +181,7 @@ class Session(keras.callbacks.Callback):
             self.writer.wait()
             raise Interrupted(
                 self.signals.stop,
-                "stopped; to go on: kerascnn resume "
-                f"{shlex.quote(str(self.run.folder))}",
+                f"stopped; to go on: {checkpoint.to_go_on(self.run.folder)}",
             )
 
     def _save(

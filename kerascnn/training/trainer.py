@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import random
-import shlex
 import sys
 import uuid
 from collections.abc import Collection
@@ -290,10 +289,8 @@ def _explained(
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
     advice = "Try a smaller --learning-rate"
     if on_nan == "stop":
-        folder = shlex.quote(str(run.folder))
-        advice += (
-            f", or leave such steps out with `kerascnn resume {folder} --on-nan skip`"
-        )
+        command = checkpoint.to_go_on(run.folder)
+        advice += f", or leave such steps out with `{command} --on-nan skip`"
     return guard.NotFiniteError(
         f"epoch {epoch + 1}, step {step + 1} of {steps}: {error} Loss {loss:.4g}, "
         f"learning rate {learning_rate(model.optimizer)}, largest gradients: {layers}; "

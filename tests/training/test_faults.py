@@ -1252,3 +1252,44 @@ def test_a_function_is_described_by_its_code():
         return 0.2
 
     assert described(slow) == described(slow) != described(fast)
+
+
+def test_a_class_of_ones_own_is_described_by_its_code():
+    def described(layer, callback):
+        def network():
+            image = keras.Input((28, 28, 1))
+            x = layer()(keras.layers.Flatten()(image))
+            return keras.Model(image, keras.layers.Dense(10)(x))
+
+        mine = dataclasses.replace(
+            recipe.load("fashion_mlp"),
+            network=network,
+            transform=lambda: [layer()],
+            callbacks=lambda: [callback()],
+        )
+        return recipe.describe(mine)
+
+    def twice():
+        class Scaled(keras.layers.Layer):
+            def call(self, x):
+                return 2 * x
+
+        return Scaled
+
+    def thrice():
+        class Scaled(keras.layers.Layer):
+            def call(self, x):
+                return 3 * x
+
+        return Scaled
+
+    class Counts(keras.callbacks.Callback):
+        pass
+
+    old = described(twice(), Counts)
+    assert old == described(twice(), Counts)
+    new = described(thrice(), Counts)
+    assert {x for x in old if old[x] != new[x]} == {"network", "transform"}
+    assert "class Counts" in old["callbacks"][0]["code"]
+    # The package's own classes and Keras's are known by their versions.
+    assert '"code"' not in json.dumps(recipe.describe(recipe.load("cifar_vgg_aug")))
