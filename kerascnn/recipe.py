@@ -47,12 +47,19 @@ class Course:
         test: Accuracy on the test set, 0 to 1; `None` where nothing is printed.
         train: Accuracy on the training set, 0 to 1; `None` where nothing is printed.
         says: What the slides say in words, where they give no figure.
+        about: Whether the slides give their figures as approximate (`~78%`).
     """
 
     source: str
     test: float | None = None
     train: float | None = None
     says: str | None = None
+    about: bool = False
+
+    def figure(self, split: str) -> str | None:
+        """Write the accuracy on `"test"` or `"train"` as the slides do: `"~78%"`."""
+        value = getattr(self, split)
+        return None if value is None else f"{'~' * self.about}{100 * value:.3g}%"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,10 +337,11 @@ def _network(model: keras.Model) -> list[dict[str, Any]]:
     """Describe a Functional model: its layers in order, each with its inputs."""
     config = model.get_config()
     position = {layer["name"]: i for i, layer in enumerate(config["layers"])}
+    kinds = {operation.name: type(operation) for operation in model.operations}
     described = []
     for layer in config["layers"]:
         entry = {"class": layer["class_name"]} | _plain(layer["config"])
-        entry |= _code(type(model.get_layer(layer["name"])))
+        entry |= _code(kinds[layer["name"]])
         # A chain needs no words; where a layer takes another input, say which.
         sources = [position[name] for name in _tensor_names(layer["inbound_nodes"])]
         if sources and sources != [position[layer["name"]] - 1]:

@@ -54,7 +54,7 @@ RECIPE = Recipe(
     batch_size=256,
     epochs=60,
     parameters=2_486_026,
-    course=Course(source="lecture 4, the base network", test=0.78),
+    course=Course(source="lecture 4, the base network", test=0.78, about=True),
 )
 
 if __name__ == "__main__":

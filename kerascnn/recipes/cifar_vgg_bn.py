@@ -53,7 +53,7 @@ RECIPE = Recipe(
     batch_size=256,
     epochs=60,
     parameters=2_488_906,
-    course=Course(source="lecture 4, trick 2", test=0.84),
+    course=Course(source="lecture 4, trick 2", test=0.84, about=True),
     after="cifar_vgg_erase",
     changes={"network"},
 )

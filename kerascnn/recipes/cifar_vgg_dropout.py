@@ -56,7 +56,9 @@ RECIPE = Recipe(
     batch_size=256,
     epochs=60,
     parameters=2_488_906,
-    course=Course(source="lecture 4, trick 3: where trick 4 starts", test=0.866),
+    course=Course(
+        source="lecture 4, trick 3: where trick 4 starts", test=0.866, about=True
+    ),
     after="cifar_vgg_bn",
     changes={"network"},
 )

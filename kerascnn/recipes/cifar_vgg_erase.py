@@ -54,7 +54,7 @@ RECIPE = Recipe(
     batch_size=256,
     epochs=60,
     parameters=2_486_026,
-    course=Course(source="lecture 4, trick 1", test=0.80),
+    course=Course(source="lecture 4, trick 1", test=0.80, about=True),
     after="cifar_vgg",
     changes={"transform"},
 )

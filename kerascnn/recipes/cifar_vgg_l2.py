@@ -63,7 +63,7 @@ RECIPE = Recipe(
     batch_size=256,
     epochs=60,
     parameters=2_488_906,
-    course=Course(source="lecture 4, trick 4", test=0.875),
+    course=Course(source="lecture 4, trick 4", test=0.875, about=True),
     after="cifar_vgg_dropout",
     changes={"network"},
 )

@@ -38,7 +38,7 @@ RECIPE = Recipe(
     drop_last=True,
     epochs=20,
     parameters=203_530,
-    course=Course(source="lecture 1, MLP for Fashion-MNIST", test=0.89),
+    course=Course(source="lecture 1, MLP for Fashion-MNIST", test=0.89, about=True),
 )
 
 if __name__ == "__main__":

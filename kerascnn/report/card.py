@@ -39,9 +39,9 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
 def course_text(course: Course) -> str:
     """Write the course's figures in one line."""
     figures = [
-        f"{split} {value:.1%}"
-        for split, value in (("test", course.test), ("train", course.train))
-        if value is not None
+        f"{split} {figure}"
+        for split in ("test", "train")
+        if (figure := course.figure(split)) is not None
     ]
     return ", ".join(figures or [course.says or "no figure"]) + f" ({course.source})"
 

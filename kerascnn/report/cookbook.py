@@ -206,7 +206,7 @@ def _card(
 def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list[str]:
     """Write the course's figure, ours and the gap between them."""
     course, ours = getattr(item.course, split), records.accuracy(runs, split)
-    cells = [DASH if course is None else f"{course:.1%}", DASH, DASH]
+    cells = [item.course.figure(split) or DASH, DASH, DASH]
     if ours:
         seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
         deviation = f" ± {100 * ours[1]:.2f}" * (len(runs) > 1)

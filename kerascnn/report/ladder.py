@@ -35,12 +35,8 @@ def show(outlines: Sequence[Outline], console: Console | None = None) -> None:
             table.add_row(Text(before.capitalize(), "bold"))
         runs = records.measured(item.name)
         ours = [records.accuracy(runs, split) for split in ("test", "train")]
-        figures = [
-            item.course.test,
-            item.course.train,
-            *(our and our[0] for our in ours),
-        ]
-        cells = ["-" if value is None else f"{value:.1%}" for value in figures]
+        cells = [item.course.figure(split) or "-" for split in ("test", "train")]
+        cells += [f"{our[0]:.1%}" if our else "-" for our in ours]
         # The heading says the lecture, the recipe's name the data.
         what = item.summary.partition(before)[2].lstrip(",: ") or item.summary
         table.add_row(item.name, f"{item.parameters:,}", *cells, Text(what))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kerascnn.recipe import Course
+
 if TYPE_CHECKING:
     from kerascnn.runs import Run
 
@@ -46,16 +48,17 @@ def curve(run: Run) -> Path:
     loss.set_ylim(bottom=0)
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    course = Course(**config["course"])
     whose = "course" + " (full set)" * config["data"]["sample"]
     for split, color in (("train", TRAIN), ("test", TEST)):
-        figure_of_course = config["course"][split]
-        if figure_of_course is not None and not validation:
+        printed = course.figure(split)
+        if printed and not validation:
             accuracy.axhline(
-                figure_of_course,
+                getattr(course, split),
                 color=color,
                 linestyle="--",
                 linewidth=1,
-                label=f"{whose}, {split} {figure_of_course:.1%}",
+                label=f"{whose}, {split} {printed}",
             )
     accuracy.legend()
     figure.suptitle(_title(config))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kerascnn.recipe import Course
+
 if TYPE_CHECKING:
     from kerascnn.runs import Run
 
@@ -18,14 +20,15 @@ def text(run: Run) -> str:
         Some lines of text.
     """
     config, result = run.config, run.result
-    course, data, environment = config["course"], config["data"], config["environment"]
+    data, environment = config["data"], config["environment"]
+    course = Course(**config["course"])
     backend = environment["backend"]
     epochs = f"{result['epochs']} epoch" + "s" * (result["epochs"] != 1)
     if result["epochs"] != config["recipe_epochs"]:
         epochs += f" of the recipe's {config['recipe_epochs']}"
     whose = "course" + ", on the full set" * data["sample"]
     evaluated = _accuracy(
-        "test accuracy ", result["test_accuracy"], whose, course["test"]
+        "test accuracy ", result["test_accuracy"], whose, course.figure("test")
     )
     if share := config.get("validation"):
         evaluated = _accuracy("validation    ", result["test_accuracy"], whose, None)
@@ -36,9 +39,11 @@ def text(run: Run) -> str:
         f"{environment['processor']} ({environment['device']}), {backend} "
         f"{environment['versions'][backend]}, seed {config['seed']}",
         evaluated,
-        _accuracy("train accuracy", result["train_accuracy"], whose, course["train"]),
-        f"  course          {course['source']}"
-        + (f": {course['says']}" if course["says"] else ""),
+        _accuracy(
+            "train accuracy", result["train_accuracy"], whose, course.figure("train")
+        ),
+        f"  course          {course.source}"
+        + (f": {course.says}" if course.says else ""),
         f"  run folder      {run.folder}",
     ]
     if not result["finished"]:
@@ -71,6 +76,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _accuracy(label: str, ours: float, whose: str, course: float | None) -> str:
+def _accuracy(label: str, ours: float, whose: str, course: str | None) -> str:
     line = f"  {label}  {ours:6.2%}"
-    return line + (f"   ({whose}: {course:.1%})" if course is not None else "")
+    return line + (f"   ({whose}: {course})" if course else "")

@@ -93,7 +93,7 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
     assert "# fashion_mlp\n" in card
     assert "the network never learns which pixels are\nneighbours" in card
     # The mean of 88, 90 and 89 is 89; their squared deviations 1, 1, 0 over 2 make 1.
-    assert "| test accuracy | 89.0% | 89.00 ± 1.00% (3 seeds) | +0.0 |" in card
+    assert "| test accuracy | ~89% | 89.00 ± 1.00% (3 seeds) | +0.0 |" in card
     assert "| training accuracy | – | 92.00 ± 0.00% (3 seeds) | – |" in card
     assert "![Loss and accuracy by epoch](curve.png)" in card
     assert "## What changes\n\n–\n" in card
@@ -145,7 +145,7 @@ def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypat
     assert lines[0][1:6] == ["parameters", "test*", "train*", "test", "train"]
     rungs = {line[0]: line[1:6] for line in lines if line and line[0] in NAMES}
     assert rungs == {
-        "fashion_mlp": ["203,530", "89.0%", "-", "89.0%", "92.0%"],
+        "fashion_mlp": ["203,530", "~89%", "-", "89.0%", "92.0%"],
         "cifar_mlp": ["789,258", "-", "-", "-", "-"],
     }
     for card in folder.glob("*/*"):
@@ -153,7 +153,7 @@ def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypat
     assert __main__.main(["list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (rung,) = (line[1:6] for line in lines if line and line[0] == "fashion_mlp")
-    assert rung == ["203,530", "89.0%", "-", "-", "-"]
+    assert rung == ["203,530", "~89%", "-", "-", "-"]
 
 
 def test_what_is_not_measured_is_a_dash(folder):
@@ -182,7 +182,7 @@ def test_a_seed_counts_once_and_an_earlier_version_of_the_recipe_never(
     monkeypatch.setattr(recipe, "fingerprint", lambda description: "0" * 64)
     assert __main__.main(["cookbook"]) == 0
     card = (folder / "fashion_mlp/README.md").read_text()
-    assert "| test accuracy | 89.0% | – | – |" in card
+    assert "| test accuracy | ~89% | – | – |" in card
     assert records.measured("fashion_mlp") == []
     # A run of the new version brings its own curve.
     run = finish(seed=7, fingerprint="0" * 64, device="NVIDIA H100")

@@ -82,7 +82,8 @@ if __name__ == "__main__":
 FORKS = """
 import json, os, sys
 import matplotlib.figure
-import kerascnn.report.plots, kerascnn.report.summary, kerascnn.training.epoch
+import kerascnn.report.plots, kerascnn.report.summary
+import kerascnn.training.epoch, kerascnn.training.fit
 import small
 from kerascnn import training
 
@@ -252,9 +253,12 @@ def kill_often(place, engine, kills, seed, start=start, begun=3.0):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_run_killed_twenty_times_ends_as_one_that_was_not(place, whole, fork):
-    found = kill_often(place, "epoch", kills=20, seed=1, start=fork, begun=1.0)
-    assert found == whole("epoch")
+@pytest.mark.parametrize(("engine", "kills"), [("epoch", 14), ("fit", 6)])
+def test_runs_killed_twenty_times_end_as_those_that_were_not(
+    place, whole, fork, engine, kills
+):
+    found = kill_often(place, engine, kills, seed=1, start=fork, begun=1.0)
+    assert found == whole(engine)
     assert "Traceback" not in (place / "forks.txt").read_text()
 
 
