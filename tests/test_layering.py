@@ -64,6 +64,7 @@ ALLOWED = {
         "data",
         "memory",
         "recipe",
+        "report",
         "training",
     },
     "lessons": {

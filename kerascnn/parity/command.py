@@ -67,6 +67,10 @@ class Parity:
     data_dir: Folder = None
     """With --train: where tensorflow-datasets keeps its sets."""
 
+    add: bool = False
+    """With --train: keep each training for the cookbook, which `kerascnn cookbook`
+    renders, and do not repeat those that it has."""
+
     def __post_init__(self):
         command_line.check_positive(self, "steps", "jobs", "seeds", "epochs", "limit")
         for name in self.recipe:
@@ -75,8 +79,8 @@ class Parity:
             raise UsageError("expected recipes or --all: `kerascnn parity RECIPE`.")
         if self.train and (self.all or self.break_ or self.steps):
             raise UsageError("--train does not go with --all, --break or --steps.")
-        for name in ("seeds", "epochs", "limit", "data", "data_dir"):
-            if getattr(self, name) is not None and not self.train:
+        for name in ("seeds", "epochs", "limit", "data", "data_dir", "add"):
+            if getattr(self, name) not in (None, False) and not self.train:
                 raise UsageError(f"--{name.replace('_', '-')} needs --train.")
         if self.jobs and (self.train or len(self.recipe) == 1):
             raise UsageError("--jobs is for several recipes, and not for --train.")
@@ -171,6 +175,7 @@ class Parity:
                     choice=self.data or "auto",
                     data_dir=self.data_dir,
                     accelerate=self.accelerate,
+                    add=self.add,
                 )
             results.append(result)
             if not self.json:

@@ -8,29 +8,24 @@ parameter, and it has torchvision's transforms, as NumPy rules.
 from __future__ import annotations
 
 import dataclasses
-import math
-import statistics
+import itertools
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import nn
 
-from kerascnn import data, training
+from kerascnn import UsageError, data, training
 from kerascnn import recipe as recipes
 from kerascnn.data import DataSet, Split
 from kerascnn.parity import twins
 from kerascnn.parity.twins.twin import Twin
-from kerascnn.training import trainer
-
-# The course's tricks gain 1 to 4 points each. Intervals wider than this to either side
-# would overlap for two networks that lie several tricks apart.
-WIDEST = 0.05
+from kerascnn.recipe import Recipe
+from kerascnn.report import agreement, records
+from kerascnn.training import environment, trainer
 
 
 def compare(
@@ -41,6 +36,7 @@ def compare(
     choice: Literal["auto", "full", "sample"],
     data_dir: Path | None,
     accelerate: bool,
+    add: bool = False,
 ) -> dict[str, Any]:
     """Train a recipe and its twin several times and compare final test accuracies.
 
@@ -52,10 +48,15 @@ def compare(
         choice: Which images, as `data.load` has it.
         data_dir: Where they are.
         accelerate: Use this package's fast gradients (JAX).
+        add: Keep each training for the cookbook, and do not repeat what it has.
 
     Returns:
         Accuracies by side, intervals (mean and half width), the `outcome` (see
-        `judge`), `passed`: whether it is `"overlap"`, and a `verdict` in words.
+        `agreement.judge`), `passed`: whether it is `"overlap"`, and a `verdict` in
+        words.
+
+    Raises:
+        UsageError: `add`, where these are not the full set or there is no cookbook.
     """
     recipe, twin = recipes.load(name), twins.load(name)
     dataset = data.load(recipe.dataset, choice, data_dir)
@@ -66,27 +67,57 @@ def compare(
         epochs = recipe.epochs
         if dataset.sample:
             epochs = min(epochs, trainer.SAMPLE_EPOCHS)
+    if add and not records.FOLDER.exists():
+        raise UsageError(f"--add: there is no {records.FOLDER}: use a checkout.")
+    if add and (dataset.sample or limit):
+        raise UsageError("--add: the cookbook is of full sets, not samples.")
+    fingerprint = recipes.fingerprint(recipes.describe(recipe))
+    known = (
+        records.trained(name, fingerprint, epochs)
+        if add
+        else {"recipe": {}, "twin": {}}
+    )
+    overrides = training.Overrides(
+        epochs=epochs,
+        limit=limit,
+        data=choice,
+        data_dir=data_dir,
+        accelerate=accelerate,
+    )
     accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
-    for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            print(f"seed {seed}: the recipe", flush=True)
-            run = training.train(
-                recipe,
-                training.Overrides(
-                    epochs=epochs,
-                    seed=seed,
-                    limit=limit,
-                    data=choice,
-                    data_dir=data_dir,
-                    accelerate=accelerate,
-                    out=Path(folder) / "run",
-                ),
+    for seed, side in itertools.product(range(seeds), accuracies):
+        whose = (
+            f"seed {seed}: {'the recipe' if side == 'recipe' else 'its PyTorch twin'}"
+        )
+        if seed in known[side]:
+            accuracies[side].append(known[side][seed])
+            print(f"{whose}, trained before: {known[side][seed]:.2%}", flush=True)
+            continue
+        print(whose, flush=True)
+        began = time.perf_counter()
+        if side == "recipe":
+            accuracy = train_recipe(recipe, dataclasses.replace(overrides, seed=seed))
+        else:
+            accuracy = train(twin, dataset, epochs, seed)
+        accuracies[side].append(accuracy)
+        if add:  # each at once: what took an hour is not to be lost
+            here = environment.describe()
+            del here["command"]
+            records.add_training(
+                {
+                    "recipe": name,
+                    "fingerprint": fingerprint,
+                    "side": side,
+                    "seed": seed,
+                    "epochs": epochs,
+                    "test_accuracy": accuracy,
+                    "seconds": round(time.perf_counter() - began, 1),
+                    "data": {"name": dataset.name, "sha256": dataset.hash},
+                    "environment": here,
+                }
             )
-            accuracies["recipe"].append(float(run.result["test_accuracy"]))
-        print(f"seed {seed}: its PyTorch twin", flush=True)
-        accuracies["twin"].append(train(twin, dataset, epochs, seed))
-    intervals = {side: interval(found) for side, found in accuracies.items()}
-    outcome, verdict = judge(intervals)
+    intervals = {side: agreement.interval(found) for side, found in accuracies.items()}
+    outcome, verdict = agreement.judge(intervals)
     return {
         "recipe": name,
         "seeds": seeds,
@@ -101,6 +132,14 @@ def compare(
     }
 
 
+def train_recipe(recipe: Recipe, overrides: training.Overrides) -> float:
+    """Train a recipe as `kerascnn run` does; return its accuracy on the test set."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        run = training.train(recipe, dataclasses.replace(overrides, out=out))
+        return float(run.result["test_accuracy"])
+
+
 def limited(dataset: DataSet, limit: int | None) -> DataSet:
     """Return a data set with the first images of each split only."""
 
@@ -110,34 +149,6 @@ def limited(dataset: DataSet, limit: int | None) -> DataSet:
     return dataclasses.replace(
         dataset, train=cut(dataset.train), test=cut(dataset.test)
     )
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and half width of its 95 % confidence interval (Student's t)."""
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
-    return statistics.mean(values), quantile * error
-
-
-def judge(intervals: dict[str, tuple[float, float]]) -> tuple[str, str]:
-    """Compare two intervals.
-
-    Returns:
-        `"apart"`, `"overlap"`, or `"inconclusive"` where they overlap because one is
-        wider than `WIDEST` to either side; and that in words.
-    """
-    (ours, ours_half), (theirs, theirs_half) = intervals["recipe"], intervals["twin"]
-    apart, widest = abs(ours - theirs), max(ours_half, theirs_half)
-    means = f"the means are {apart:.2%} apart, the 95 % intervals"
-    beyond = f"(they would not beyond {ours_half + theirs_half:.2%})"
-    if apart > ours_half + theirs_half:
-        return "apart", f"{means} do not overlap {beyond}."
-    if widest > WIDEST:
-        return "inconclusive", (
-            f"inconclusive: {means} overlap, but one is ± {widest:.2%} wide, and at "
-            f"most ± {WIDEST:.0%} tells anything: take more --seeds or --epochs."
-        )
-    return "overlap", f"{means} overlap {beyond}."
 
 
 def train(

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from kerascnn import UsageError, recipe
-from kerascnn.report import difference, ladder, markdown, records, starts, summary
+from kerascnn.report import agreement, difference, ladder, markdown, records, starts
+from kerascnn.report.summary import duration
 from kerascnn.runs import Run
 
 CARD = """\
@@ -174,7 +175,7 @@ def pages() -> dict[Path, str]:
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))
         top += f"\n## {lecture.capitalize()}\n\n{markdown.table(RUNGS, rows)}\n"
-    top += starts.section(records.starts(), fingerprints)
+    top += starts.section(fingerprints) + agreement.section(fingerprints)
     return {records.FOLDER / "README.md": top, **rendered}
 
 
@@ -231,7 +232,7 @@ def _run(record: dict[str, Any]) -> list[str]:
     return [
         str(record["seed"]),
         *(f"{result[f'{split}_accuracy']:.2%}" for split in ("test", "train")),
-        summary.duration(result["seconds"]),
+        duration(result["seconds"]),
         machine,
         ", ".join(f"{x} {versions[x]}" for x in ("keras", environment["backend"])),
         record["engine"],

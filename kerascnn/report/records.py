@@ -32,6 +32,44 @@ def add_start(record: dict[str, Any]) -> None:
     _append(FOLDER / "starts.jsonl", record)
 
 
+def trainings() -> list[dict[str, Any]]:
+    """Return what `kerascnn parity --train --add` has trained, oldest first."""
+    return _read(FOLDER / "trainings.jsonl")
+
+
+def add_training(record: dict[str, Any]) -> None:
+    """Keep a training that `kerascnn parity --train` has compared.
+
+    Args:
+        record: The recipe's name and `fingerprint`, `side` (`"recipe"` or `"twin"`),
+            `seed`, `epochs`, and `test_accuracy` after the last, 0 to 1.
+    """
+    _append(FOLDER / "trainings.jsonl", record)
+
+
+def trained(name: str, fingerprint: str, epochs: int) -> dict[str, dict[int, float]]:
+    """Return the test accuracies of whole trainings, of each seed the first.
+
+    Args:
+        name: A recipe.
+        fingerprint: The recipe's; the twin is the same case, as `parity` checks.
+        epochs: After how many epochs.
+
+    Returns:
+        Accuracies, 0 to 1, by seed, for `"recipe"` (the runs in the cookbook among
+        them) and for `"twin"`.
+    """
+    found: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
+    for run in counted(read(name), fingerprint):
+        if run["epochs"] == epochs:
+            found["recipe"][run["seed"]] = run["result"]["test_accuracy"]
+    for kept in trainings():
+        case = kept["recipe"], kept["fingerprint"], kept["epochs"]
+        if case == (name, fingerprint, epochs):
+            found[kept["side"]].setdefault(kept["seed"], kept["test_accuracy"])
+    return found
+
+
 def add(record: dict[str, Any]) -> None:
     """Keep the record of a run of a recipe, `record["recipe"]`."""
     folder = FOLDER / record["recipe"]

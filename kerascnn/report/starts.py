@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kerascnn.report import markdown
+from kerascnn.report import markdown, records
 
 TOP = """\
 ## Which networks learn
@@ -18,19 +18,18 @@ network was right twice as often as guessing over 20 steps, or was given up, by
 HEAD = ("recipe", "seeds that learned", "by step", "accuracy", "cross-entropy", "batch")
 
 
-def section(records: Sequence[dict[str, Any]], fingerprints: Mapping[str, str]) -> str:
+def section(fingerprints: Mapping[str, str]) -> str:
     """Return the section of `recipes/README.md`, empty where nothing was found.
 
     Args:
-        records: What `records.starts` returns.
         fingerprints: Each recipe's, by name.
     """
-    found = rows(records, fingerprints)
+    found = rows(records.starts(), fingerprints)
     return f"\n{TOP}\n{markdown.table(HEAD, found)}\n" if found else ""
 
 
 def rows(
-    records: Sequence[dict[str, Any]], fingerprints: Mapping[str, str]
+    found: Sequence[dict[str, Any]], fingerprints: Mapping[str, str]
 ) -> list[list[str]]:
     """Return a row for each recipe and batch size, in the order of `fingerprints`.
 
@@ -38,11 +37,11 @@ def rows(
     the most steps: a longer trial of a seed begins with the shorter one.
 
     Args:
-        records: What `records.starts` returns.
+        found: What `records.starts` returns.
         fingerprints: Each recipe's, by name.
     """
     longest: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
-    for record in records:
+    for record in found:
         name = record["recipe"]
         if record["fingerprint"] == fingerprints.get(name):
             seeds = longest.setdefault((name, record["batch_size"]), {})

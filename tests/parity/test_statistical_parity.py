@@ -1,24 +1,27 @@
 """Training recipe and twin side by side, and what their accuracies say."""
 
+import dataclasses
+import functools
 import json
 import types
 
 import numpy as np
 import pytest
 
-from kerascnn import data
+from kerascnn import data, recipe
 from kerascnn.__main__ import main
 from kerascnn.parity import training, twins
+from kerascnn.report import agreement, records
 
 
 def test_interval_by_hand():
     # Mean 2, deviation 1, error 1 / sqrt 3; Student's t for two degrees of freedom has
     # a closed form, (2 p - 1) / sqrt(2 p (1 - p)) with p = 0.975: 4.303.
-    mean, half = training.interval([1.0, 2.0, 3.0])
+    mean, half = agreement.interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(0.95 / (2 * 0.975 * 0.025) ** 0.5 / 3**0.5)
     # Eleven degrees of freedom: 2.200985 (Student's table), not yet a normal's 1.96.
-    mean, half = training.interval([0.0, 1.0] * 6)
+    mean, half = agreement.interval([0.0, 1.0] * 6)
     assert half == pytest.approx(2.200985 * (3 / 11 / 12) ** 0.5)
 
 
@@ -32,7 +35,7 @@ def test_interval_by_hand():
     ],
 )
 def test_intervals_overlap_or_not_or_tell_nothing(ours, theirs, outcome, words):
-    found, verdict = training.judge({"recipe": ours, "twin": theirs})
+    found, verdict = agreement.judge({"recipe": ours, "twin": theirs})
     assert found == outcome
     assert words in verdict
 
@@ -113,3 +116,85 @@ def test_exit_code_says_whether_they_agree(
     shown = " ".join(capsys.readouterr().out.split())
     assert words in shown
     assert ("inconclusive" in shown) == ("wide" in words)
+
+
+@pytest.fixture
+def cookbook(tmp_path, monkeypatch):
+    """An empty cookbook; the bundled sample passes for the full set."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    load = data.load
+    whole = functools.partial(dataclasses.replace, sample=False, notice=None)
+    monkeypatch.setattr(data, "load", lambda *w, **k: whole(load(*w, **k)))
+    return tmp_path
+
+
+def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, capsys):
+    fingerprint = recipe.fingerprint(recipe.describe(recipe.load("fashion_mlp")))
+    run_before = {"recipe": "fashion_mlp", "fingerprint": fingerprint, "seed": 0}
+    run_before |= {"epochs": 1, "result": {"test_accuracy": 0.5}}
+    records.add(run_before)
+    train, trained = training.train, []
+
+    def interrupted(twin, dataset, epochs, seed):
+        if seed == 1 and trained == [0]:
+            trained.append("interrupted")
+            raise KeyboardInterrupt
+        trained.append(seed)
+        return train(twin, dataset, epochs, seed)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    words = ["--seeds", "2", "--epochs", "1", "--add"]
+    assert run(words) == 130
+    kept = {(r["side"], r["seed"]): r["test_accuracy"] for r in records.trainings()}
+    assert list(kept) == [("twin", 0), ("recipe", 1)]
+    assert "command" not in records.trainings()[0]["environment"]
+
+    capsys.readouterr()
+    assert run([*words, "--json"]) in (0, 1)
+    assert trained == [0, "interrupted", 1]
+    shown = capsys.readouterr()
+    (result,) = json.loads(shown.out)
+    twin = records.trainings()[-1]
+    assert (twin["side"], twin["seed"], twin["epochs"]) == ("twin", 1, 1)
+    assert result["accuracies"] == {
+        "recipe": [0.5, kept["recipe", 1]],
+        "twin": [kept["twin", 0], twin["test_accuracy"]],
+    }
+    assert "seed 0: the recipe, trained before: 50.00%" in shown.err
+    # Other epochs are another case.
+    assert records.trained("fashion_mlp", fingerprint, 2) == {"recipe": {}, "twin": {}}
+    assert records.trained("fashion_mlp", "another", 1) == {"recipe": {}, "twin": {}}
+
+
+def test_only_full_sets_are_kept(tmp_path, monkeypatch, capsys):
+    assert run(["--add"]) == 2
+    assert "--add: the cookbook is of full sets" in capsys.readouterr().err
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "gone")
+    assert run(["--add"]) == 2
+    assert "use a checkout" in capsys.readouterr().err
+    assert main(["parity", "fashion_mlp", "--add"]) == 2
+    assert "--add needs --train" in capsys.readouterr().err
+
+
+def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    assert agreement.section({"a": "now"}) == ""
+
+    def add(name, side, seed, accuracy, epochs=5, fingerprint="now"):
+        record = {"recipe": name, "fingerprint": fingerprint, "side": side}
+        record |= {"seed": seed, "epochs": epochs, "test_accuracy": accuracy}
+        records.add_training(record)
+
+    add("b", "recipe", 0, 0.5)  # no twin's: nothing to set beside it
+    for seed, (ours, theirs) in enumerate([(0.80, 0.81), (0.82, 0.83), (0.81, 0.82)]):
+        add("a", "recipe", seed, ours)
+        add("a", "twin", seed, theirs)
+    add("a", "twin", 0, 0.99)  # again: no second draw
+    add("a", "twin", 0, 0.99, fingerprint="before")
+    add("a", "twin", 0, 0.7, epochs=20)
+    # Half width: 4.303 * 0.01 / sqrt 3.
+    assert agreement.section({"a": "now", "b": "now"}).splitlines()[-2:] == [
+        "| [a](a/README.md) | 5 | 80.00, 82.00, 81.00 | 81.00 ± 2.48% | "
+        "81.00, 83.00, 82.00 | 82.00 ± 2.48% | overlap |",
+        "| [a](a/README.md) | 20 | – | – | 70.00 | – | – |",
+    ]
