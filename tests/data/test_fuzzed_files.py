@@ -18,8 +18,9 @@ from kerascnn import UsageError, __main__
 from kerascnn.data import archives, cache, pickles
 
 FEW = settings(derandomize=True, deadline=None, database=None)
-HOW_MANY = [40, pytest.param(2000, marks=pytest.mark.slow)]
-MORE = [150, pytest.param(20_000, marks=pytest.mark.slow)]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
+HOW_MANY = [40, pytest.param(2000, marks=SLOW)]
+MORE = [150, pytest.param(20_000, marks=SLOW)]
 
 
 @st.composite
