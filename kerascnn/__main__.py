@@ -260,7 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `kerascnn`; by default the process's own.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0, 1 where a comparison fails, 2 after a user's mistake, 3 where
+        a run's numbers went wrong, 130 after Ctrl-C, 141 where nobody reads on, 143
+        after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
 

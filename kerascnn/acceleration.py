@@ -981,4 +981,7 @@ def _fast_model(model, twins):
             ),
             model.input,
         )
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=twin)
+    fast = keras.models.clone_model(model, input_tensors=inputs, clone_function=twin)
+    # A clone takes the global policy; by the model's own, `compile` scales its loss.
+    fast.dtype_policy = model.dtype_policy
+    return fast

@@ -115,6 +115,14 @@ def weight_decay(factor: float) -> keras.regularizers.Regularizer:
     return keras.regularizers.L2(factor / 2)
 
 
+def follows_schedule(optimizer: keras.Optimizer) -> bool:
+    """Whether an optimiser has a `LearningRateSchedule`: its rate can't be set."""
+    return isinstance(
+        getattr(optimizer, "_learning_rate", None),
+        keras.optimizers.schedules.LearningRateSchedule,
+    )
+
+
 class ExponentialDecay(keras.callbacks.Callback):
     """Multiply the learning rate by `gamma` after every epoch.
 
@@ -148,10 +156,7 @@ class ExponentialDecay(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model: Any = self.model
         optimizer = model.optimizer
-        if isinstance(
-            getattr(optimizer, "_learning_rate", None),
-            keras.optimizers.schedules.LearningRateSchedule,
-        ):
+        if follows_schedule(optimizer):
             raise UsageError(
                 "ExponentialDecay sets the learning rate of each epoch, and this "
                 "optimiser follows a schedule of its own: give it a number instead."

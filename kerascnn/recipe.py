@@ -333,15 +333,28 @@ def _code(kind: type) -> dict[str, str]:
     return {}
 
 
+def _functions(layer: Any) -> dict[str, str]:
+    """Return the code of a user's functions in a layer, such as an activation."""
+    found = {}
+    for name, value in vars(layer).items():
+        if name.startswith("_") or not isinstance(value, types.FunctionType):
+            continue
+        if value.__module__.partition(".")[0] != "keras":
+            with contextlib.suppress(OSError):  # typed at a prompt
+                found[f"code of {name}"] = inspect.getsource(value).strip()
+    return found
+
+
 def _network(model: keras.Model) -> list[dict[str, Any]]:
     """Describe a Functional model: its layers in order, each with its inputs."""
     config = model.get_config()
     position = {layer["name"]: i for i, layer in enumerate(config["layers"])}
-    kinds = {operation.name: type(operation) for operation in model.operations}
+    operations = {operation.name: operation for operation in model.operations}
     described = []
     for layer in config["layers"]:
         entry = {"class": layer["class_name"]} | _plain(layer["config"])
-        entry |= _code(kinds[layer["name"]])
+        entry |= _code(type(operations[layer["name"]]))
+        entry |= _functions(operations[layer["name"]])
         # A chain needs no words; where a layer takes another input, say which.
         sources = [position[name] for name in _tensor_names(layer["inbound_nodes"])]
         if sources and sources != [position[layer["name"]] - 1]:
@@ -372,15 +385,21 @@ def _(value: dict) -> Any:
     if "class_name" in value and "config" in value:
         if value["class_name"].endswith("DTypePolicy"):
             return value["config"]["name"]
+        if not isinstance(value["config"], dict):  # a function, by its name
+            return value["config"]
         return {"class": value["class_name"]} | _plain(value["config"])
-    generated = {"name", "seed", "dtype", "optional", "sparse", "ragged"}
-    trained = ("trainable", True)
-    return {
+    generated = {"name", "seed", "optional", "sparse", "ragged"}
+    plain = {
         key: _plain(item)
         for key, item in value.items()
-        # That a layer is trained goes without saying; that it is not must be said.
-        if key not in generated and item is not None and (key, item) != trained
+        if key not in generated and item is not None
     }
+    # What goes without saying: that a layer is trained, in the type of the others.
+    if plain.get("trainable") is True:
+        del plain["trainable"]
+    if plain.get("dtype") == "float32":
+        del plain["dtype"]
+    return plain
 
 
 @_plain.register(list)

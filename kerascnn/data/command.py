@@ -1,5 +1,6 @@
 """The commands `kerascnn data get`, `list`, `import`, `check` and `statistics`."""
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -151,9 +152,12 @@ def _prepared_sets(directory: Path) -> dict[str, Path]:
         for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
         for file in directory.glob(pattern)
     }
-    found = {
-        name: prepared(name, directory) for name in names if not name.startswith(".")
-    }
+    found = {}
+    for name in names:
+        if name.startswith("."):
+            continue
+        with contextlib.suppress(UsageError):  # a folder that is none of tfds's
+            found[name] = prepared(name, directory)
     return {
         name: folder / "dataset_info.json" for name, folder in found.items() if folder
     }

@@ -142,7 +142,8 @@ def _default_config(folder: Path, name: str, version: str | None) -> Path | None
     }
     if len(configs) > 1:
         default = folder / ".config" / "metadata.json"
-        if default.is_file():
+        # A damaged one names none.
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             chosen = json.loads(default.read_text()).get("default_config_name")
             if chosen in configs:
                 return configs[chosen]

@@ -213,20 +213,20 @@ class Backends:
 
         results, missing = backends.compare(self.recipe, self.steps, self.batch_size)
         path = self.out or Path(f"backends-{self.recipe}.png")
-        backends.draw(self.recipe, results, path)
         if self.json:
             print(
                 json.dumps(
                     {
                         "recipe": self.recipe,
                         "batch_size": self.batch_size,
-                        "results": [dataclasses.asdict(r) for r in results],
+                        "results": [as_json(r) for r in results],
                         "parting": backends.partings(results),
                         "missing": missing,
                         "figure": str(path),
                     }
                 )
             )
+            backends.draw(self.recipe, results, path)
             return
         table = Table(
             title=f"{self.recipe}: {self.steps} steps of {self.batch_size} images, "
@@ -253,7 +253,14 @@ class Backends:
             )
         for text in missing:
             console.print(f"left out: {text}", markup=False)
+        backends.draw(self.recipe, results, path)
         console.print(f"figure: {path}", markup=False, soft_wrap=True)
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    """Return a backend's result; of losses that are not finite, JSON has only null."""
+    losses = [loss if math.isfinite(loss) else None for loss in result.losses]
+    return dataclasses.asdict(result) | {"losses": losses}
 
 
 # What matplotlib draws without further packages.

@@ -167,8 +167,8 @@ def compare(
     weights.pairs(layouts, module.state_dict())
     check_activations(network)
 
-    raw = pictures.of(recipe)
     yield from compare_batches(recipe, twin)
+    raw = pictures.of(recipe)
     yield from compare_transforms(recipe, twin, raw.images[:DRAWN])
     yield from compare_initial(layouts, module)
     shake(layouts)
@@ -197,6 +197,13 @@ def quick_draws() -> contextlib.AbstractContextManager[Any]:
 
 def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:
     """Compare the size of a batch and their number with a `DataLoader`'s."""
+    counts = {name: official.counts["train"] for name, official in OFFICIAL.items()}
+    counts["imagenette"] = 9_469
+    if recipe.dataset not in counts:
+        raise UsageError(
+            f"{recipe.name} is on {recipe.dataset}, and the lectures' networks are on "
+            f"{', '.join(counts)}: there is nothing to compare it with."
+        )
     yield Check(
         "batches",
         "images of a batch",
@@ -204,8 +211,7 @@ def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:
         0,
         "another batch size",
     )
-    counts = {name: official.counts["train"] for name, official in OFFICIAL.items()}
-    images = (counts | {"imagenette": 9_469})[recipe.dataset]
+    images = counts[recipe.dataset]
     loader = torch.utils.data.DataLoader(
         range(images),  # type: ignore[arg-type]
         batch_size=twin.batch_size,
@@ -322,17 +328,19 @@ def transformed(
 
 
 def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]:
-    """Compare the distributions of the initial weights: spread and shape.
+    """Compare the distributions of the initial weights: centre, spread and shape.
 
     The two draw from dice of their own, so the difference is in standard errors.
+    BatchNorm starts from the same numbers.
     """
     for layout, other in zip(layouts, weights.learning(module), strict=True):
         if layout.kind == "BatchNormalization":
+            yield from compare_vectors(layout, other)
             continue
         kernel = sample(keras.ops.convert_to_numpy(layout.layer.kernel))
         weight = sample(other.weight.detach().numpy())
         errors = [
-            abs(ours - twin) / math.hypot(ours_error, twin_error)
+            in_errors(abs(ours - twin), math.hypot(ours_error, twin_error))
             for (ours, ours_error), (twin, twin_error) in zip(
                 moments(kernel), moments(weight), strict=True
             )
@@ -373,15 +381,40 @@ def sample(array: np.ndarray, most: int = 200_000) -> np.ndarray:
 
 
 def moments(values: np.ndarray) -> list[tuple[float, float]]:
-    """Return logarithm of the deviation, and kurtosis, each with standard error."""
-    squares = np.square(values)
-    variance, n = squares.mean(), values.size
+    """Return mean, logarithm of the deviation, and kurtosis, with standard errors."""
+    mean, n = values.mean(), values.size
+    squares = np.square(values - mean)
+    variance = squares.mean()
+    if variance <= 1e-12 * mean**2:  # all the same but for rounding
+        return [(mean, 0.0), (-math.inf, 0.0), (0.0, 0.0)]
     kurtosis = np.square(squares).mean() / variance**2
     # A normal distribution's error of the kurtosis, the largest among ours.
     return [
-        (0.5 * math.log(variance), math.sqrt((kurtosis - 1) / (4 * n))),
+        (mean, math.sqrt(variance / n)),
+        (0.5 * math.log(variance), math.sqrt(max(0.0, kurtosis - 1) / (4 * n))),
         (kurtosis, math.sqrt(24 / n)),
     ]
+
+
+def in_errors(difference: float, error: float) -> float:
+    """Return a difference in standard errors: infinite where there is no error."""
+    if error == 0:
+        return math.inf if difference > 0 else 0.0  # also for NaN, of two constants
+    return difference / error
+
+
+def compare_vectors(layout: Layout, other: nn.Module) -> Iterator[Check]:
+    """Compare BatchNorm's four vectors, as they start, number by number."""
+    for name, twin_name in layout.names:
+        ours = keras.ops.convert_to_numpy(getattr(layout.layer, name))
+        theirs = getattr(other, twin_name).detach().numpy()
+        yield Check(
+            "initial",
+            f"{layout.layer.name} {name}",
+            float(np.abs(ours - theirs).max()),
+            0,
+            "BatchNorm starts from gamma 1, beta 0, mean 0 and variance 1",
+        )
 
 
 def shake(layouts: list[Layout]) -> None:
@@ -415,6 +448,7 @@ def prepare(twin: Twin, raw: Split, much: Size, dropout: Dice) -> Iterator[Batch
     """
     dice = np.random.default_rng(2)
     used = min(much.batch * min(STEPS_AN_EPOCH, much.steps), len(raw))
+    used -= used % much.batch
     for step in range(much.steps):
         epoch, place = divmod(step, STEPS_AN_EPOCH)
         chosen = np.random.default_rng([3, epoch]).permutation(used)

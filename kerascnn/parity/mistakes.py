@@ -2,23 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-Mistake = Literal[
-    "bn_eps",
-    "bn_momentum",
-    "bn_variance",
-    "adam_eps",
-    "l2_half",
-    "flatten_order",
-    "stride_same",
-    "he_truncated",
-    "decay_per_step",
-    "crop_per_batch",
-    "drop_last",
-    "label_shift",
-]
-
 # What each is, and what a recipe must have to make it.
 MISTAKES: dict[str, tuple[str, str]] = {
     "bn_eps": ("BatchNorm's epsilon is Keras's 1e-3, not PyTorch's 1e-5", "BatchNorm"),

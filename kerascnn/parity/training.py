@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -59,10 +60,15 @@ def compare(
         UsageError: `add`, where these are not the full set or there is no cookbook.
     """
     recipe, twin = recipes.load(name), twins.load(name)
-    dataset = data.load(recipe.dataset, choice, data_dir)
+    size = trainer.image_size(recipe)
+    dataset = data.load(recipe.dataset, choice, data_dir, image_size=size)
     if dataset.notice:
         print(dataset.notice, flush=True)
-    dataset = limited(dataset, limit)
+    dataset = dataclasses.replace(
+        dataset,
+        train=trainer.limited(dataset.train, limit),
+        test=trainer.limited(dataset.test, limit),
+    )
     if epochs is None:
         epochs = recipe.epochs
         if dataset.sample:
@@ -71,12 +77,16 @@ def compare(
         raise UsageError(f"--add: there is no {records.FOLDER}: use a checkout.")
     if add and (dataset.sample or limit):
         raise UsageError("--add: the cookbook is of full sets, not samples.")
-    fingerprint = recipes.fingerprint(recipes.describe(recipe))
-    known = (
-        records.trained(name, fingerprint, epochs)
-        if add
-        else {"recipe": {}, "twin": {}}
-    )
+    known: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
+    if add:
+        case = {
+            "recipe": name,
+            "fingerprint": recipes.fingerprint(recipes.describe(recipe)),
+            "epochs": epochs,
+            "twin": twin.fingerprint(),
+            "data": dataset.hash,
+        }
+        known = records.trained(case)
     overrides = training.Overrides(
         epochs=epochs,
         limit=limit,
@@ -104,15 +114,12 @@ def compare(
             here = environment.describe()
             del here["command"]
             records.add_training(
-                {
-                    "recipe": name,
-                    "fingerprint": fingerprint,
+                case
+                | {
                     "side": side,
                     "seed": seed,
-                    "epochs": epochs,
                     "test_accuracy": accuracy,
                     "seconds": round(time.perf_counter() - began, 1),
-                    "data": {"name": dataset.name, "sha256": dataset.hash},
                     "environment": here,
                 }
             )
@@ -133,22 +140,15 @@ def compare(
 
 
 def train_recipe(recipe: Recipe, overrides: training.Overrides) -> float:
-    """Train a recipe as `kerascnn run` does; return its accuracy on the test set."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        run = training.train(recipe, dataclasses.replace(overrides, out=out))
-        return float(run.result["test_accuracy"])
+    """Train a recipe as `kerascnn run` does; return its accuracy on the test set.
 
-
-def limited(dataset: DataSet, limit: int | None) -> DataSet:
-    """Return a data set with the first images of each split only."""
-
-    def cut(split: Split) -> Split:
-        return Split(split.images[:limit], split.labels[:limit])
-
-    return dataclasses.replace(
-        dataset, train=cut(dataset.train), test=cut(dataset.test)
-    )
+    A run that is stopped stays where it is, to be gone on with.
+    """
+    out = Path(tempfile.mkdtemp()) / "run"
+    run = training.train(recipe, dataclasses.replace(overrides, out=out))
+    accuracy = float(run.result["test_accuracy"])
+    shutil.rmtree(out.parent, ignore_errors=True)
+    return accuracy
 
 
 def train(

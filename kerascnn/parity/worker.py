@@ -126,42 +126,25 @@ def results(
         steps: Steps of the loss traces; by default what fits each network's size.
 
     Yields:
-        What `answer` returns, as it comes.
-
-    Raises:
-        UsageError: A process ended before it had answered.
+        What `answer` returns, as it comes. Of a recipe whose process was killed, as for
+        want of memory: `passed`, which is false, and the `mistake`.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
-    answers: queue.SimpleQueue[dict[str, Any] | UsageError] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    ended = threading.Event()
     processes: list[subprocess.Popen] = []
 
-    def serve(process: subprocess.Popen, errors: Any) -> None:
-        assert process.stdin
-        assert process.stdout
-        while True:
+    def serve(number: int, errors: Any) -> None:
+        words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]
+        process = None
+        while not ended.is_set():
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
                 return
-            try:
-                print(name, file=process.stdin, flush=True)
-                said = process.stdout.readline()
-            except (BrokenPipeError, ValueError):
-                said = ""
-            if not said.endswith("\n"):  # killed, perhaps while it wrote
-                errors.seek(0)
-                why = errors.read().strip().splitlines() or ["no word of why"]
-                answers.put(UsageError(f"the comparison of {name} ended: {why[-1]}"))
-                return
-            answers.put(json.loads(said))
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for number in range(jobs):
-                errors = open(os.path.join(folder, str(number)), "w+")  # noqa: SIM115
-                words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]
+            if process is None:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "kerascnn.parity.worker", *words],
                     env={**SHARED_GPU, **memory.variables(), **os.environ},
@@ -171,15 +154,34 @@ def results(
                     text=True,
                 )
                 processes.append(process)
+            assert process.stdin
+            assert process.stdout
+            try:
+                print(name, file=process.stdin, flush=True)
+                said = process.stdout.readline()
+            except (BrokenPipeError, ValueError):
+                said = ""
+            if said.endswith("\n"):
+                answers.put(json.loads(said))
+                continue
+            # Killed, perhaps while it wrote; another goes on with the other recipes.
+            code, process = process.wait(), None
+            errors.seek(0)
+            why = (errors.read().strip().splitlines() or ["no word of why"])[-1]
+            mistake = f"the comparison of {name} ended with code {code}: {why}"
+            answers.put({"recipe": name, "passed": False, "mistake": mistake})
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for number in range(jobs):
+                errors = open(os.path.join(folder, str(number)), "w+")  # noqa: SIM115
                 threading.Thread(
-                    target=serve, args=(process, errors), daemon=True
+                    target=serve, args=(number, errors), daemon=True
                 ).start()
             for _ in names:
-                found = answers.get()
-                if isinstance(found, UsageError):
-                    raise found
-                yield found
+                yield answers.get()
         finally:
+            ended.set()
             for process in processes:
                 process.kill()
                 process.wait()

@@ -60,15 +60,20 @@ def section(fingerprints: Mapping[str, str]) -> str:
     """Return the section of `recipes/README.md`, empty where nothing was found.
 
     Args:
-        fingerprints: Each recipe's as it is now, by name: older records do not count.
+        fingerprints: Each recipe's as it is now, by name: older records do not count,
+            nor do those of a twin or of data other than the latest ones.
     """
-    pairs = {(record["recipe"], record["epochs"]) for record in records.trainings()}
+    latest = {
+        (record["recipe"], record["epochs"]): record
+        for record in records.trainings()
+        if record["fingerprint"] == fingerprints.get(record["recipe"])
+    }
+    order = list(fingerprints)
     rows = []
-    for name, fingerprint in fingerprints.items():
-        for epochs in sorted(epochs for other, epochs in pairs if other == name):
-            sides = records.trained(name, fingerprint, epochs)
-            if sides["twin"]:
-                rows.append([markdown.card(name), str(epochs), *_cells(sides)])
+    for name, epochs in sorted(latest, key=lambda key: (order.index(key[0]), key[1])):
+        sides = records.trained(latest[name, epochs])
+        if sides["twin"]:
+            rows.append([markdown.card(name), str(epochs), *_cells(sides)])
     return f"\n{TOP}\n{markdown.table(HEAD, rows)}\n" if rows else ""
 
 

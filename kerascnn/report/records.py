@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# What two trainings must share to be set side by side: the recipe's name and its
+# `fingerprint`, the `epochs`, the `twin`'s fingerprint, and the hash of the `data`.
+CASE = ("recipe", "fingerprint", "epochs", "twin", "data")
 
 FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
 
@@ -41,31 +45,28 @@ def add_training(record: dict[str, Any]) -> None:
     """Keep a training that `kerascnn parity --train` has compared.
 
     Args:
-        record: The recipe's name and `fingerprint`, `side` (`"recipe"` or `"twin"`),
-            `seed`, `epochs`, and `test_accuracy` after the last, 0 to 1.
+        record: The values of `CASE`, `side` (`"recipe"` or `"twin"`), `seed`, and
+            `test_accuracy` after the last epoch, 0 to 1.
     """
     _append(FOLDER / "trainings.jsonl", record)
 
 
-def trained(name: str, fingerprint: str, epochs: int) -> dict[str, dict[int, float]]:
+def trained(case: Mapping[str, Any]) -> dict[str, dict[int, float]]:
     """Return the test accuracies of whole trainings, of each seed the first.
 
     Args:
-        name: A recipe.
-        fingerprint: The recipe's; the twin is the same case, as `parity` checks.
-        epochs: After how many epochs.
+        case: The values of `CASE`.
 
     Returns:
         Accuracies, 0 to 1, by seed, for `"recipe"` (the runs in the cookbook among
         them) and for `"twin"`.
     """
     found: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
-    for run in counted(read(name), fingerprint):
-        if run["epochs"] == epochs:
+    for run in counted(read(case["recipe"]), case["fingerprint"]):
+        if (run["epochs"], run["data"]["sha256"]) == (case["epochs"], case["data"]):
             found["recipe"][run["seed"]] = run["result"]["test_accuracy"]
     for kept in trainings():
-        case = kept["recipe"], kept["fingerprint"], kept["epochs"]
-        if case == (name, fingerprint, epochs):
+        if all(kept[name] == case[name] for name in CASE):
             found[kept["side"]].setdefault(kept["seed"], kept["test_accuracy"])
     return found
 

@@ -9,7 +9,7 @@ callback that keeps its state in a set, a generator or an object of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -53,6 +53,7 @@ def restore(
     callbacks: Sequence[keras.callbacks.Callback],
     states: Sequence[Mapping[str, Any]],
     arrays: Mapping[str, np.ndarray],
+    renewed: Collection[str] = (),
 ) -> None:
     """Give callbacks back their state.
 
@@ -60,6 +61,7 @@ def restore(
         callbacks: The callbacks, made by the same recipe.
         states: As `capture` returned them.
         arrays: Likewise.
+        renewed: Names of attributes to leave as the recipe has made them.
 
     Raises:
         UsageError: The callbacks are of other classes.
@@ -67,7 +69,8 @@ def restore(
     check(callbacks, states)
     for callback, state in zip(callbacks, states, strict=True):
         for name, value in state["attributes"].items():
-            setattr(callback, name, _decode(value, arrays))
+            if name not in renewed:
+                setattr(callback, name, _decode(value, arrays))
 
 
 def check(

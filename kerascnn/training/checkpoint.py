@@ -47,7 +47,7 @@ class DamagedError(ValueError):
 
 # What reading JSON and arrays that nobody wrote may raise.
 _UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
     SafetensorError,
 )
 
@@ -173,12 +173,15 @@ def read(folder: Path) -> Checkpoint:
 
     Raises:
         DamagedError: It is not what was written.
+        UsageError: It can't be read now, or this version does not know its format: it
+            may be good, and must not be passed over.
     """
     try:
         manifest = _unsealed((folder / "manifest.json").read_bytes())
         if manifest["format"] != _FORMAT:
-            raise DamagedError(
-                f"it has format {manifest['format']}, and this program reads {_FORMAT}"
+            raise UsageError(
+                f"the checkpoint {folder} has format {manifest['format']}, and this "
+                f"version of kerascnn {_FORMAT}: go on with the one that wrote it."
             )
         content = (folder / "arrays.safetensors").read_bytes()
         if (
@@ -194,9 +197,17 @@ def read(folder: Path) -> Checkpoint:
             name: array.view(manifest["types"].get(name, array.dtype))
             for name, array in stored.items()
         }
+    except (DamagedError, UsageError):
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamagedError(str(error.strerror)) from error
+    except OSError as error:
+        raise UsageError(
+            f"the checkpoint {folder} can't be read ({error.strerror or error}): try "
+            "again when it can, or remove it to go on from the one before."
+        ) from error
     except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DamagedError(" ".join(str(reason).split())[:200]) from error
+        raise DamagedError(" ".join(str(error).split())[:200]) from error
     return Checkpoint(folder, arrays, manifest)
 
 
@@ -229,8 +240,14 @@ def numbered(run: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, the oldest first."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         folders = (run / FOLDER).iterdir()
-        return sorted(p for p in folders if re.fullmatch(r"\d{5,}-\d{7,}", p.name))
+        named = (p for p in folders if re.fullmatch(r"\d{5,}-\d{7,}", p.name))
+        return sorted(named, key=_place)
     return []
+
+
+def _place(folder: Path) -> tuple[int, ...]:
+    """Return epoch and step of a checkpoint, by which they follow each other."""
+    return tuple(map(int, folder.name.split("-")))
 
 
 def remove_after(run: Path, start: Path | None) -> None:
@@ -243,7 +260,7 @@ def remove_after(run: Path, start: Path | None) -> None:
         start: The folder of the checkpoint to go on from; None removes all.
     """
     for folder in numbered(run):
-        if start is None or folder.name > start.name:
+        if start is None or _place(folder) > _place(start):
             shutil.rmtree(folder, ignore_errors=True)
     for folder in (run / FOLDER).glob(f"{_PARTIAL}*"):
         shutil.rmtree(folder, ignore_errors=True)

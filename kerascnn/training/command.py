@@ -26,8 +26,8 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
         arguments: The options; by default the process's own.
 
     Raises:
-        SystemExit: Always; code 0 after a finished run, 2 after a user's mistake, 130
-            after Ctrl-C, 143 after SIGTERM.
+        SystemExit: Always; code 0 after a finished run, 2 after a user's mistake, 3
+            where the numbers went wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def program() -> None:

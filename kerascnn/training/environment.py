@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import re
@@ -43,6 +45,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "versions": versions,
         "commit": commit(),
+        "code": code(),
     }
 
 
@@ -109,6 +112,20 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def code() -> str:
+    """Return the SHA-256 of this package's code that trains: 64 hexadecimal digits.
+
+    It changes where the version does not, in a checkout that someone works on.
+    """
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for folder in (package, package / "data", package / "training"):
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.relative_to(package).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def commit() -> str | None:

@@ -93,10 +93,12 @@ class _Callbacks(keras.callbacks.CallbackList):
         )
         self._trained: Any = model
         self._plan = plan
+        self._steps = steps
         self._session = session
         self._epoch = plan.initial_epoch
         self._counts: Any = None
         self._random = False
+        self._sums: list[Any] = []
         self.step = 0
         self.no_logs: dict[str, float] = {}
 
@@ -123,6 +125,8 @@ class _Callbacks(keras.callbacks.CallbackList):
             super().on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self._steps:  # the evaluation begins by setting them to zero
+            self._sums = [ops.copy(variable) for variable in self._measured()]
         if self.skips(batch):
             return
         assert isinstance(logs, dict)
@@ -138,7 +142,16 @@ class _Callbacks(keras.callbacks.CallbackList):
     def on_test_begin(self, logs=None):
         self._check()
         self._restore_random()
+        if self._session:
+            self._session.before_evaluation()
         super().on_test_begin(logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        super().on_test_batch_end(batch, logs)
+        if self._session and self._session.signals.stop:
+            # The evaluation can be had again; the time until the end may be short.
+            self._measured()
+            self._session.after_step(self._steps, lambda: self._sums)
 
     def _restore_random(self) -> None:
         if self._session and not self._random:

@@ -79,6 +79,11 @@ def begin(optimizer: keras.Optimizer, on_nan: str) -> None:
     variable.assign(value)
 
 
+def steps(optimizer: keras.Optimizer) -> int:
+    """Return the number of steps since the start of the run."""
+    return int(ops.convert_to_numpy(counts(optimizer))[STEPS])
+
+
 def left_out(optimizer: keras.Optimizer) -> int:
     """Return the number of steps whose update was left out."""
     return int(ops.convert_to_numpy(counts(optimizer))[LEFT_OUT])

@@ -146,6 +146,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "test images": data["test_images"],
         **{name.replace("_", " "): config[name] for name in names},
         **{name: environment[name] for name in places},
+        "kerascnn's code": environment.get("code"),
         **environment["versions"],
     }
 
@@ -244,6 +245,26 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         ]
         found += parts or ["the recipe's description is written otherwise"]
     return found
+
+
+def renewed(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    """Return what a forced change sets anew, and a checkpoint must not bring back.
+
+    Args:
+        before: The `config.json` of a run.
+        now: The one with which it goes on.
+
+    Returns:
+        Names of settings of callbacks, and `"learning_rate"` where the run would begin
+        at another.
+    """
+    names = set()
+    if before["learning_rate"] != now["learning_rate"]:
+        names.add("learning_rate")
+    callbacks = (config["description"]["callbacks"] for config in (before, now))
+    for was, here in zip(*callbacks, strict=False):
+        names |= {x for x in was.keys() | here.keys() if was.get(x) != here.get(x)}
+    return names
 
 
 def _line(part: Any) -> str:

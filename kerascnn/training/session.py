@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.training import callback_state, checkpoint, guard
-from kerascnn.training.callbacks import Record
+from kerascnn.training.callbacks import Record, learning_rate
 from kerascnn.training.signals import Interrupted, Signals
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Session(keras.callbacks.Callback):
         start: The checkpoint to go on from.
         validation: Whether the evaluation is on held-out training images: then the
             checkpoint of the epoch that did best on them is kept besides.
+        renewed: What a forced change has set anew and `start` must not bring back:
+            `"learning_rate"`, and names of callbacks' attributes.
     """
 
     run: Run
@@ -67,11 +69,14 @@ class Session(keras.callbacks.Callback):
     on_nan: str = "stop"
     start: Checkpoint | None = None
     validation: bool = False
+    renewed: Collection[str] = ()
 
     def __post_init__(self):
         super().__init__()
         self.writer = checkpoint.Writer(self.run.folder)
         self.epoch = 0
+        self._random: list[Any] | None = None
+        self.counted = 0  # steps that the guard had counted before `start`
         self._saved = (self.start.epoch, self.start.step) if self.start else None
         self._last = time.perf_counter()
         self._begun = self._last
@@ -101,10 +106,10 @@ class Session(keras.callbacks.Callback):
             assert self.start is not None
             self._restore(self.start)
             guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
-            self.record.go_on(
-                self.start.manifest["epoch_seconds"],
-                self.start.manifest["learning_rate"],
-            )
+            rate = self.start.manifest["learning_rate"]
+            if "learning_rate" in self.renewed:
+                rate = learning_rate(self.model.optimizer)  # type: ignore[union-attr]
+            self.record.go_on(self.start.manifest["epoch_seconds"], rate)
 
     def measured(self) -> list[np.ndarray] | None:
         """Return what the engine had measured when the epoch was interrupted, if so."""
@@ -121,6 +126,13 @@ class Session(keras.callbacks.Callback):
         if self._inside():
             assert self.start is not None
             _set_random_states(self.start.group("random"))
+
+    def before_evaluation(self) -> None:
+        """Keep the random generators as they are after an epoch's last step.
+
+        An evaluation draws from PyTorch's, and is done once more after an interruption.
+        """
+        self._random = _random_states()
 
     def after_step(self, step: int, measured: Callable[[], Sequence[Any]]) -> None:
         """Save what is due; stop if that is asked for.
@@ -143,6 +155,7 @@ class Session(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Save the epoch; stop if that is asked for."""
+        self._random = None
         self.writer.check()
         asked = self.signals.save or self.signals.stop
         # Training stood still for as long as the last checkpoint took; that it was
@@ -193,6 +206,7 @@ class Session(keras.callbacks.Callback):
             return
         start = time.perf_counter()
         values = measured()
+        random = _random_states() if self._random is None else self._random
         guard.check(guard.counts(model.optimizer))
         # Copies, on the device: the next step overwrites the arrays, and the thread
         # fetches the copies while it computes.
@@ -201,7 +215,7 @@ class Session(keras.callbacks.Callback):
             for group, values in (
                 *_groups(model),
                 ("measured", values),
-                ("random", _random_states()),
+                ("random", random),
             )
             for index, value in enumerate(values)
         }
@@ -237,12 +251,17 @@ class Session(keras.callbacks.Callback):
 
     def _restore(self, saved: Checkpoint) -> None:
         model: Any = self.model
+        rate = learning_rate(model.optimizer)
         for group, variables in _groups(model):
             for variable, value in zip(variables, saved.group(group), strict=True):
                 variable.assign(value)
+        if "learning_rate" in self.renewed:
+            model.optimizer.learning_rate = rate
+        self.counted = guard.steps(model.optimizer)
         _set_random_states(saved.group("random"))
         callback_state.restore(
-            self.callbacks, saved.manifest["callbacks"], saved.arrays
+            *(self.callbacks, saved.manifest["callbacks"], saved.arrays),
+            renewed={"params", *self.renewed},  # Keras says the epochs anew
         )
 
 

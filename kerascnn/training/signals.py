@@ -40,7 +40,7 @@ def stop_quietly() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in _STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` asks
+        if not _ignored(number):
             signal.signal(number, _stop)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -64,6 +64,14 @@ def _release() -> None:
     """Hear the signals that were held."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def _ignored(number: int) -> bool:
+    """Whether who started this process wants a signal ignored.
+
+    A shell's `&` does, of Ctrl-C, which is for the program in the foreground.
+    """
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -110,7 +118,8 @@ class Signals:
         if hasattr(signal, "SIGUSR1"):  # not on Windows
             numbers.append(signal.SIGUSR1)
         for number in numbers:
-            self._before[number] = signal.signal(number, lambda number, frame: None)
+            if number not in _STOPS or not _ignored(number):
+                self._before[number] = signal.signal(number, lambda number, frame: None)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
         return self

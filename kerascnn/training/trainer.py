@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import random
+import re
 import sys
 import uuid
 from collections.abc import Collection
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import UsageError, data, memory, runs, spare_tensorflow
+from kerascnn import UsageError, data, memory, optim, runs, spare_tensorflow
 from kerascnn import recipe as recipes
 from kerascnn.command_line import say
 from kerascnn.data.cache import cache_directory
@@ -38,6 +39,12 @@ from kerascnn.training.signals import Signals
 if TYPE_CHECKING:
     from kerascnn.data import DataSet, Split
     from kerascnn.recipe import Recipe
+
+# What the backends say where memory is short; they share no class of error.
+_MEMORY = re.compile(
+    "MemoryError|RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|allocate memory",
+    re.IGNORECASE,
+)
 
 # A run on the bundled sample is a taste, not a result: it need not go on for hours.
 SAMPLE_EPOCHS = 8
@@ -119,43 +126,14 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
     engine = choose_engine(overrides.engine, recipe, train_split, test_split)
     model, kept = compiled(recipe, dataset, overrides)
 
-    description = recipes.describe(recipe)
-    config = {
-        "id": uuid.uuid4().hex,
-        "recipe": recipe.name,
-        "fingerprint": recipes.fingerprint(description),
-        "course": dataclasses.asdict(recipe.course),
-        "overrides": overrides.changed,
-        "options": resuming.record(overrides),
-        "epochs": plan.epochs,
-        "batch_size": plan.batch_size,
-        "seed": plan.seed,
-        "drop_last": plan.drop_last,
-        "recipe_epochs": recipe.epochs,
-        "learning_rate": learning_rate(model.optimizer),
-        "limit": overrides.limit,
-        "validation": overrides.validation,
-        "precision": overrides.precision,
-        "engine": engine.__name__.rpartition(".")[2],
-        "accelerate": overrides.accelerate,
-        "deterministic": overrides.deterministic,
-        "data": {
-            "choice": overrides.data,
-            "name": dataset.name,
-            "version": dataset.version,
-            "sample": dataset.sample,
-            "source": dataset.source,
-            "sha256": dataset.hash,
-            "classes": list(dataset.classes),
-            "train_images": len(train_split),
-            "test_images": len(test_split),
-        },
-        "environment": environment.describe(),
-        "description": description,
+    config = _config(recipe, overrides, dataset, plan, model, engine)
+    config["data"] |= {
+        "train_images": len(train_split),
+        "test_images": len(test_split),
     }
     recipe_callbacks = recipe.callbacks()
     with contextlib.ExitStack() as stack:
-        start = None
+        start, renewed = None, set()
         if run is None:
             run = runs.Run.create(recipe.name, overrides.out)
             stack.enter_context(run.lock())
@@ -163,6 +141,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         else:
             start = checkpoint.newest(run.folder, say)
             changed = resuming.changes(run, config, overrides.force, start)
+            renewed = resuming.renewed(run.config, config) if changed else set()
             if start:
                 check_start(start, model, recipe_callbacks, steps, config["engine"])
             _go_on(run, config, start, changed, steps)
@@ -200,6 +179,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             on_nan=overrides.on_nan,
             validation=held_out,
             start=start,
+            renewed=renewed,
         )
         callbacks = [*recipe_callbacks, record, progress]
         finished = False
@@ -210,10 +190,15 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             # After a stop the model is as it was before the bad step. Where that can't
             # be computed again, such as for want of memory, the error stands alone.
             with contextlib.suppress(Exception):
-                error = _explained(
-                    error, model, train_split, plan, steps, run, overrides.on_nan
-                )
+                error = _explained(error, model, train_split, plan, session)
             raise error
+        except Exception as error:
+            if not _MEMORY.search(f"{type(error).__name__}: {error}"):
+                raise
+            raise UsageError(
+                f"the memory of {config['environment']['device']} is not enough for "
+                f"batches of {plan.batch_size}: pass a smaller --batch-size."
+            ) from error
         finally:
             progress.close()
             # What is raised is the reason for the end: another error must not hide it.
@@ -226,6 +211,49 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                     left_out = guard.left_out(model.optimizer)
                     _finish(run, kept, session.seconds, finished, left_out)
     return run
+
+
+def _config(
+    recipe: Recipe,
+    overrides: Overrides,
+    dataset: DataSet,
+    plan: Plan,
+    model: keras.Model,
+    engine: ModuleType,
+) -> dict[str, Any]:
+    """Return what a run's `config.json` says of it, but for the numbers of images."""
+    description = recipes.describe(recipe)
+    return {
+        "id": uuid.uuid4().hex,
+        "recipe": recipe.name,
+        "fingerprint": recipes.fingerprint(description),
+        "course": dataclasses.asdict(recipe.course),
+        "overrides": overrides.changed,
+        "options": resuming.record(overrides),
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "drop_last": plan.drop_last,
+        "recipe_epochs": recipe.epochs,
+        "learning_rate": learning_rate(model.optimizer),
+        "limit": overrides.limit,
+        "validation": overrides.validation,
+        "precision": overrides.precision,
+        "engine": engine.__name__.rpartition(".")[2],
+        "accelerate": overrides.accelerate,
+        "deterministic": overrides.deterministic,
+        "data": {
+            "choice": overrides.data,
+            "name": dataset.name,
+            "version": dataset.version,
+            "sample": dataset.sample,
+            "source": dataset.source,
+            "sha256": dataset.hash,
+            "classes": list(dataset.classes),
+        },
+        "environment": environment.describe(),
+        "description": description,
+    }
 
 
 def _go_on(
@@ -271,12 +299,13 @@ def _explained(
     model: keras.Model,
     split: Split,
     plan: Plan,
-    steps: int,
-    run: runs.Run,
-    on_nan: str,
+    session: Session,
 ) -> guard.NotFiniteError:
     """Say of a bad step where its numbers broke, and what there is to go back to."""
-    epoch, step = divmod(error.step, steps)
+    steps, run = session.steps, session.run
+    # Epochs before a forced change may have had another number of steps.
+    since = plan.initial_step + error.step - session.counted
+    epoch, step = plan.initial_epoch + since // steps, since % steps
     order = data.order(plan.seed, epoch, len(split))
     chosen = order[step * plan.batch_size : (step + 1) * plan.batch_size]
     loss, gradients = guard.largest_gradients(
@@ -288,7 +317,7 @@ def _explained(
     saved = checkpoint.numbered(run.folder)
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
     advice = "Try a smaller --learning-rate"
-    if on_nan == "stop":
+    if session.on_nan == "stop":
         command = checkpoint.to_go_on(run.folder)
         advice += f", or leave such steps out with `{command} --on-nan skip`"
     return guard.NotFiniteError(
@@ -469,9 +498,17 @@ def compile_model(
         model: A model that returns logits.
         recipe: Whose optimiser to take.
         rate: A learning rate that replaces the optimiser's own.
+
+    Raises:
+        UsageError: The optimiser follows a schedule, and takes no rate.
     """
     optimizer = recipe.optimizer()
     if rate is not None:
+        if optim.follows_schedule(optimizer):
+            raise UsageError(
+                f"--learning-rate: {recipe.name}'s optimiser follows a schedule of its "
+                "own: change the schedule in the recipe."
+            )
         optimizer.learning_rate = rate
     model.compile(
         optimizer=optimizer,
@@ -505,12 +542,13 @@ def _splits(dataset: DataSet, overrides: Overrides) -> tuple[Split, Split]:
             train_split, overrides.validation, overrides.seed
         )
     return (
-        _limited(train_split, overrides.limit),
-        _limited(test_split, overrides.limit),
+        limited(train_split, overrides.limit),
+        limited(test_split, overrides.limit),
     )
 
 
-def _limited(split: Split, limit: int | None) -> Split:
+def limited(split: Split, limit: int | None) -> Split:
+    """Return the first images of a split; all of them without a limit."""
     return dataclasses.replace(
         split, images=split.images[:limit], labels=split.labels[:limit]
     )

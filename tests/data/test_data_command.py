@@ -39,6 +39,15 @@ def test_list_shows_samples_and_full_sets(tiny, tmp_path, capsys):
     assert "kerascnn data get" in out
 
 
+def test_list_passes_over_a_folder_that_is_no_set(tiny, tmp_path, capsys):
+    tiny(name="cifar10")
+    odd = tmp_path / "data" / "my-set" / "1.0.0"
+    odd.mkdir(parents=True)
+    (odd / "dataset_info.json").write_text("{}")
+    command.list_(tmp_path / "data")
+    assert "40 + 10" in capsys.readouterr().out
+
+
 def test_list_of_a_damaged_set(tiny, tmp_path, capsys):
     (tiny() / "dataset_info.json").write_text("{")
     command.list_(tmp_path / "data")

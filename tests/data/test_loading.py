@@ -94,6 +94,10 @@ def test_configurations(tiny, tmp_path):
     note = directory / "many" / ".config" / "metadata.json"
     note.write_text(json.dumps({"default_config_name": "b"}))
     assert data.load("many", data_dir=directory).name == "many/b"
+    for damaged in ("{", "[]", '{"default_config_name": []}'):
+        note.write_text(damaged)
+        with pytest.raises(UsageError, match="many/a, many/b"):
+            data.load("many", data_dir=directory)
     note.unlink()
     with pytest.raises(UsageError, match="many/a, many/b"):
         data.load("many", data_dir=directory)

@@ -89,6 +89,25 @@ def test_command_compares_and_draws(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_losses_are_printed_whatever_they_are_and_wherever_the_figure_goes(
+    monkeypatch, capsys
+):
+    results = [result("jax", [2.0, float("nan")]), result("torch", [2.0, 3.0])]
+    monkeypatch.setattr(backends, "compare", lambda *_: (results, []))
+
+    def draw(*_):
+        raise UsageError("the figure can't be written.")
+
+    monkeypatch.setattr(backends, "draw", draw)
+    assert main(["backends", "fashion_mlp", "--json"]) == 2
+    shown = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert shown["results"][0]["losses"] == [2.0, None]
+    assert main(["backends", "fashion_mlp"]) == 2
+    printed = capsys.readouterr()
+    assert "jax" in printed.out
+    assert "the figure can't be written." in printed.err
+
+
 def test_one_backend_alone_is_a_mistake(monkeypatch):
     monkeypatch.setattr(
         backends.importlib.util, "find_spec", lambda name: name == "jax" or None
@@ -152,7 +171,7 @@ def conform(backend, *words):
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(QUICK, id="quick", marks=pytest.mark.slow),
+        pytest.param(QUICK, id="quick"),
         pytest.param(NAMES, id="all", marks=pytest.mark.slow),
         pytest.param(LARGEST, id="largest", marks=pytest.mark.slow),
     ],

@@ -7,11 +7,11 @@ import json
 import subprocess
 import sys
 import types
-from typing import get_args
 
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from keras import layers
 from torch import nn
@@ -180,10 +180,6 @@ def test_every_mistake_is_found_where_it_is(small, mistake, part, name):
 def test_a_mistake_needs_something_to_be_made_with(mistake):
     with pytest.raises(UsageError, match=f"{mistake} needs .*fashion_mlp has none"):
         next(compare.compare(recipes.load("fashion_mlp"), mistake=mistake))
-
-
-def test_every_mistake_has_its_words():
-    assert set(mistakes.MISTAKES) == set(get_args(mistakes.Mistake))
 
 
 @pytest.mark.parametrize(
@@ -673,3 +669,82 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
     apart = np.abs(np.subtract(*losses))
     assert apart[0] < 1e-5
     assert apart.max() > compare.TRACE
+
+
+def other_start(initializer, gamma="ones"):
+    """The small network with other initial weights in two of its layers."""
+    original = network()
+
+    def changed(layer):
+        config = layer.get_config()
+        if layer.name == "hidden":
+            config["kernel_initializer"] = initializer
+        if layer.name == "norm":
+            config["gamma_initializer"] = gamma
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(original, clone_function=changed)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "gamma", "which"),
+    [
+        # All the same: no deviation to compare.
+        (keras.initializers.Zeros(), "ones", "hidden kernel"),
+        (keras.initializers.Constant(0.3), "ones", "hidden kernel"),
+        # The same deviation and kurtosis about zero as He's, around another centre.
+        (keras.initializers.RandomUniform(0, 0.15), "ones", "hidden kernel"),
+        (None, "zeros", "norm gamma"),
+    ],
+    ids=["zeros", "constant", "centre", "gamma"],
+)
+def test_other_initial_weights_are_seen(monkeypatch, initializer, gamma, which):
+    monkeypatch.setattr(twins, "load", lambda name: TWIN)
+    if initializer is None:
+        initializer = network().get_layer("hidden").kernel_initializer
+    own = dataclasses.replace(SMALL, network=lambda: other_start(initializer, gamma))
+    checks = compare.compare(own, steps=1)
+    found = [c for c in checks if c.part == "initial" and not c.passed]
+    assert [check.name for check in found] == [which]
+
+
+def test_moments_against_numpy():
+    values = np.random.default_rng(0).normal(0.2, 0.7, 100_000)
+    (mean, mean_error), (deviation, _), (kurtosis, _) = compare.moments(values)
+    assert mean == pytest.approx(values.mean())
+    assert mean_error == pytest.approx(values.std() / np.sqrt(100_000))
+    assert np.exp(deviation) == pytest.approx(values.std())
+    assert kurtosis == pytest.approx(scipy.stats.kurtosis(values, fisher=False))
+
+
+def test_a_twin_is_of_the_courses_sets():
+    own = dataclasses.replace(recipes.load("fashion_mlp"), dataset="./pets")
+    with pytest.raises(UsageError, match=r"fashion_mlp is on ./pets, and the lectures"):
+        next(compare.compare(own))
+
+
+def test_a_killed_process_does_not_end_the_others(monkeypatch):
+    """One that dies of its first name, as for want of memory; and the next goes on."""
+    program = """
+import json, os, signal, sys
+for line in sys.stdin:
+    if line.strip() == "large":
+        print("out of memory", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(json.dumps({"recipe": line.strip(), "passed": True}), flush=True)
+"""
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        worker.subprocess,
+        "Popen",
+        lambda words, **more: popen([sys.executable, "-c", program], **more),
+    )
+    found = list(worker.results(["a", "large", "b"], 1, True, None))
+    assert [(r["recipe"], r["passed"]) for r in found] == [
+        ("a", True),
+        ("large", False),
+        ("b", True),
+    ]
+    assert found[1]["mistake"] == (
+        "the comparison of large ended with code -9: out of memory"
+    )

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
 from kerascnn import data, recipe
 from kerascnn.__main__ import main
@@ -40,8 +41,36 @@ def test_intervals_overlap_or_not_or_tell_nothing(ours, theirs, outcome, words):
     assert words in verdict
 
 
+def test_a_twin_is_known_by_what_it_computes():
+    lenet = twins.load("fashion_lenet")
+    same = lenet.fingerprint()
+    assert same == dataclasses.replace(lenet).fingerprint()
+
+    def other_weights():
+        network = lenet.network()
+        with torch.no_grad():
+            next(network.parameters()).mul_(2)
+        return network
+
+    def other_module():
+        class Odd(torch.nn.Module):
+            def forward(self, x):
+                return x
+
+        return torch.nn.Sequential(lenet.network(), Odd())
+
+    changes = [
+        *({"network": other_weights}, {"network": other_module}),
+        *({"learning_rate": 1.0}, {"transform": ()}, {"gamma": 0.5}),
+    ]
+    found = {dataclasses.replace(lenet, **change).fingerprint() for change in changes}
+    assert len(found | {same}) == len(changes) + 1
+
+
 def test_a_twin_learns_and_is_repeatable(capsys):
-    dataset = training.limited(data.load("fashion_mnist", "sample"), 500)
+    dataset = data.load("fashion_mnist", "sample")
+    limited = training.trainer.limited(dataset.train, 500)
+    dataset = dataclasses.replace(dataset, train=limited)
     twin = twins.Twin(
         twins.load("fashion_mlp").network,
         learning_rate=1e-3,
@@ -132,6 +161,7 @@ def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, caps
     fingerprint = recipe.fingerprint(recipe.describe(recipe.load("fashion_mlp")))
     run_before = {"recipe": "fashion_mlp", "fingerprint": fingerprint, "seed": 0}
     run_before |= {"epochs": 1, "result": {"test_accuracy": 0.5}}
+    run_before["data"] = {"sha256": data.load("fashion_mnist", "sample").hash}
     records.add(run_before)
     train, trained = training.train, []
 
@@ -161,9 +191,13 @@ def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, caps
         "twin": [kept["twin", 0], twin["test_accuracy"]],
     }
     assert "seed 0: the recipe, trained before: 50.00%" in shown.err
-    # Other epochs are another case.
-    assert records.trained("fashion_mlp", fingerprint, 2) == {"recipe": {}, "twin": {}}
-    assert records.trained("fashion_mlp", "another", 1) == {"recipe": {}, "twin": {}}
+    # What differs in any of these is another case.
+    assert [len(found) for found in records.trained(twin).values()] == [2, 2]
+    for name in ("recipe", "fingerprint", "epochs", "twin", "data"):
+        other = records.trained(twin | {name: "another"})
+        assert other["twin"] == {}
+        assert other["recipe"] in ({}, {0: 0.5})
+    assert other == {"recipe": {}, "twin": {}}
 
 
 def test_only_full_sets_are_kept(tmp_path, monkeypatch, capsys):
@@ -183,6 +217,7 @@ def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
     def add(name, side, seed, accuracy, epochs=5, fingerprint="now"):
         record = {"recipe": name, "fingerprint": fingerprint, "side": side}
         record |= {"seed": seed, "epochs": epochs, "test_accuracy": accuracy}
+        record |= {"twin": "a hash", "data": "another"}
         records.add_training(record)
 
     add("b", "recipe", 0, 0.5)  # no twin's: nothing to set beside it
@@ -198,3 +233,32 @@ def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
         "81.00, 83.00, 82.00 | 82.00 ± 2.48% | overlap |",
         "| [a](a/README.md) | 20 | – | – | 70.00 | – | – |",
     ]
+
+
+def test_a_recipe_that_is_stopped_can_be_gone_on_with(monkeypatch, capsys):
+    """The advice that a stopped run prints must not name a folder that is gone."""
+    folders = []
+
+    def stopped(chosen, overrides):
+        overrides.out.mkdir(parents=True)
+        folders.append(overrides.out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.training, "train", stopped)
+    assert run([]) == 130
+    assert folders[0].is_dir()
+    folders[0].rmdir()
+    folders[0].parent.rmdir()
+
+
+def test_images_are_brought_to_the_size_of_the_recipe(monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def load(name, *_, image_size):
+        raise Seen(name, image_size)
+
+    monkeypatch.setattr(training.data, "load", load)
+    with pytest.raises(Seen) as seen:
+        training.compare("imagenet_vgg16", 2, 1, None, "full", None, True)
+    assert seen.value.args == ("imagenette", (224, 224))

@@ -33,7 +33,14 @@ from kerascnn import (
 )
 from kerascnn.report import plots
 from kerascnn.runs import Run
-from kerascnn.training import checkpoint, command, guard, resuming, trainer
+from kerascnn.training import (
+    checkpoint,
+    command,
+    environment,
+    guard,
+    resuming,
+    trainer,
+)
 from kerascnn.training.session import Session
 from kerascnn.training.signals import Interrupted, Signals
 
@@ -818,6 +825,8 @@ def test_another_recipe_is_refused_unless_it_is_forced(copied):
     run = training.train(changed, training.Overrides(resume=copied, force=True))
     assert run.finished
     assert "force" in run.config["overrides"]  # no card will take it
+    # The change is what it trains with, not only what it records.
+    assert rates(run) == pytest.approx([0.001, 0.002])
 
 
 def test_a_forced_run_keeps_every_mark(copied):
@@ -827,6 +836,59 @@ def test_a_forced_run_keeps_every_mark(copied):
     )
     marks = ["batch_size", "epochs", "force", "learning_rate", "limit"]
     assert run.config["overrides"] == marks
+    assert rates(run) == pytest.approx([0.001, 0.01])
+    end = checkpoint.newest(copied)
+    (rate,) = (v for k, v in end.arrays.items() if k.endswith("learning_rate"))
+    assert rate == pytest.approx(0.01)
+
+
+def rates(run):
+    return [m["learning_rate"] for m in run.metrics]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # The second epoch had begun at half of 0.001 when it was stopped.
+        ({"gamma": 0.1}, [0.001, 0.0005, 0.001 * 0.1**2]),
+        ({"learning_rate": 0.008}, [0.001, 0.004, 0.002]),
+    ],
+    ids=["gamma", "rate"],
+)
+def test_a_forced_change_of_the_decay_is_kept_to(tmp_path, change, expected):
+    def decays(gamma=0.5):
+        return dataclasses.replace(
+            recipe.load("fashion_mlp"),
+            callbacks=lambda: [optim.ExponentialDecay(gamma=gamma)],
+        )
+
+    after_step = Session.after_step
+
+    def stop(session, step, measured):
+        after_step(session, step, measured)
+        if (session.epoch, step) == (1, 1):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(
+                decays(),
+                training.Overrides(
+                    data="sample",
+                    limit=300,
+                    batch_size=50,
+                    epochs=3,
+                    out=out,
+                    checkpoint_minutes=0,
+                ),
+            )
+    overrides = training.Overrides(
+        resume=out, force=True, learning_rate=change.get("learning_rate")
+    )
+    run = training.train(decays(change.get("gamma", 0.5)), overrides)
+    assert rates(run) == pytest.approx(expected)
 
 
 def sibling(copied, **change):
@@ -878,6 +940,67 @@ def test_a_run_from_before_runs_had_identities_goes_on(copied):
     run = training.train(mlp, training.Overrides(resume=copied))
     assert run.finished
     assert "force" not in run.config["overrides"]
+
+
+def test_other_code_of_the_same_version_is_refused(copied, monkeypatch):
+    monkeypatch.setattr(environment, "code", lambda: "0" * 64)
+    with pytest.raises(
+        UsageError, match=r"kerascnn's code was [0-9a-f]{64} and is 0{64}"
+    ):
+        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+
+
+def test_the_code_that_trains_is_what_is_hashed(monkeypatch):
+    read, seen = Path.read_bytes, []
+
+    def noted(path):
+        seen.append(path.relative_to(ROOT).as_posix())
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    environment.code.__wrapped__()
+    expected = ("acceleration", "optim", "training/epoch", "data/loading")
+    assert {f"kerascnn/{name}.py" for name in expected} <= set(seen)
+    assert not [name for name in seen if "recipes/" in name or "report/" in name]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(copied, monkeypatch):
+    read = Path.read_bytes
+
+    def failing(path):
+        if path.name == "arrays.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    before = checkpoint.numbered(copied)
+    assert len(before) > 1
+    mlp = recipe.load("fashion_mlp")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(UsageError, match=r"can't be read \(Input/output error\)"):
+            training.train(mlp, training.Overrides(resume=copied))
+    assert checkpoint.numbered(copied) == before
+    assert training.train(mlp, training.Overrides(resume=copied)).finished
+
+
+def test_a_checkpoint_of_a_later_format_is_not_passed_over(copied, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_FORMAT", 99)
+    with pytest.raises(UsageError, match=r"has format 1, and this version .* 99"):
+        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+
+
+def test_checkpoints_follow_each_other_by_number(tmp_path):
+    places = [(99_998, 0), (99_999, 0), (100_000, 0), (100_000, 9_999_999)]
+    places.append((100_000, 10_000_000))
+    for epoch, step in places:
+        manifest = {"epoch": epoch, "step": step, "history": []}
+        written = checkpoint.write(tmp_path, {"a": np.zeros(2)}, manifest)
+        found = checkpoint.newest(tmp_path)
+        assert (found.epoch, found.step) == (epoch, step)
+    assert len(checkpoint.numbered(tmp_path)) == checkpoint.KEPT
+    checkpoint.remove_after(tmp_path, checkpoint.numbered(tmp_path)[0])
+    assert not written.exists()
+    assert checkpoint.newest(tmp_path).step == 9_999_999
 
 
 def test_another_number_of_cores_is_refused_on_a_cpu(copied):
@@ -1297,3 +1420,131 @@ def test_a_class_of_ones_own_is_described_by_its_code():
     assert "class Counts" in old["callbacks"][0]["code"]
     # The package's own classes and Keras's are known by their versions.
     assert '"code"' not in json.dumps(recipe.describe(recipe.load("cifar_vgg_aug")))
+
+
+@pytest.mark.parametrize("batch_size", [50, 25])
+def test_a_bad_step_is_named_also_after_a_forced_change(copied, batch_size, capsys):
+    """Six steps of 50 images an epoch; or twelve, counted from the second epoch on."""
+    for folder in checkpoint.numbered(copied):
+        if not folder.name.endswith("-0000000"):
+            shutil.rmtree(folder)  # what is left lies between the epochs
+    judge = guard.judge
+    words = {"batch_size": 25, "force": True} if batch_size == 25 else {}
+
+    def bad(counts, loss, gradients, optimizer):
+        # 6 steps were counted in the first epoch; the third after them is bad.
+        loss = keras.ops.where(counts[guard.STEPS] == 8, float("nan"), loss)
+        return judge(counts, loss, gradients, optimizer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "judge", bad)
+        with pytest.raises(guard.NotFiniteError) as error:
+            training.train(
+                recipe.load("fashion_mlp"), training.Overrides(resume=copied, **words)
+            )
+    steps = 300 // batch_size
+    assert f"epoch 2, step 3 of {steps}: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError("Unable to allocate 9 GiB for an array"),
+    ],
+    ids=["jax", "torch", "numpy"],
+)
+def test_memory_that_is_not_enough_is_a_line(tmp_path, monkeypatch, error):
+    def fit(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(training.trainer.fit, "fit", fit)
+    with pytest.raises(UsageError, match=r"not enough for batches of 50: pass a small"):
+        training.train(
+            recipe.load("fashion_mlp"), short(tmp_path / "run", engine="fit")
+        )
+
+
+def test_other_errors_of_an_engine_are_not_taken_for_it(tmp_path, monkeypatch):
+    def fit(*arguments, **options):
+        raise RuntimeError("a layer of yours has a bug")
+
+    monkeypatch.setattr(training.trainer.fit, "fit", fit)
+    with pytest.raises(RuntimeError, match="has a bug"):
+        training.train(
+            recipe.load("fashion_mlp"), short(tmp_path / "run", engine="fit")
+        )
+
+
+def test_a_learning_rate_for_a_schedule_is_a_line(tmp_path):
+    def scheduled():
+        schedule = keras.optimizers.schedules.ExponentialDecay(1e-3, 100, 0.9)
+        return keras.optimizers.Adam(schedule)
+
+    mine = dataclasses.replace(recipe.load("fashion_mlp"), optimizer=scheduled)
+    with pytest.raises(UsageError, match=r"--learning-rate: .* follows a schedule"):
+        training.train(mine, short(tmp_path / "run", learning_rate=0.1))
+
+
+def test_functions_in_layers_are_described_by_their_code():
+    def described(function):
+        def network():
+            image = keras.Input((28, 28, 1))
+            x = keras.layers.Flatten()(image)
+            x = keras.layers.Dense(8, activation=function)(x)
+            return keras.Model(image, keras.layers.Dense(10)(x))
+
+        mine = dataclasses.replace(recipe.load("fashion_mlp"), network=network)
+        return recipe.describe(mine)["network"]
+
+    def twice():
+        def scaled(x):
+            return 2 * x
+
+        return scaled
+
+    def thrice():
+        def scaled(x):
+            return 3 * x
+
+        return scaled
+
+    assert described(twice()) == described(twice()) != described(thrice())
+    dense = described(twice())[2]
+    assert dense["activation"] == "scaled"
+    assert "return 2 * x" in dense["code of activation"]
+    # Keras's own go by their names.
+    assert "code of activation" not in described("relu")[2]
+
+
+def test_a_layer_of_a_type_of_its_own_says_so():
+    def described(**more):
+        def network():
+            image = keras.Input((28, 28, 1))
+            x = keras.layers.Flatten()(image)
+            return keras.Model(image, keras.layers.Dense(10, **more)(x))
+
+        mine = dataclasses.replace(recipe.load("fashion_mlp"), network=network)
+        return recipe.describe(mine)["network"][-1]
+
+    assert "dtype" not in described()
+    assert described(dtype="float32") == described()
+    assert described(dtype="mixed_bfloat16")["dtype"] == "mixed_bfloat16"
+
+
+def test_a_stop_that_the_shell_wants_ignored_is(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Signals(print) as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            assert signals.stop is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            end = time.monotonic() + 10
+            while signals.stop is None and time.monotonic() < end:
+                time.sleep(0.001)
+            assert signals.stop == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

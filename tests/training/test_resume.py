@@ -1,6 +1,9 @@
 """A run that was stopped inside an epoch or between two goes on to the bit."""
 
 import dataclasses
+import os
+import signal
+import time
 
 import keras
 import numpy as np
@@ -12,6 +15,7 @@ from kerascnn.recipe import Course, Recipe
 from kerascnn.runs import Run
 from kerascnn.training import callback_state, checkpoint, resuming
 from kerascnn.training.session import Session
+from kerascnn.training.signals import Interrupted
 
 JAX = keras.backend.backend() == "jax"
 ENGINES = ["epoch", "fit"] if JAX else ["fit"]
@@ -122,6 +126,71 @@ def assert_equal(one, other):
     # Keras numbers its layers on, so the names differ between two models.
     for key, other_key in zip(sorted(arrays), sorted(others), strict=True):
         np.testing.assert_array_equal(arrays[key], others[other_key], err_msg=key)
+
+
+class Killer(keras.callbacks.Callback):
+    """Asks the process to stop when an evaluation begins, once."""
+
+    armed = False
+
+    def get_config(self):
+        return {}
+
+    def on_test_begin(self, logs=None):
+        if Killer.armed:
+            Killer.armed = False
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_stop_in_an_evaluation_is_heard_at_once(tmp_path, monkeypatch, engine):
+    case = dataclasses.replace(
+        RECIPE, callbacks=lambda: [*RECIPE.callbacks(), Killer()]
+    )
+    limited = training.Overrides(
+        data="sample", limit=300, checkpoint_minutes=10, engine=engine
+    )
+    whole = training.train(case, dataclasses.replace(limited, out=tmp_path / "whole"))
+    monkeypatch.setattr(Killer, "armed", True)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        training.train(case, dataclasses.replace(limited, out=folder))
+    saved = checkpoint.newest(folder)
+    assert (saved.epoch, saved.step) == (0, 5)  # the epoch's record is not there yet
+    assert not Run(folder).metrics
+    run = training.train(case, training.Overrides(resume=folder))
+    assert_equal(final(run), final(whole))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_checkpoint_written_beside_the_training_is_of_one_step(
+    tmp_path, stop_at, monkeypatch, engine
+):
+    """The thread fetches late, when steps have overwritten what they were given."""
+    start = checkpoint.Writer.start
+
+    def late(writer, arrays, manifest):
+        def fetched():
+            time.sleep(0.1)
+            return arrays()
+
+        start(writer, fetched, manifest)
+
+    monkeypatch.setattr(checkpoint.Writer, "start", late)
+    limited = training.Overrides(
+        data="sample", limit=300, checkpoint_minutes=1e-6, engine=engine
+    )
+    whole = training.train(RECIPE, dataclasses.replace(limited, out=tmp_path / "whole"))
+    folder = tmp_path / "stopped"
+    stop_at[:] = [(1, 3)]
+    with pytest.raises(Stop):
+        training.train(RECIPE, dataclasses.replace(limited, out=folder))
+    stop_at.clear()
+    saved = checkpoint.newest(folder)
+    assert (saved.epoch, saved.step) in [(1, 1), (1, 2)]
+    run = training.train(RECIPE, training.Overrides(resume=folder))
+    assert_equal(final(run), final(whole))
 
 
 @pytest.mark.parametrize(("case", "engine"), CASES, ids=NAMES)

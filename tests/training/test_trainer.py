@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -358,3 +359,36 @@ def test_too_few_images_for_a_batch_name_the_way_out(tmp_path):
     with pytest.raises(UsageError, match=r"of 1024, .* --batch-size 512 or less"):
         training.train(recipe.load("fashion_mlp"), options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"accelerate": False}, {"accelerate": True}, {"engine": "fit"}],
+    ids=["plain", "fast", "fit"],
+)
+def test_half_precision_scales_the_loss(tmp_path, options, monkeypatch):
+    """Else gradients below 6e-8 would be zero in float16."""
+    models, compiled = [], training.trainer.compiled
+
+    def noted(*arguments):
+        models.append(compiled(*arguments))
+        return models[-1]
+
+    monkeypatch.setattr(training.trainer, "compiled", noted)
+    run = training.train(
+        recipe.load("fashion_lenet"),
+        training.Overrides(
+            precision="mixed_float16",
+            data="sample",
+            limit=500,
+            epochs=2,
+            batch_size=50,
+            out=tmp_path / "run",
+            **options,
+        ),
+    )
+    ((model, _),) = models
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    losses = [m["loss"] for m in run.metrics]
+    assert losses[1] < losses[0] < math.log(10) + 0.5
+    assert run.result["steps_left_out"] == 0

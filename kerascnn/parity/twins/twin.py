@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,23 @@ class Twin:
     transform: Sequence[Rule]
     weight_decay: float = 0.0
     gamma: float | None = None
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what decides its training: 64 hexadecimal digits.
+
+        That is its modules, the code of those that are not PyTorch's, its first weights
+        from seed 0, and the settings.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = self.network()
+        own = {type(m) for m in network.modules() if "torch" not in type(m).__module__}
+        settings = [getattr(self, f.name) for f in dataclasses.fields(self)[1:]]
+        code = sorted(map(inspect.getsource, own))
+        digest = hashlib.sha256(repr([str(network), settings, code]).encode())
+        for tensor in network.state_dict().values():
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
 
     def optimizer(
         self, network: nn.Module, kernels_only: bool = False
