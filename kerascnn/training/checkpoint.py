@@ -178,10 +178,13 @@ def read(folder: Path) -> Checkpoint:
     """
     try:
         manifest = _unsealed((folder / "manifest.json").read_bytes())
-        if manifest["format"] != _FORMAT:
+        written = manifest["format"]
+        if type(written) is not int or written < 1:
+            raise DamagedError(f"its format is {written!r:.40}")
+        if written != _FORMAT:
             raise UsageError(
-                f"the checkpoint {folder} has format {manifest['format']}, and this "
-                f"version of kerascnn {_FORMAT}: go on with the one that wrote it."
+                f"the checkpoint {folder} has format {written}, and this version of "
+                f"kerascnn {_FORMAT}: go on with the one that wrote it."
             )
         content = (folder / "arrays.safetensors").read_bytes()
         if (
