@@ -136,9 +136,8 @@ def test_a_sealed_manifest_of_another_shape_is_damaged(examples, tmp_path, uncha
                 saved = checkpoint.read(folder)
             except checkpoint.DamagedError:
                 return
-            except UsageError as error:  # of a version to come
-                assert "has format" in str(error)
-                assert other["format"] > 0
+            except UsageError:  # of a version to come
+                assert other["format"] > 1
                 return
         assert type(saved.epoch) is type(saved.step) is int
         assert saved.epoch >= 0
