@@ -29,6 +29,9 @@ from kerascnn.report import agreement, records
 from kerascnn.training import environment, trainer
 
 
+_WORDS = {"recipe": "the recipe", "twin": "its PyTorch twin"}
+
+
 def compare(
     name: str,
     seeds: int,
@@ -96,9 +99,7 @@ def compare(
     )
     accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
     for seed, side in itertools.product(range(seeds), accuracies):
-        whose = (
-            f"seed {seed}: {'the recipe' if side == 'recipe' else 'its PyTorch twin'}"
-        )
+        whose = f"seed {seed}: {_WORDS[side]}"
         if seed in known[side]:
             accuracies[side].append(known[side][seed])
             print(f"{whose}, trained before: {known[side][seed]:.2%}", flush=True)
