@@ -28,7 +28,6 @@ from kerascnn.recipe import Recipe
 from kerascnn.report import agreement, records
 from kerascnn.training import environment, trainer
 
-
 _WORDS = {"recipe": "the recipe", "twin": "its PyTorch twin"}
 
 
