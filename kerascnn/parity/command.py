@@ -417,9 +417,10 @@ def show_training(result: dict[str, Any]) -> None:
     table.add_column("mean, 95 % interval", justify="right")
     for side in ("recipe", "twin"):
         found = result["accuracies"][side]
-        mean, half = result["intervals"][side]
+        between = result["intervals"][side]
         cells = [f"{accuracy:.2%}" for accuracy in found]
-        table.add_row(side, *cells, f"{mean:.2%} ± {half:.2%}")
+        cells.append(f"{between[0]:.2%} ± {between[1]:.2%}" if between else "-")
+        table.add_row(side, *cells)
     console = Console()
     console.print(table)
     console.print(result["verdict"], markup=False, highlight=False)

@@ -54,9 +54,9 @@ def compare(
         add: Keep each training for the cookbook, and do not repeat what it has.
 
     Returns:
-        Accuracies by side, intervals (mean and half width), the `outcome` (see
-        `agreement.judge`), `passed`: whether it is `"overlap"`, and a `verdict` in
-        words.
+        Accuracies by side, intervals (mean and half width, over the seeds that
+        learned), the `outcome` (see `agreement.judge`), `passed`: whether it is
+        `"overlap"`, and a `verdict` in words.
 
     Raises:
         UsageError: `add`, where these are not the full set or there is no cookbook.
@@ -119,12 +119,17 @@ def compare(
                     "side": side,
                     "seed": seed,
                     "test_accuracy": accuracy,
+                    "classes": len(dataset.classes),
                     "seconds": round(time.perf_counter() - began, 1),
                     "environment": here,
                 }
             )
-    intervals = {side: agreement.interval(found) for side, found in accuracies.items()}
-    outcome, verdict = agreement.judge(intervals)
+    classes = len(dataset.classes)
+    intervals = {
+        side: agreement.interval(agreement.learned(found, classes))
+        for side, found in accuracies.items()
+    }
+    outcome, verdict = agreement.judge(accuracies, classes)
     return {
         "recipe": name,
         "seeds": seeds,

@@ -17,36 +17,76 @@ from kerascnn.report import markdown, records
 # The course's tricks gain 1 to 4 points each. Intervals wider than this to either side
 # would overlap for two networks that lie several tricks apart.
 WIDEST = 0.05
+# A network that is right this many times as often as a guesser has learned something.
+GUESSING = 1.5
 
 TOP = """\
 ## Beside PyTorch
 
 The recipe and the lecture's own network in PyTorch, each trained on the full set for as
 many epochs by `kerascnn parity RECIPE --train --add`: test accuracy after the last, by
-seed, and the 95 % interval of its mean.
+seed, and the 95 % interval of its mean over the seeds that learned.
 """
 HEAD = ("recipe", "epochs", "recipe's accuracies", "mean", "PyTorch's", "mean", "they")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and half width of its 95 % confidence interval (Student's t)."""
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return mean and half width of its 95 % confidence interval (Student's t).
+
+    `None` for fewer than two values.
+    """
+    if len(values) < 2:
+        return None
     error = statistics.stdev(values) / math.sqrt(len(values))
     quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
     return statistics.mean(values), quantile * error
 
 
-def judge(intervals: Mapping[str, tuple[float, float]]) -> tuple[str, str]:
-    """Compare the intervals of `"recipe"` and `"twin"`.
+def learned(accuracies: Sequence[float], classes: int) -> list[float]:
+    """Return the accuracies of the networks that do better than guessing.
+
+    One that stays at chance, as deep networks of sigmoids may, has another outcome, not
+    a low one: no interval describes the two together.
+    """
+    return [accuracy for accuracy in accuracies if accuracy > GUESSING / classes]
+
+
+def judge(sides: Mapping[str, Sequence[float]], classes: int) -> tuple[str, str]:
+    """Compare the accuracies of `"recipe"` and `"twin"`.
+
+    How many learned is compared by Fisher's exact test, at 5 %; the accuracies of those
+    that did by the 95 % intervals of their means.
+
+    Args:
+        sides: Accuracies, 0 to 1.
+        classes: The number of classes.
 
     Returns:
-        `"apart"`, `"overlap"`, or `"inconclusive"` where they overlap because one is
-        wider than `WIDEST` to either side; and that in words.
+        `"apart"`, `"overlap"`, or `"inconclusive"` where intervals overlap because one
+        is wider than `WIDEST` to either side, or where there is none; and that in
+        words.
     """
-    (ours, ours_half), (theirs, theirs_half) = intervals["recipe"], intervals["twin"]
-    apart, widest = abs(ours - theirs), max(ours_half, theirs_half)
-    means = f"the means are {apart:.2%} apart, the 95 % intervals"
-    beyond = f"(they would not beyond {ours_half + theirs_half:.2%})"
-    if apart > ours_half + theirs_half:
+    found = [learned(sides[side], classes) for side in ("recipe", "twin")]
+    runs = [len(sides[side]) for side in ("recipe", "twin")]
+    counts = " and ".join(f"{len(x)} of {n}" for x, n in zip(found, runs, strict=True))
+    stuck = [n - len(x) for x, n in zip(found, runs, strict=True)]
+    if any(stuck):
+        table = [[len(x), n] for x, n in zip(found, stuck, strict=True)]
+        if scipy.stats.fisher_exact(table).pvalue < 0.05:
+            return "apart", f"recipe and twin learned with {counts} seeds."
+        if not any(found):
+            return "overlap", "neither learns: both stay at chance with all seeds."
+    ours, theirs = map(interval, found)
+    who = f"of those that learned ({counts}) " if any(stuck) else ""
+    if ours is None or theirs is None:
+        return "inconclusive", (
+            f"inconclusive: with too few seeds it learned ({counts}) to tell how far: "
+            "take more --seeds or --epochs."
+        )
+    apart, widest = abs(ours[0] - theirs[0]), max(ours[1], theirs[1])
+    means = f"{who}the means are {apart:.2%} apart, the 95 % intervals"
+    beyond = f"(they would not beyond {ours[1] + theirs[1]:.2%})"
+    if apart > ours[1] + theirs[1]:
         return "apart", f"{means} do not overlap {beyond}."
     if widest > WIDEST:
         return "inconclusive", (
@@ -73,18 +113,20 @@ def section(fingerprints: Mapping[str, str]) -> str:
     for name, epochs in sorted(latest, key=lambda key: (order.index(key[0]), key[1])):
         sides = records.trained(latest[name, epochs])
         if sides["twin"]:
-            rows.append([markdown.card(name), str(epochs), *_cells(sides)])
+            classes = latest[name, epochs]["classes"]
+            rows.append([markdown.card(name), str(epochs), *_cells(sides, classes)])
     return f"\n{TOP}\n{markdown.table(HEAD, rows)}\n" if rows else ""
 
 
-def _cells(sides: Mapping[str, Mapping[int, float]]) -> list[str]:
-    cells, intervals = [], {}
-    for side, accuracies in sides.items():
-        values = [accuracies[seed] for seed in sorted(accuracies)]
-        cells.append(", ".join(f"{100 * value:.2f}" for value in values) or "–")
-        if len(values) > 1:
-            mean, half = intervals[side] = interval(values)
-            cells.append(f"{100 * mean:.2f} ± {100 * half:.2f}%")
-        else:
-            cells.append("–")
-    return [*cells, judge(intervals)[0] if len(intervals) == 2 else "–"]
+def _cells(sides: Mapping[str, Mapping[int, float]], classes: int) -> list[str]:
+    values = {
+        side: [found[seed] for seed in sorted(found)] for side, found in sides.items()
+    }
+    cells = []
+    for accuracies in values.values():
+        cells.append(", ".join(f"{100 * value:.2f}" for value in accuracies) or "–")
+        between = interval(learned(accuracies, classes))
+        cells.append(
+            f"{100 * between[0]:.2f} ± {100 * between[1]:.2f}%" if between else "–"
+        )
+    return [*cells, judge(values, classes)[0] if all(values.values()) else "–"]

@@ -45,8 +45,8 @@ def add_training(record: dict[str, Any]) -> None:
     """Keep a training that `kerascnn parity --train` has compared.
 
     Args:
-        record: The values of `CASE`, `side` (`"recipe"` or `"twin"`), `seed`, and
-            `test_accuracy` after the last epoch, 0 to 1.
+        record: The values of `CASE`, `side` (`"recipe"` or `"twin"`), `seed`,
+            `test_accuracy` after the last epoch, 0 to 1, and the number of `classes`.
     """
     _append(FOLDER / "trainings.jsonl", record)
 

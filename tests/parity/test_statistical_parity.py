@@ -29,14 +29,25 @@ def test_interval_by_hand():
 @pytest.mark.parametrize(
     ("ours", "theirs", "outcome", "words"),
     [
-        ((0.90, 0.01), (0.915, 0.01), "overlap", "1.50% apart, the 95 % intervals ov"),
-        ((0.90, 0.01), (0.93, 0.01), "apart", "do not overlap"),
-        ((0.90, 0.01), (0.93, 0.06), "inconclusive", "take more --seeds or --epochs"),
-        ((0.90, 0.06), (0.70, 0.06), "apart", "do not overlap"),
+        # Half width of three: 4.303 / sqrt 3 = 2.48 deviations; of two: 12.71 / sqrt 2.
+        ([0.89, 0.90, 0.91], [0.905, 0.915, 0.925], "overlap", "1.50% apart, the 95 %"),
+        ([0.89, 0.90, 0.91], [0.95, 0.96, 0.97], "apart", "do not overlap"),
+        ([0.89, 0.90, 0.91], [0.90, 0.93, 0.96], "inconclusive", "± 7.45% wide"),
+        ([0.88, 0.90, 0.92], [0.68, 0.70, 0.72], "apart", "do not overlap"),
+        # One stays at chance: no part of the mean, and no proof of a difference.
+        (
+            *([0.60, 0.10, 0.602], [0.60, 0.61, 0.605], "overlap"),
+            "of those that learned (2 of 3 and 3 of 3) the means are 0.40% apart",
+        ),
+        ([0.10, 0.10, 0.60], [0.60, 0.61, 0.605], "inconclusive", "1 of 3 and 3 of 3"),
+        ([0.10, 0.11, 0.14], [0.10, 0.10, 0.10], "overlap", "neither learns"),
+        # Fisher: all of four against none of four, p = 2 / C(8, 4) = 0.029.
+        ([0.1] * 4, [0.6] * 4, "apart", "learned with 0 of 4 and 4 of 4 seeds"),
+        ([0.1] * 3, [0.6] * 3, "inconclusive", "0 of 3 and 3 of 3"),
     ],
 )
 def test_intervals_overlap_or_not_or_tell_nothing(ours, theirs, outcome, words):
-    found, verdict = agreement.judge({"recipe": ours, "twin": theirs})
+    found, verdict = agreement.judge({"recipe": ours, "twin": theirs}, 10)
     assert found == outcome
     assert words in verdict
 
@@ -217,7 +228,7 @@ def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
     def add(name, side, seed, accuracy, epochs=5, fingerprint="now"):
         record = {"recipe": name, "fingerprint": fingerprint, "side": side}
         record |= {"seed": seed, "epochs": epochs, "test_accuracy": accuracy}
-        record |= {"twin": "a hash", "data": "another"}
+        record |= {"twin": "a hash", "data": "another", "classes": 10}
         records.add_training(record)
 
     add("b", "recipe", 0, 0.5)  # no twin's: nothing to set beside it
@@ -227,10 +238,11 @@ def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
     add("a", "twin", 0, 0.99)  # again: no second draw
     add("a", "twin", 0, 0.99, fingerprint="before")
     add("a", "twin", 0, 0.7, epochs=20)
+    add("a", "twin", 3, 0.1)  # at chance: no part of the mean
     # Half width: 4.303 * 0.01 / sqrt 3.
     assert agreement.section({"a": "now", "b": "now"}).splitlines()[-2:] == [
         "| [a](a/README.md) | 5 | 80.00, 82.00, 81.00 | 81.00 ± 2.48% | "
-        "81.00, 83.00, 82.00 | 82.00 ± 2.48% | overlap |",
+        "81.00, 83.00, 82.00, 10.00 | 82.00 ± 2.48% | overlap |",
         "| [a](a/README.md) | 20 | – | – | 70.00 | – | – |",
     ]
 
