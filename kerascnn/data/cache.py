@@ -28,7 +28,7 @@ from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.reading import Prepared, read
 
 # Raised whenever the decoding or the layout of the cache changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:

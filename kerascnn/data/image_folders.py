@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
@@ -75,6 +76,11 @@ class ImageFolder:
             mixed[role] = [every[i] for i in order]
         return mixed
 
+    @cached_property
+    def grey(self) -> bool:
+        """Whether all images are grey, and so have one channel."""
+        return all(_is_grey(file) for files in self.files.values() for file, _ in files)
+
     def count(self, role: str) -> int:
         """How many images "train" or "test" holds."""
         return len(self.files[role])
@@ -89,7 +95,8 @@ class ImageFolder:
             image_size: height and width to bring the images to, see `fitted`.
 
         Yields:
-            uint8 images (n, height, width, 3) and int32 labels (n,), some at a time.
+            uint8 images (n, height, width, 3), or 1 where all are grey, and int32
+            labels (n,), some at a time.
 
         Raises:
             UsageError: an image can't be used, or the images are of unequal size and no
@@ -115,7 +122,7 @@ class ImageFolder:
                         f"wide, and others are {shape[0]} and {shape[1]}: pass an "
                         f"image size, or begin the recipe's transform with {RESIZING}."
                     )
-                images.append(image)
+                images.append(image[..., :1] if self.grey else image)
             labels = [label for _, label in files[start : start + _CHUNK]]
             yield np.stack(images), np.array(labels, np.int32)
 
@@ -207,6 +214,16 @@ def decode(file: Path) -> np.ndarray:
         raise UsageError(
             f"{file} can't be decoded ({reason}): save it again or remove it."
         ) from error
+
+
+def _is_grey(file: Path) -> bool:
+    from PIL import Image
+
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `decode` says what is wrong with a file
+        with Image.open(file) as image:
+            return image.mode in ("1", "L")
+    return False
 
 
 def _refuse_guesses(file: Path, image: Image.Image) -> None:

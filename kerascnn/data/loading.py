@@ -64,7 +64,9 @@ def load(
             return _from_folder(folder, cache_dir, image_size)
         if data == "full":
             return _from_folder(get(name, data_dir), cache_dir, image_size)
-    sample = prepared(_STAND_INS.get(name, name), SAMPLES)
+    # Only for who brings images to a size anyway.
+    stand_in = _STAND_INS.get(name) if image_size else None
+    sample = prepared(stand_in or name, SAMPLES)
     if sample is None:
         raise _nothing_here(name, data, data_dir)
     if data == "auto" and data_dir is not None:
@@ -76,7 +78,7 @@ def load(
         )
     loaded = _from_folder(sample, cache_dir, image_size)
     missing = f", not in {data_directory()}" if data == "auto" else ""
-    instead = f" instead of {name}, which has none" if name in _STAND_INS else ""
+    instead = f" instead of {name}, which has none" if stand_in else ""
     notice = (
         f"{loaded.name}: the bundled sample{instead}, {len(loaded.train):,} training "
         f"and {len(loaded.test):,} test images; expect results below the full set's.\n"

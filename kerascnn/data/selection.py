@@ -71,7 +71,7 @@ def split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """
     if not 0 < fraction < 1:
         raise UsageError(
-            f"fraction={fraction} leaves nothing to train or to validate on: "
+            f"a share of {fraction} leaves nothing to train or to validate on: "
             "pass a number between 0 and 1, such as 0.1."
         )
     shuffled = order(seed, _SPLIT_EPOCH, len(split))
@@ -82,8 +82,8 @@ def split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         chosen[members[: round(fraction * len(members))]] = True
     if chosen.all() or not chosen.any():
         raise UsageError(
-            f"fraction={fraction} of {len(split)} images leaves one part empty: "
-            "pass a fraction that gives each part at least one image of a class."
+            f"a share of {fraction} of {len(split)} images leaves one part empty: "
+            "pass one that gives each part at least one image of a class."
         )
     return _take(split, ~chosen), _take(split, chosen)
 

@@ -20,6 +20,7 @@ from kerascnn import recipe as recipes
 from kerascnn.parity import check_torch
 from kerascnn.parity.mistakes import MISTAKES
 from kerascnn.training.command import use_backend
+from kerascnn.training.overrides import BACKENDS, Backend
 
 Names = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RECIPE")
@@ -27,7 +28,6 @@ Names = Annotated[
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
-Backend = Literal["jax", "tensorflow", "torch"]
 # Not a Literal: of those that may be left out, tyro also offers None.
 Broken = Annotated[
     str | None, tyro.conf.arg(name="break", metavar=f"{{{','.join(MISTAKES)}}}")
@@ -44,7 +44,7 @@ class Parity:
     """Compare all of them."""
     break_: Broken = None
     """Make a classic mistake on purpose, and see where it shows."""
-    backend: Backend | None = None
+    backend: Backend = None
     """Keras's backend (default: KERAS_BACKEND, else jax)."""
     accelerate: bool = True
     """Fast convolution gradients on a CPU (JAX)."""
@@ -75,6 +75,8 @@ class Parity:
         command_line.check_positive(self, "steps", "jobs", "seeds", "epochs", "limit")
         for name in self.recipe:
             recipes.check_name(name)
+        if self.backend is not None:
+            command_line.choose(self.backend, BACKENDS, "backend")
         if self.all == bool(self.recipe):
             raise UsageError("expected recipes or --all: `kerascnn parity RECIPE`.")
         if self.train and (self.all or self.break_ or self.steps):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from kerascnn.parity.twins.twin import Twin
 from kerascnn.recipe import Recipe
 from kerascnn.report import agreement, records
 from kerascnn.training import environment, trainer
+from kerascnn.training.signals import Interrupted
 
 _WORDS = {"recipe": "the recipe", "twin": "its PyTorch twin"}
 
@@ -105,10 +107,19 @@ def compare(
             continue
         print(whose, flush=True)
         began = time.perf_counter()
-        if side == "recipe":
-            accuracy = train_recipe(recipe, dataclasses.replace(overrides, seed=seed))
-        else:
-            accuracy = train(twin, dataset, epochs, seed)
+        try:
+            if side == "recipe":
+                seeded = dataclasses.replace(overrides, seed=seed)
+                accuracy = train_recipe(recipe, seeded)
+            else:
+                accuracy = train(twin, dataset, epochs, seed)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                getattr(stop, "exit_code", 128 + signal.SIGINT) - 128,
+                "stopped; once more, it does not repeat the trainings that had ended."
+                if add
+                else "stopped; with --add, trainings that end would not be repeated.",
+            ) from None
         accuracies[side].append(accuracy)
         if add:  # each at once: what took an hour is not to be lost
             here = environment.describe()
@@ -147,11 +158,15 @@ def compare(
 def train_recipe(recipe: Recipe, overrides: training.Overrides) -> float:
     """Train a recipe as `kerascnn run` does; return its accuracy on the test set.
 
-    A run that is stopped stays where it is, to be gone on with.
+    A run that an error ends stays where the error says that it is.
     """
     out = Path(tempfile.mkdtemp()) / "run"
-    run = training.train(recipe, dataclasses.replace(overrides, out=out))
-    accuracy = float(run.result["test_accuracy"])
+    try:
+        run = training.train(recipe, dataclasses.replace(overrides, out=out))
+        accuracy = float(run.result["test_accuracy"])
+    except KeyboardInterrupt:
+        shutil.rmtree(out.parent, ignore_errors=True)
+        raise
     shutil.rmtree(out.parent, ignore_errors=True)
     return accuracy
 

@@ -76,6 +76,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _accuracy(label: str, ours: float, whose: str, course: str | None) -> str:
-    line = f"  {label}  {ours:6.2%}"
+def _accuracy(label: str, ours: float | None, whose: str, course: str | None) -> str:
+    # No step of the last epoch was kept: there is nothing to take a mean of.
+    line = f"  {label}  " + ("  none" if ours is None else f"{ours:6.2%}")
     return line + (f"   ({whose}: {course})" if course else "")

@@ -25,6 +25,9 @@ def build(
         first holds the whole transform, whose random layers act in training only; the
         second leaves those out, so that it is made of Keras's own layers alone and
         loads without this package.
+
+    Raises:
+        ValueError: The network does not take images of this shape.
     """
     import keras
 
@@ -36,6 +39,10 @@ def build(
         x = image
         for layer in layers:
             x = layer(x)
+        # Keras would find out in the first step, if at all.
+        given, taken = x.shape[1:], network.input_shape[1:]
+        if any(t not in (None, g) for g, t in zip(given, taken, strict=True)):
+            raise ValueError(f"it takes {taken}")
         return keras.Model(image, network(x), name=name)
 
     fixed = [layer for layer in transform if not is_random(layer)]

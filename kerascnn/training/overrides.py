@@ -16,7 +16,9 @@ _arg = functools.partial(tyro.conf.arg, help_behavior_hint="")
 Integer = Annotated[int | None, _arg(metavar="N")]
 Number = Annotated[float | None, _arg(metavar="X")]
 Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
-Backend = Annotated[Literal["jax", "tensorflow", "torch"] | None, _arg()]
+# Not a Literal: of those that may be left out, tyro also offers None.
+BACKENDS = ("jax", "tensorflow", "torch")
+Backend = Annotated[str | None, _arg(metavar=f"{{{','.join(BACKENDS)}}}")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Overrides:
             if value >= 2**31:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {value}: expected less than {2**31}.")
+        if self.backend is not None:
+            command_line.choose(self.backend, BACKENDS, "backend")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise UsageError(
                 f"--learning-rate {self.learning_rate}: expected a number above 0."

@@ -74,7 +74,10 @@ def options(
 def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overrides:
     config = run.config
     if run.finished:
-        raise UsageError(f"the run {run.folder} has finished: nothing is left to do.")
+        raise UsageError(
+            f"the run {run.folder} has finished: nothing is left to do. A longer one "
+            "is another run, with more --epochs from the start."
+        )
     if "options" not in config:
         raise UsageError(f"the run {run.folder} is older than `resume`: start it anew.")
     own = {
@@ -232,7 +235,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """
     old, new = facts(before), facts(now)
     found = [
-        f"{name} was {old.get(name)} and is {new.get(name)}"
+        f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if name != "fingerprint" and old.get(name) != new.get(name)
     ]
@@ -245,6 +248,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         ]
         found += parts or ["the recipe's description is written otherwise"]
     return found
+
+
+def _short(value: Any) -> str:
+    """Write a number as it was given: 0.001, not float32's 0.0010000000474974513."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 def renewed(before: dict[str, Any], now: dict[str, Any]) -> set[str]:

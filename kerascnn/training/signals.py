@@ -94,7 +94,7 @@ class Signals:
     Outside the main thread, where Python hears no signals, nothing is noted.
 
     Args:
-        say: Is told, in a line, that the first request to stop was heard.
+        say: Is told, in a line, that a request was heard.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -142,6 +142,7 @@ class Signals:
                     continue
                 if number not in _STOPS:
                     self.save = True
+                    self.say("Saving after this step.")
                 elif self.stop is None:
                     self.stop = number
                     self.say("Stopping after this step; once more stops at once.")

@@ -159,7 +159,8 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             flush=True,
         )
         if dataset.sample and plan.epochs < recipe.epochs:
-            print(f"{plan.epochs} epochs, instead of the recipe's {recipe.epochs}.")
+            epochs = f"{plan.epochs} epoch" + "s" * (plan.epochs != 1)
+            print(f"{epochs}, instead of the recipe's {recipe.epochs}.")
 
         images = min(steps * plan.batch_size, len(train_split))
         held_out = overrides.validation is not None
@@ -316,14 +317,15 @@ def _explained(
     layers = ", ".join(f"{path} {largest:.3g}" for path, largest in worst[:5])
     saved = checkpoint.numbered(run.folder)
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
-    advice = "Try a smaller --learning-rate"
+    rate = learning_rate(model.optimizer)
+    rate = rate if rate is None else f"{rate:.7g}"
+    command = checkpoint.to_go_on(run.folder)
+    advice = f"Try `{command} --force` with a smaller --learning-rate"
     if session.on_nan == "stop":
-        command = checkpoint.to_go_on(run.folder)
-        advice += f", or leave such steps out with `{command} --on-nan skip`"
+        advice += ", or with --on-nan skip instead to leave such steps out"
     return guard.NotFiniteError(
         f"epoch {epoch + 1}, step {step + 1} of {steps}: {error} Loss {loss:.4g}, "
-        f"learning rate {learning_rate(model.optimizer)}, largest gradients: {layers}; "
-        f"{good}. {advice}.",
+        f"learning rate {rate}, largest gradients: {layers}; {good}. {advice}.",
         error.step,
     )
 

@@ -358,3 +358,18 @@ def test_unequal_sizes_ask_for_one(pets):
     with pytest.raises(UsageError, match="pixels high and 7 wide, and others are"):
         data.load(str(pets))
     assert data.load(str(pets), image_size=(4, 4)).shape == (4, 4, 3)
+
+
+def test_where_all_images_are_grey_they_have_one_channel(tmp_path):
+    folder = tmp_path / "digits"
+    for place in ("train/0", "train/1", "test/0", "test/1"):
+        (folder / place).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(noise(6, 5, seed=i)).save(folder / place / f"{i}.png")
+    loaded = data.load(str(folder))
+    assert loaded.shape == (6, 5, 1)
+    found = {image.tobytes() for image in loaded.train.images}
+    assert found == {noise(6, 5, seed=i).tobytes() for i in range(3)}
+    # One image in colour, and all have three.
+    Image.fromarray(noise(6, 5, 3)).save(folder / "test" / "1" / "0.png")
+    assert data.load(str(folder)).shape == (6, 5, 3)

@@ -134,11 +134,16 @@ def test_of_training_images_alone_every_tenth_is_held_out(prepare, tmp_path):
 
 
 def test_a_recipe_of_large_images_is_tried_on_another_sample(no_network):
-    loaded = data.load("imagenette", "sample")
+    loaded = data.load("imagenette", "sample", image_size=(224, 224))
     assert loaded.sample
     assert loaded.name == "cifar10"
     assert "cifar10: the bundled sample instead of imagenette" in loaded.notice
     assert "The full set: kerascnn data get imagenette" in loaded.notice
+
+
+def test_nobody_else_is_given_another_sample_than_he_asked_for(no_network):
+    with pytest.raises(UsageError, match="imagenette has no bundled sample"):
+        data.load("imagenette", "sample")
 
 
 def test_other_sets_are_refused_with_what_was_found(prepare, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import signal
 import types
 
 import numpy as np
@@ -13,6 +14,7 @@ from kerascnn import data, recipe
 from kerascnn.__main__ import main
 from kerascnn.parity import training, twins
 from kerascnn.report import agreement, records
+from kerascnn.training.signals import Interrupted
 
 
 def test_interval_by_hand():
@@ -247,20 +249,27 @@ def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
     ]
 
 
-def test_a_recipe_that_is_stopped_can_be_gone_on_with(monkeypatch, capsys):
-    """The advice that a stopped run prints must not name a folder that is gone."""
+@pytest.mark.parametrize("side", ["recipe", "twin"])
+def test_a_stop_says_what_is_lost_and_leaves_no_folder(monkeypatch, capsys, side):
     folders = []
 
-    def stopped(chosen, overrides):
+    def train(chosen, overrides):
         overrides.out.mkdir(parents=True)
-        folders.append(overrides.out)
+        folders.append(overrides.out.parent)
+        if side == "recipe":
+            raise Interrupted(signal.SIGTERM, "to go on: kerascnn resume /tmp/x")
+        return types.SimpleNamespace(result={"test_accuracy": 0.5})
+
+    def twin(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.training, "train", stopped)
-    assert run([]) == 130
-    assert folders[0].is_dir()
-    folders[0].rmdir()
-    folders[0].parent.rmdir()
+    monkeypatch.setattr(training.training, "train", train)
+    monkeypatch.setattr(training, "train", twin)
+    assert run([]) == (143 if side == "recipe" else 130)
+    error = capsys.readouterr().err
+    assert "stopped; with --add, trainings that end would not be repeated." in error
+    assert "resume" not in error
+    assert not folders[0].exists()
 
 
 def test_images_are_brought_to_the_size_of_the_recipe(monkeypatch):

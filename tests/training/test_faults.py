@@ -322,7 +322,7 @@ def test_a_signal_stops_a_run_after_the_step(tmp_path, heard, capsys, number, co
     assert [m["epoch"] for m in run.metrics] == [1, 2]
 
 
-def test_usr1_saves_and_goes_on(tmp_path, heard, monkeypatch):
+def test_usr1_saves_and_goes_on(tmp_path, heard, monkeypatch, capsys):
     heard(signal.SIGUSR1)
     written = []
     write = checkpoint.write
@@ -334,6 +334,7 @@ def test_usr1_saves_and_goes_on(tmp_path, heard, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", noted)
     run = training.train(recipe.load("fashion_mlp"), short(tmp_path / "run"))
     assert run.finished
+    assert "Saving after this step." in capsys.readouterr().err
     assert written[0] == (0, 2)
     assert written[-1] == (2, 0)
 
@@ -1548,3 +1549,27 @@ def test_a_stop_that_the_shell_wants_ignored_is(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_last_epoch_without_a_good_step_has_a_summary(tmp_path, monkeypatch, capsys):
+    judge = guard.judge
+
+    def bad(counts, loss, gradients, optimizer):
+        loss = keras.ops.where(counts[guard.STEPS] >= 6, float("nan"), loss)
+        return judge(counts, loss, gradients, optimizer)
+
+    monkeypatch.setattr(guard, "judge", bad)
+    run = training.train(
+        recipe.load("fashion_mlp"), short(tmp_path / "run", on_nan="skip")
+    )
+    assert run.result["train_accuracy"] is None
+    assert run.result["steps_left_out"] == 6
+    assert "train accuracy    none" in capsys.readouterr().out
+
+
+def test_numbers_are_written_as_they_were_given(copied):
+    with pytest.raises(UsageError, match=r"learning rate was 0\.001 and is 0\.0002\. "):
+        training.train(
+            recipe.load("fashion_mlp"),
+            training.Overrides(resume=copied, learning_rate=0.0002),
+        )

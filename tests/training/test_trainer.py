@@ -392,3 +392,17 @@ def test_half_precision_scales_the_loss(tmp_path, options, monkeypatch):
     losses = [m["loss"] for m in run.metrics]
     assert losses[1] < losses[0] < math.log(10) + 0.5
     assert run.result["steps_left_out"] == 0
+
+
+@pytest.mark.parametrize("name", ["fashion_mlp", "fashion_lenet"])
+def test_images_of_other_channels_are_a_line(tmp_path, name):
+    """Keras takes them to build, and breaks in the first step."""
+    coloured = dataclasses.replace(recipe.load(name), dataset="cifar10")
+    expected = (
+        rf"{name}'s network does not take .*, \(32, 32, 3\): it takes \(28, 28, 1"
+    )
+    with pytest.raises(UsageError, match=expected):
+        training.train(
+            coloured, training.Overrides(data="sample", out=tmp_path / "run")
+        )
+    assert not (tmp_path / "run").exists()
