@@ -17,8 +17,6 @@ from kerascnn.report import markdown, records
 # The course's tricks gain 1 to 4 points each. Intervals wider than this to either side
 # would overlap for two networks that lie several tricks apart.
 WIDEST = 0.05
-# A network that is right this many times as often as a guesser has learned something.
-GUESSING = 1.5
 
 TOP = """\
 ## Beside PyTorch
@@ -45,10 +43,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def learned(accuracies: Sequence[float], classes: int) -> list[float]:
     """Return the accuracies of the networks that do better than guessing.
 
-    One that stays at chance, as deep networks of sigmoids may, has another outcome, not
-    a low one: no interval describes the two together.
+    The others have another outcome, not a low accuracy, see `records.learned`.
     """
-    return [accuracy for accuracy in accuracies if accuracy > GUESSING / classes]
+    return [value for value in accuracies if value * classes > records.GUESSING]
 
 
 def judge(sides: Mapping[str, Sequence[float]], classes: int) -> tuple[str, str]:

@@ -30,8 +30,8 @@ CARD = """\
 
 Course: {source}
 
-Ours: after the last epoch, mean ± standard deviation over the seeds. The gap is in
-percentage points.
+Ours: after the last epoch, mean ± standard deviation over the seeds that learned. The
+gap is in percentage points.
 {curve}
 ## What changes
 
@@ -59,10 +59,10 @@ TOP = """\
 # The ladder
 
 Every case of the course: the accuracy that the lectures print, and ours after the last
-epoch, mean ± standard deviation over the seeds. The gap is in percentage points. A dash
-is a figure that the course does not print, or that nobody has measured yet; where the
-course has words only, they stand there. Time and machine are those of the first run:
-other work ran beside some, so times of different recipes do not compare.
+epoch, mean ± standard deviation over the seeds that learned. The gap is in percentage
+points. A dash is a figure that the course does not print, or that nobody has measured
+yet; where the course has words only, they stand there. Time and machine are those of
+the first run: other work ran beside some, so times of different recipes do not compare.
 """
 RUNGS = ("recipe", "parameters", *("course: test", "ours", "gap"))
 RUNGS += (*("course: training", "ours", "gap"), "time", "machine")
@@ -206,11 +206,14 @@ def _card(
 
 def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list[str]:
     """Write the course's figure, ours and the gap between them."""
-    course, ours = getattr(item.course, split), records.accuracy(runs, split)
+    kept = records.learned(runs)
+    course, ours = getattr(item.course, split), records.accuracy(kept, split)
     cells = [item.course.figure(split) or DASH, DASH, DASH]
     if ours:
-        seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
-        deviation = f" ± {100 * ours[1]:.2f}" * (len(runs) > 1)
+        seeds = f"{len(kept)} seed" + "s" * (len(kept) > 1)
+        if len(kept) < len(runs):
+            seeds = f"{len(kept)} of {len(runs)} seeds, the rest at chance"
+        deviation = f" ± {100 * ours[1]:.2f}" * (len(kept) > 1)
         cells[1] = f"{100 * ours[0]:.2f}{deviation}% ({seeds})"
         if course is not None:
             cells[2] = f"{100 * (ours[0] - course):+.1f}"

@@ -13,6 +13,9 @@ from typing import Any
 # `fingerprint`, the `epochs`, the `twin`'s fingerprint, and the hash of the `data`.
 CASE = ("recipe", "fingerprint", "epochs", "twin", "data")
 
+# A network that is right this many times as often as a guesser has learned something.
+GUESSING = 1.5
+
 FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
 
 
@@ -115,6 +118,19 @@ def measured(name: str) -> list[dict[str, Any]]:
     card = FOLDER / name / "README.md"
     found = card.exists() and re.search("[0-9a-f]{64}", card.read_text("utf-8"))
     return counted(read(name), found[0]) if found else []
+
+
+def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Choose the records of the seeds that did better than guessing, if any did.
+
+    A network that stays at chance, as deep ones of sigmoids may with some seeds, has
+    another outcome, not a low one: no mean describes the two together.
+    """
+    return [
+        record
+        for record in records
+        if record["result"]["test_accuracy"] * len(record["data"]["classes"]) > GUESSING
+    ] or records
 
 
 def accuracy(

@@ -44,7 +44,11 @@ def finish(tmp_path, fingerprints):
                 "overrides": [],
                 "seed": seed,
                 "engine": "epoch",
-                "data": {"sample": False, "source": "/home/me/data"},
+                "data": {
+                    "sample": False,
+                    "source": "/home/me/data",
+                    "classes": [str(i) for i in range(10)],
+                },
                 "environment": {
                     "time": "2026-01-02T03:04:05+0000",
                     "command": ["-m", "somewhere"],
@@ -109,6 +113,19 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
     )
     assert rung.endswith("| +0.0 | – | 92.00 ± 0.00% (3 seeds) | – | 1 min 40 s "
                          "| A Chip, 2 cores |")  # fmt: skip
+
+
+def test_seeds_that_stay_at_chance_are_counted_and_not_averaged(folder, finish):
+    runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90), (2, 0.1))]
+    assert __main__.main(["cookbook", "add", *runs]) == 0
+    card = (folder / "fashion_mlp/README.md").read_text()
+    # The deviation of two that lie 2 apart: the root of 2.
+    figure = "89.00 ± 1.41% (2 of 3 seeds, the rest at chance)"
+    assert f"| test accuracy | ~89% | {figure} | +0.0 |" in card
+    assert "| 2 | 10.00% |" in card
+    # Where none learns, that is the figure.
+    stuck = [{"result": {"test_accuracy": 0.1}, "data": {"classes": ["a"] * 10}}]
+    assert records.learned(stuck) == stuck
 
 
 def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
