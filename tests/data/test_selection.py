@@ -132,5 +132,5 @@ def test_split_is_read_only():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1.5, 0.001])
 def test_split_refuses_an_empty_part(fraction):
-    with pytest.raises(UsageError, match="fraction="):
+    with pytest.raises(UsageError, match="a share of"):
         data.split(numbered([0, 1] * 10), fraction, seed=0)
