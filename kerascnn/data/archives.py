@@ -176,6 +176,12 @@ def _tar_files(path: Path, limit: int) -> Iterator[tuple[str, bytes]]:
                     f"the archive's member {member.name!r} points outside of it: this "
                     "is not the official file."
                 )
+            # tarfile would look for the next one there, block by block, for ever.
+            if tar.offset > limit:
+                raise UsageError(
+                    f"the archive's member {member.name!r} claims {member.size:,} "
+                    "bytes: this is not the official archive."
+                )
             wanted = _names({"": _CIFAR.get(str(place.parent), {})})
             if place.name in wanted:
                 # A sparse file of a few bytes can claim any size.

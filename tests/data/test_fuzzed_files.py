@@ -115,6 +115,22 @@ def test_a_damaged_tar_archive_is_refused(examples, tmp_path, true_files, unchan
     check()
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size", [10**12, 2**62])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE, b"?"])
+def test_a_member_that_claims_a_huge_size_is_refused_at_once(
+    size, kind, tmp_path, true_files
+):
+    """tarfile would step over it in blocks of 10 KiB: found by the damage above."""
+    member = tarfile.TarInfo("notes.txt")
+    member.type, member.size = kind, size
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    path = tmp_path / "cifar.tar.gz"
+    path.write_bytes(gzip.compress(header + true_files["binary"], 1))
+    with pytest.raises(UsageError, match=r"notes.txt' claims|cannot be read"):
+        archives.read_archive("cifar10", path, official("cifar10", part("cifar10")))
+
+
 @pytest.mark.parametrize("examples", HOW_MANY)
 def test_a_damaged_idx_file_is_refused(examples, tmp_path, unchanged):
     splits = part("fashion_mnist")
