@@ -25,7 +25,8 @@ The recipe and the lecture's own network in PyTorch, each trained on the full se
 many epochs by `kerascnn parity RECIPE --train --add`: test accuracy after the last, by
 seed, and the 95 % interval of its mean over the seeds that learned.
 """
-HEAD = ("recipe", "epochs", "recipe's accuracies", "mean", "PyTorch's", "mean", "they")
+HEAD = ("recipe", "epochs", "recipe: accuracies", "mean")
+HEAD += ("PyTorch: accuracies", "mean", "intervals")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
