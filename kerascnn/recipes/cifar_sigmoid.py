@@ -11,9 +11,10 @@ initial weights decides what becomes of this network, and the course's was a goo
 Ours leaves chance at once with seeds 0 and 1 and ends near 61 %; with seed 2 it never
 leaves it. The slide's own network in PyTorch, trained alike with seed 0, stays at
 chance for three epochs, then learns faster than those two, and ends at 64.7 %. From
-that draw ours does the same: EPOCHS. PyTorch's default weights in the dense layers,
-which the slide's loop leaves alone, change nothing but when it leaves chance (12
-epochs, one seed).
+that draw ours does the same: in the 14 epochs that were compared, its loss is PyTorch's
+within 0.01 and its test accuracy within 0.6 points. PyTorch's default weights in the
+dense layers, which the slide's loop leaves alone, change nothing but when it leaves
+chance (12 epochs, one seed).
 """
 
 import keras
