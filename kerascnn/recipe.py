@@ -328,8 +328,13 @@ def _code(kind: type) -> dict[str, str]:
     package, _, module = kind.__module__.partition(".")
     if package == "keras" or (package == "kerascnn" and "recipes" not in module):
         return {}
-    with contextlib.suppress(OSError, TypeError):  # typed at a prompt
-        return {"code": inspect.getsource(kind).strip()}
+    return _source(kind)
+
+
+def _source(thing: Any) -> dict[str, str]:
+    """Return the code of a function or class; none for one typed at a prompt."""
+    with contextlib.suppress(OSError, TypeError):
+        return {"code": inspect.getsource(thing).strip()}
     return {}
 
 
@@ -340,8 +345,7 @@ def _functions(layer: Any) -> dict[str, str]:
         if name.startswith("_") or not isinstance(value, types.FunctionType):
             continue
         if value.__module__.partition(".")[0] != "keras":
-            with contextlib.suppress(OSError):  # typed at a prompt
-                found[f"code of {name}"] = inspect.getsource(value).strip()
+            found |= {f"{key} of {name}": code for key, code in _source(value).items()}
     return found
 
 
@@ -417,10 +421,7 @@ def _(value: float) -> float | str:
 @_plain.register(types.FunctionType)
 @_plain.register(types.MethodType)
 def _(value: Any) -> dict[str, str]:
-    described = {"class": value.__qualname__}
-    with contextlib.suppress(OSError):  # typed at a prompt
-        described["code"] = inspect.getsource(value).strip()
-    return described
+    return {"class": value.__qualname__} | _source(value)
 
 
 @_plain.register(types.BuiltinFunctionType)

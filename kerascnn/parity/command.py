@@ -66,7 +66,6 @@ class Parity:
     """With --train: which images, as `kerascnn run` has it (default: auto)."""
     data_dir: Folder = None
     """With --train: where tensorflow-datasets keeps its sets."""
-
     add: bool = False
     """With --train: keep each training for the cookbook, which `kerascnn cookbook`
     renders, and do not repeat those that it has."""

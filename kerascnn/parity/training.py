@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kerascnn import UsageError, data, training
+from kerascnn import data, training
 from kerascnn import recipe as recipes
 from kerascnn.data import DataSet, Split
 from kerascnn.parity import twins
@@ -77,12 +77,9 @@ def compare(
         epochs = recipe.epochs
         if dataset.sample:
             epochs = min(epochs, trainer.SAMPLE_EPOCHS)
-    if add and not records.FOLDER.exists():
-        raise UsageError(f"--add: there is no {records.FOLDER}: use a checkout.")
-    if add and (dataset.sample or limit):
-        raise UsageError("--add: the cookbook is of full sets, not samples.")
     known: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
     if add:
+        records.check(dataset.sample or limit is not None)
         case = {
             "recipe": name,
             "fingerprint": recipes.fingerprint(recipes.describe(recipe)),
@@ -122,8 +119,6 @@ def compare(
             ) from None
         accuracies[side].append(accuracy)
         if add:  # each at once: what took an hour is not to be lost
-            here = environment.describe()
-            del here["command"]
             records.add_training(
                 case
                 | {
@@ -132,7 +127,7 @@ def compare(
                     "test_accuracy": accuracy,
                     "classes": len(dataset.classes),
                     "seconds": round(time.perf_counter() - began, 1),
-                    "environment": here,
+                    "environment": environment.for_record(),
                 }
             )
     classes = len(dataset.classes)

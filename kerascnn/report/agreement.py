@@ -46,7 +46,7 @@ def learned(accuracies: Sequence[float], classes: int) -> list[float]:
 
     The others have another outcome, not a low accuracy, see `records.learned`.
     """
-    return [value for value in accuracies if value * classes > records.GUESSING]
+    return [value for value in accuracies if records.has_learned(value, classes)]
 
 
 def judge(sides: Mapping[str, Sequence[float]], classes: int) -> tuple[str, str]:

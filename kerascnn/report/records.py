@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kerascnn import UsageError
+
 # What two trainings must share to be set side by side: the recipe's name and its
 # `fingerprint`, the `epochs`, the `twin`'s fingerprint, and the hash of the `data`.
 CASE = ("recipe", "fingerprint", "epochs", "twin", "data")
@@ -22,6 +24,21 @@ FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
 def read(name: str) -> list[dict[str, Any]]:
     """Return all records of a recipe, oldest first."""
     return _read(FOLDER / name / "runs.jsonl")
+
+
+def check(sample: bool) -> None:
+    """Check that what is found here may be kept.
+
+    Args:
+        sample: Whether it was found on the bundled sample, or a part of a set.
+
+    Raises:
+        UsageError: It may not, or there is no cookbook.
+    """
+    if not FOLDER.exists():
+        raise UsageError(f"--add: there is no {FOLDER}: use a checkout.")
+    if sample:
+        raise UsageError("--add: the cookbook is of full sets, not samples.")
 
 
 def starts() -> list[dict[str, Any]]:
@@ -120,6 +137,11 @@ def measured(name: str) -> list[dict[str, Any]]:
     return counted(read(name), found[0]) if found else []
 
 
+def has_learned(accuracy: float, classes: int) -> bool:
+    """Whether an accuracy, 0 to 1, is better than guessing."""
+    return accuracy * classes > GUESSING
+
+
 def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Choose the records of the seeds that did better than guessing, if any did.
 
@@ -129,7 +151,9 @@ def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     return [
         record
         for record in records
-        if record["result"]["test_accuracy"] * len(record["data"]["classes"]) > GUESSING
+        if has_learned(
+            record["result"]["test_accuracy"], len(record["data"]["classes"])
+        )
     ] or records
 
 

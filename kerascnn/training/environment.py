@@ -49,6 +49,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def for_record() -> dict[str, Any]:
+    """Return what `describe` does, but for the command: its paths are nobody else's."""
+    here = describe()
+    del here["command"]
+    return here
+
+
 def keep_compiled(folder: Path) -> None:
     """Let JAX keep what it compiles, so that a second start takes seconds.
 

@@ -100,16 +100,14 @@ class Learns:
         if keras.backend.backend() == "jax":
             environment.keep_compiled(cache_directory() / "compiled")
             memory.trim_after_compiling()
-        if self.add and not records.FOLDER.exists():
-            raise UsageError(f"--add: there is no {records.FOLDER}: use a checkout.")
         chosen = []
         for recipe in map(recipes.load, self.recipe):
             size = trainer.image_size(recipe)
             dataset = data.load(
                 recipe.dataset, self.data, self.data_dir, image_size=size
             )
-            if self.add and dataset.sample:
-                raise UsageError("--add: the cookbook is of full sets, not samples.")
+            if self.add:
+                records.check(dataset.sample)
             batch_size = self.batch_size or recipe.batch_size
             _check_fills(dataset, batch_size)
             if dataset.notice:
@@ -141,8 +139,6 @@ class Learns:
             )
 
         start = train(recipe, dataset, seed, self.steps, batch_size, say)
-        here = environment.describe()
-        del here["command"]
         return {
             "seed": seed,
             "batch_size": batch_size,
@@ -153,7 +149,7 @@ class Learns:
                 "sample": dataset.sample,
                 "sha256": dataset.hash,
             },
-            "environment": here,
+            "environment": environment.for_record(),
         }
 
 

@@ -792,24 +792,30 @@ def test_a_run_in_use_is_refused(tmp_path):
 # What has changed since.
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A run that ended after its second epoch's first step."""
-    out = tmp_path_factory.mktemp("stopped") / "run"
+def train_until(place, chosen, options):
+    """Train until an epoch's step is done and saved, where that is due; no further."""
     after_step = Session.after_step
 
     def stop(session, step, measured):
         after_step(session, step, measured)
-        if (session.epoch, step) == (1, 1):
+        if (session.epoch, step) == place:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "after_step", stop)
-        patch.setenv(
-            "KERASCNN_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache")
-        )
         with pytest.raises(KeyboardInterrupt):
-            training.train(recipe.load("fashion_mlp"), short(out, checkpoint_minutes=0))
+            training.train(chosen, options)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that ended after its second epoch's first step."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    cache = str(tmp_path_factory.getbasetemp() / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERASCNN_CACHE_DIR", cache)
+        options = short(out, checkpoint_minutes=0)
+        train_until((1, 1), recipe.load("fashion_mlp"), options)
     return out
 
 
@@ -863,28 +869,9 @@ def test_a_forced_change_of_the_decay_is_kept_to(tmp_path, change, expected):
             callbacks=lambda: [optim.ExponentialDecay(gamma=gamma)],
         )
 
-    after_step = Session.after_step
-
-    def stop(session, step, measured):
-        after_step(session, step, measured)
-        if (session.epoch, step) == (1, 1):
-            raise KeyboardInterrupt
-
     out = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "after_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(
-                decays(),
-                training.Overrides(
-                    data="sample",
-                    limit=300,
-                    batch_size=50,
-                    epochs=3,
-                    out=out,
-                    checkpoint_minutes=0,
-                ),
-            )
+    options = dataclasses.replace(short(out, checkpoint_minutes=0), epochs=3)
+    train_until((1, 1), decays(), options)
     overrides = training.Overrides(
         resume=out, force=True, learning_rate=change.get("learning_rate")
     )
@@ -895,18 +882,8 @@ def test_a_forced_change_of_the_decay_is_kept_to(tmp_path, change, expected):
 def sibling(copied, **change):
     """The same run but for `change`: another run, with its own checkpoints."""
     other = copied.parent / "other"
-    after_step = Session.after_step
-
-    def stop(session, step, measured):
-        after_step(session, step, measured)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "after_step", stop)
-        options = short(other, checkpoint_minutes=0, **change)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(recipe.load("fashion_mlp"), options)
+    options = short(other, checkpoint_minutes=0, **change)
+    train_until((0, 2), recipe.load("fashion_mlp"), options)
     return other
 
 
@@ -1337,23 +1314,13 @@ def test_the_command_to_go_on_can_be_pasted(tmp_path, heard, capsys):
     ],
     ids=["schedule", "lambda", "plateau"],
 )
-def test_callbacks_that_hold_functions_train_and_go_on(tmp_path, callback, monkeypatch):
+def test_callbacks_that_hold_functions_train_and_go_on(tmp_path, callback):
     mine = dataclasses.replace(
         recipe.load("fashion_mlp"), callbacks=lambda: [callback()]
     )
     whole = training.train(mine, short(tmp_path / "whole"))
-    after_step = Session.after_step
-
-    def stop(session, step, measured):
-        after_step(session, step, measured)
-        if (session.epoch, step) == (1, 2):
-            raise KeyboardInterrupt
-
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "after_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(mine, short(out, checkpoint_minutes=0))
+    train_until((1, 2), mine, short(out, checkpoint_minutes=0))
     run = training.train(mine, training.Overrides(resume=out))
     assert run.result["weights_sha256"] == whole.result["weights_sha256"]
 
