@@ -412,16 +412,19 @@ def show_training(result: dict[str, Any]) -> None:
         title=f"{result['recipe']}: final test accuracy, {result['epochs']} epochs, "
         f"{result['train_images']:,} training images"
     )
-    table.add_column("")
-    for seed in range(result["seeds"]):
-        table.add_column(f"seed {seed}", justify="right")
-    table.add_column("mean, 95 % interval", justify="right")
-    for side in ("recipe", "twin"):
-        found = result["accuracies"][side]
-        between = result["intervals"][side]
-        cells = [f"{accuracy:.2%}" for accuracy in found]
-        cells.append(f"{between[0]:.2%} ± {between[1]:.2%}" if between else "-")
-        table.add_row(side, *cells)
+    table.add_column("seed")
+    sides = ("recipe", "twin")
+    for side in sides:
+        table.add_column(side, justify="right")
+    found = [result["accuracies"][side] for side in sides]
+    for seed, accuracies in enumerate(zip(*found, strict=True)):
+        table.add_row(str(seed), *(f"{accuracy:.2%}" for accuracy in accuracies))
+    table.add_section()
+    between = (result["intervals"][side] for side in sides)
+    table.add_row(
+        "mean, 95 % interval",
+        *(f"{both[0]:.2%} ± {both[1]:.2%}" if both else "-" for both in between),
+    )
     console = Console()
     console.print(table)
     console.print(result["verdict"], markup=False, highlight=False)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from kerascnn.training.session import Session
 
 # On a GPU a small net's step is over before Python has called the next one, so many
-# steps go into one call. On a CPU, XLA runs convolutions in a loop many times slower.
+# steps go into one call: at most so many. On a CPU, XLA runs convolutions in a loop
+# many times slower.
 STEPS_A_CALL = 50
 
 State = dict[str, Any]
@@ -58,7 +59,7 @@ def fit(
             only where the callback is `async_safe`, without logs (see
             `wants_batches`).
         steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
-            `STEPS_A_CALL` elsewhere.
+            what `steps_together` says elsewhere.
         session: What saves the run and brings it back.
 
     Raises:
@@ -66,7 +67,9 @@ def fit(
             before that step.
     """
     if steps_a_call is None:
-        steps_a_call = 1 if jax.default_backend() == "cpu" else STEPS_A_CALL
+        on_cpu = jax.default_backend() == "cpu"
+        whole = len(train) // plan.batch_size
+        steps_a_call = 1 if on_cpu else steps_together(whole)
     model.optimizer.build(model.trainable_variables)
     counter = guard.index(model.optimizer)
     training, evaluation = _functions(model, model.optimizer)
@@ -278,6 +281,23 @@ def _means(sums: State) -> dict[str, float]:
     # Where every step was left out, there is nothing to take a mean of.
     images = float(sums.pop("images")) or float("nan")
     return {name: float(value) / images for name, value in sums.items()}
+
+
+def steps_together(whole: int) -> int:
+    """Choose how many steps go into one call where one alone is too short.
+
+    A step that is left over is called by itself, which compiles the step once more;
+    on a GPU that may take a minute. So the calls are to cut an epoch evenly.
+
+    Args:
+        whole: The epoch's whole batches.
+
+    Returns:
+        The largest number up to `STEPS_A_CALL` that divides them; `STEPS_A_CALL`
+        itself where none is worth the name.
+    """
+    even = [n for n in range(10, STEPS_A_CALL + 1) if whole % n == 0]
+    return max(even, default=STEPS_A_CALL)
 
 
 def _calls(

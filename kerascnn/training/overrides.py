@@ -62,7 +62,7 @@ class Overrides:
     """The run's folder (default: runs/<recipe>/<time>)."""
     checkpoint_minutes: Annotated[float, tyro.conf.arg(metavar="X")] = 10.0
     """Save the run this often inside an epoch, and after each epoch; 0: after every
-    step (on a GPU, every call of 50)."""
+    step (on a GPU, every call of up to 50)."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What to do with a step whose loss or gradient is not finite. stop: end the run;
     skip: leave the step out, and end the run after ten in a row. The weights never

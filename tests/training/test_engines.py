@@ -204,6 +204,21 @@ def test_no_step_is_lost_wherever_an_epoch_goes_on(steps_a_call, drop_last):
 
 
 @jax_only
+@pytest.mark.parametrize(
+    ("whole", "together"),
+    # Whole batches of CIFAR-10 and Fashion-MNIST by 256 and 1,024, by 64, and a prime.
+    [(195, 39), (48, 48), (234, 39), (58, 29), (781, 11), (97, 50)],
+)
+def test_the_steps_of_one_call_cut_an_epoch_evenly(whole, together):
+    """Each step left over is called by itself, and compiled for it."""
+    assert epoch.steps_together(whole) == together
+    plan = Plan(epochs=1, batch_size=2, seed=0, drop_last=False)
+    lengths = [c.shape for c in epoch._calls(plan, 0, 2 * whole + 1, together)]
+    shapes = {(together, 2), (1, 1)} | ({(1, 2)} if whole == 97 else set())
+    assert set(lengths) == shapes
+
+
+@jax_only
 def test_an_interrupted_epoch_leaves_a_usable_model(splits):
     class Interrupt(keras.callbacks.Callback):
         async_safe = True
