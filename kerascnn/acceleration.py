@@ -161,6 +161,9 @@ def _fast_convolution(x, kernel, strides, padding):
         return _tiled_convolution(x, kernel, padding)
     if math.prod(kernel.shape[:3]) <= 32 and kernel.shape[3] <= 32:
         return _summed_convolution(x, kernel, strides, padding)
+    shape = _output_shape(x, kernel, strides, padding)
+    if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
+        return _banded_convolution(x, kernel, strides, padding)
     return _stock_convolution(x, kernel, strides, padding)
 
 
@@ -170,7 +173,7 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
         return x.reshape(-1, *kernel.shape[:3])
     if strides != (1, 1):
         return _strided_input_gradient(g, kernel, strides, padding, size)
-    if _bands_pay((*size, kernel.shape[2]), g.shape):
+    if _bands_pay((*size, kernel.shape[2]), g.shape, strides, kernel.shape[:2]):
         return _banded_input_gradient(g, kernel, padding, size)
     # The convolution of `g` with the kernel turned by 180 degrees, channels swapped.
     edges = [
@@ -191,7 +194,7 @@ def _fast_weight_gradient(x, g, strides, padding, taps):
         return jnp.dot(_flat(x).T, _flat(g)).reshape(*x.shape[1:], -1)
     if _tiles_pay((*taps, x.shape[3], g.shape[3]), strides):
         return _tiled_weight_gradient(x, g, padding, taps[0])
-    if _bands_pay(x.shape[1:], g.shape):
+    if _bands_pay(x.shape[1:], g.shape, strides, taps):
         return _banded_weight_gradient(x, g, strides, padding, taps)
     return _row_weight_gradient(x, g, strides, padding, taps)
 
@@ -300,51 +303,115 @@ def _row_weight_gradient(x, g, strides, padding, taps):
     return total.reshape(*taps, channels, filters)
 
 
-# A row of the output follows from the rows of the image under the kernel by one matrix:
-# the kernel's rows, repeated along a diagonal band. Most of it is zeros, but with few
-# channels one product of long lines is faster than many of short ones.
+# Some pixels of a row of the output follow from the rows of the image under the kernel
+# by one matrix: the kernel's rows, repeated along a diagonal band. Much of it is zeros,
+# but with few channels one product of long lines is faster than many of short ones.
 
 
-def _bands_pay(shape, g_shape):
-    """Whether the band is small enough: measured on two AVX2 cores."""
-    return shape[1] * shape[2] <= 256 and g_shape[2] * g_shape[3] <= 256
+def _bands_pay(shape, g_shape, strides, taps):
+    """Whether the lines are short enough: measured on two AVX2 cores."""
+    return (
+        shape[1] * shape[2] <= 256
+        and g_shape[2] * g_shape[3] <= 256
+        and strides[1] <= taps[1] <= g_shape[2] * strides[1] + 1
+    )
+
+
+def _band_width(width, filters, stride, taps):
+    """How many pixels of the output one band makes: a divisor of their number.
+
+    Enough for a product of long lines, and no more: each further pixel adds to the
+    zeros. Measured on two AVX-512 cores.
+    """
+    enough = (
+        n
+        for n in range(1, width)
+        if width % n == 0 and n * filters >= 40 and n * stride >= taps - 1
+    )
+    return next(enough, width)
+
+
+def _lines(x, strides, padding, taps, height, width, band):
+    """The pixels under each band, `(images, height, bands, pixels * channels)`.
+
+    Args:
+        x: images.
+        strides, padding, taps: the convolution's.
+        height, width: its output's.
+        band: pixels of the output that a band makes.
+    """
+    images, channels = x.shape[0], x.shape[3]
+    step, bands = band * strides[1], width // band
+    before = padding[1][0]
+    after = step * (bands + 1) - x.shape[2] - before
+    x = jnp.pad(x, ((0, 0), padding[0], (before, after), (0, 0)))
+    x = x.reshape(images, x.shape[1], bands + 1, step * channels)
+    # A band ends within the next one's first pixels.
+    beyond = (taps[1] - strides[1]) * channels
+    columns = jnp.concatenate([x[:, :, :-1], x[:, :, 1:, :beyond]], axis=3)
+    return jnp.concatenate(_every(columns, 1, strides[0], height, taps[0]), axis=3)
+
+
+def _banded(kernel, stride, band):
+    """The kernel once for each pixel that a band makes, as a matrix.
+
+    Returns:
+        `(rows * pixels * channels, band * filters)`, for the pixels under a band.
+    """
+    last = (band - 1) * stride
+    columns = [
+        jnp.pad(kernel, ((0, 0), (at, last - at), (0, 0), (0, 0)))
+        for at in range(0, last + 1, stride)
+    ]
+    return jnp.stack(columns, axis=3).reshape(-1, band * kernel.shape[3])
+
+
+def _banded_convolution(x, kernel, strides, padding):
+    images, height, width, filters = _output_shape(x, kernel, strides, padding)
+    taps = kernel.shape[:2]
+    band = _band_width(width, filters, strides[1], taps[1])
+    lines = _lines(x, strides, padding, taps, height, width, band)
+    matrix = _banded(kernel, strides[1], band)
+    y = jnp.dot(lines.reshape(-1, len(matrix)), matrix)
+    return y.reshape(images, height, width, filters)
 
 
 def _banded_input_gradient(g, kernel, padding, size):
     images, height, width, filters = g.shape
     taps, columns, channels, _ = kernel.shape
-    # Which tap lies on which pixel, for each pixel of the output; the others are zero.
-    tap = np.arange(size[1])[:, None] - np.arange(width) + padding[1][0]
-    on = (tap >= 0) & (tap < columns)
-    band = jnp.where(on[..., None, None], kernel[:, np.where(on, tap, 0)], 0)
-    band = band.transpose(2, 4, 0, 1, 3).reshape(width * filters, -1)
-    rows = jnp.dot(g.reshape(images * height, -1), band)
-    rows = _stored(rows).reshape(images, height, taps, -1)
-    below = [taps - 1 - i for i in range(taps)]
+    band = _band_width(width, filters, 1, columns)
+    matrix = _banded(kernel, 1, band)
+    lines = _stored(jnp.dot(g.reshape(-1, band * filters), matrix.T))
+    lines = lines.reshape(images, height, width // band, taps, -1)
     x = functools.reduce(
         jnp.add,
-        (jnp.pad(rows[:, :, i], ((0, 0), (i, below[i]), (0, 0))) for i in range(taps)),
+        (
+            jnp.pad(lines[:, :, :, i], ((0, 0), (i, taps - 1 - i), (0, 0), (0, 0)))
+            for i in range(taps)
+        ),
     )
-    top = padding[0][0]
-    return x[:, top : top + size[0]].reshape(images, *size, channels)
+    x = _stored(x)
+    own, beyond = jnp.split(x, [band * channels], axis=3)
+    own = jnp.pad(own, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    rest = own.shape[3] - beyond.shape[3]
+    x = own + jnp.pad(beyond, ((0, 0), (0, 0), (1, 0), (0, rest)))
+    x = x.reshape(images, height + taps - 1, width + band, channels)
+    (top, _), (left, _) = padding
+    return x[:, top : top + size[0], left : left + size[1]]
 
 
 def _banded_weight_gradient(x, g, strides, padding, taps):
-    images, height, width, filters = g.shape
-    pixels, channels = x.shape[2:]
-    lines = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
-    lines = lines.reshape(images, -1, pixels * channels)
-    lines = jnp.concatenate(_every(lines, 1, strides[0], height, taps[0]), axis=2)
-    band = jnp.dot(
-        lines.reshape(images * height, -1).T, g.reshape(images * height, -1)
-    ).reshape(taps[0], pixels, channels, width, filters)
-    # Each tap lies on one pixel of the image for each pixel of the output.
-    column = np.arange(width)
-    pixel = column * strides[1] + np.arange(taps[1])[:, None] - padding[1][0]
-    on = (pixel >= 0) & (pixel < pixels)
-    found = band[:, np.where(on, pixel, 0), :, np.broadcast_to(column, on.shape)]
-    found = jnp.where(on[..., None, None, None], found, 0)
-    return found.sum(1).transpose(1, 0, 2, 3)
+    _, height, width, filters = g.shape
+    band = _band_width(width, filters, strides[1], taps[1])
+    lines = _lines(x, strides, padding, taps, height, width, band)
+    g = g.reshape(-1, band * filters)
+    matrix = jnp.dot(lines.reshape(len(g), -1).T, g)
+    matrix = matrix.reshape(taps[0], -1, x.shape[3], band, filters)
+    starts = (at * strides[1] for at in range(band))
+    return functools.reduce(
+        jnp.add,
+        (matrix[:, start : start + taps[1], :, at] for at, start in enumerate(starts)),
+    )
 
 
 # Blocks of images: small enough for the processor's caches, and no copy of the whole
