@@ -164,6 +164,8 @@ def _fast_convolution(x, kernel, strides, padding):
     shape = _output_shape(x, kernel, strides, padding)
     if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
         return _banded_convolution(x, kernel, strides, padding)
+    if strides != (1, 1):
+        return _gathered_convolution(x, kernel, strides, padding)
     return _stock_convolution(x, kernel, strides, padding)
 
 
@@ -227,6 +229,26 @@ def _summed_convolution(x, kernel, strides, padding):
         for i, j, c in np.ndindex(kernel.shape[:3])
     ]
     return _stored(functools.reduce(jnp.add, terms))
+
+
+def _gathered_convolution(x, kernel, strides, padding):
+    """Matrix products over a few images at a time.
+
+    All that the kernel covers stands side by side in the channels.
+    """
+    shape = _output_shape(x, kernel, strides, padding)
+    size = _evenly(shape[0], 4096 // math.prod(shape[1:3]))
+    matrix = kernel.reshape(-1, shape[3])
+
+    def add_block(start, y):
+        rows = _shifted(_block(x, start, size), kernel.shape[:2], strides, padding)
+        seen = jnp.concatenate([image for row in rows for image in row], axis=3)
+        block = jnp.dot(seen.reshape(-1, len(matrix)), matrix)
+        return lax.dynamic_update_slice_in_dim(
+            y, block.reshape(size, *shape[1:]), start, 0
+        )
+
+    return _for_each_block(shape[0], size, add_block, jnp.zeros(shape, x.dtype))
 
 
 def _strided_input_gradient(g, kernel, strides, padding, size):
@@ -297,7 +319,7 @@ def _row_weight_gradient(x, g, strides, padding, taps):
         ]
         return total + jnp.concatenate(products)
 
-    size = min(x.shape[0], max(1, 4096 // (height * width)))
+    size = _evenly(x.shape[0], 4096 // (height * width))
     total = jnp.zeros((math.prod(taps) * channels, filters), x.dtype)
     total = _for_each_block(x.shape[0], size, add_block, total)
     return total.reshape(*taps, channels, filters)
@@ -561,7 +583,13 @@ def _tile_counts(height, width, m):
 
 def _images_per_block(images, counts, channels, numbers):
     tiles = max(numbers // channels, channels)
-    return min(images, max(1, tiles // math.prod(counts)))
+    return _evenly(images, tiles // math.prod(counts))
+
+
+def _evenly(images, at_most):
+    """Images a block, so that the last one has about as many new ones as the others."""
+    blocks = -(-images // max(1, at_most))
+    return -(-images // blocks)
 
 
 def _transformed_tiles(matrix, block, counts, step, rows=slice(None)):

@@ -189,6 +189,12 @@ def test_the_last_block_may_be_smaller(batch, width, channels, padding):
     check_against_numpy((batch, 8, width, channels), kernel, padding=padding)
 
 
+@pytest.mark.parametrize("batch", [1, 33, 130])
+def test_the_last_block_of_a_strided_convolution_may_be_smaller(batch):
+    """Of 8 x 8 pixels each, 64 images go into a product: 130 are three blocks."""
+    check_against_numpy((batch, 16, 16, 16), (3, 3, 16, 20), (2, 2))
+
+
 @pytest.mark.parametrize("channels", [2, 16], ids=["bands", "tiles"])
 def test_derivatives_of_higher_order_equal_the_stock_ones(channels):
     shapes = (2, 5, 5, channels), (3, 3, channels, 16)
