@@ -108,9 +108,14 @@ def check(folder: str | os.PathLike) -> None:
         raise UsageError(f"{' and '.join(wrong)}.")
     print(f"{found.images:,} images can be used.")
     if len(found.sizes) > 1:
+        (height, width), rarest = min(
+            found.sizes.items(), key=lambda each: len(each[1])
+        )
         print(
             f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
-            f"transform begins with {image_folders.RESIZING}."
+            f"transform begins with {image_folders.RESIZING}.\nThe rarest is {height} "
+            f"by {width}: {len(rarest):,} of them, {command_line.printable(str(rarest[0]))}"
+            " first."
         )
 
 

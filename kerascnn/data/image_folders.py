@@ -136,14 +136,14 @@ class Findings:
             of training and test only, one class alone, an image in no class.
         problems: a line for each image that can't be used.
         images: how many images lie in classes, with those that can't be used.
-        sizes: the sizes (height, width) of those that can.
+        sizes: those that can, by size (height, width).
         others: how many files and folders are passed over, by the endings of names.
     """
 
     faults: list[str]
     problems: list[str]
     images: int
-    sizes: set[tuple[int, int]]
+    sizes: dict[tuple[int, int], list[Path]]
     others: Counter[str]
 
 
@@ -157,7 +157,7 @@ def check(folder: str | os.PathLike) -> Findings:
         UsageError: the folder has no training or no test images.
     """
     roles = _roles(expanded(folder).absolute())
-    found = Findings(_faults(roles), [], 0, set(), Counter())
+    found = Findings(_faults(roles), [], 0, {}, Counter())
     for role in roles.values():
         found.faults += [
             f"{file} is in no class: move it into the folder of one, or remove it."
@@ -168,7 +168,8 @@ def check(folder: str | os.PathLike) -> Findings:
         for file in sorted(file for each in classes for file in _images(each)):
             found.images += 1
             try:
-                found.sizes.add(decode(file).shape[:2])
+                height, width = decode(file).shape[:2]
+                found.sizes.setdefault((height, width), []).append(file)
             except UsageError as error:
                 found.problems.append(str(error))
         others = [file for file in _others(role) if not file.is_dir()]

@@ -76,6 +76,8 @@ def resume(words: Sequence[str], program: str) -> None:
     """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
     if words and not words[0].startswith("-"):
         name = runs.Run(Path(words[0])).config.get("recipe")
+        if name is None:
+            raise UsageError(f"{words[0]}/config.json names no recipe: it is damaged.")
         if name not in recipes.names():
             raise UsageError(
                 f"the recipe {name} of {words[0]} is not one of this package: go on "

@@ -296,7 +296,10 @@ def test_check_says_that_sizes_differ(pets, capsys):
     assert "sizes" not in capsys.readouterr().out
     Image.fromarray(noise(8, 7, 3)).save(pets / "train" / "dog" / "smaller.png")
     assert main(["data", "check", str(pets)]) == 0
-    assert "2 sizes" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 sizes" in shown
+    named = pets / "train" / "dog" / "smaller.png"
+    assert f"The rarest is 8 by 7: 1 of them, {named} first." in shown
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):

@@ -1246,6 +1246,12 @@ def test_other_versions_and_other_data_are_refused(copied):
     assert "processor was 8086 and is" in str(refused.value)
 
 
+def test_a_config_that_names_no_recipe_is_called_damaged(copied):
+    edit(copied, dict.clear)
+    with pytest.raises(UsageError, match="config.json names no recipe: it is damaged"):
+        command.resume([str(copied)], "kerascnn resume")
+
+
 def test_data_that_are_gone_are_named(copied):
     def change(config):
         config["data"] |= {"sample": False, "source": "/gone/fashion_mnist/3.0.1"}
