@@ -111,11 +111,11 @@ def check(folder: str | os.PathLike) -> None:
         (height, width), rarest = min(
             found.sizes.items(), key=lambda each: len(each[1])
         )
+        first = command_line.printable(str(rarest[0]))
         print(
             f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
             f"transform begins with {image_folders.RESIZING}.\nThe rarest is {height} "
-            f"by {width}: {len(rarest):,} of them, {command_line.printable(str(rarest[0]))}"
-            " first."
+            f"by {width}: {len(rarest):,} of them, {first} first."
         )
 
 

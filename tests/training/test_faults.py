@@ -1248,7 +1248,7 @@ def test_other_versions_and_other_data_are_refused(copied):
 
 def test_a_config_that_names_no_recipe_is_called_damaged(copied):
     edit(copied, dict.clear)
-    with pytest.raises(UsageError, match="config.json names no recipe: it is damaged"):
+    with pytest.raises(UsageError, match="names no recipe: it is damaged"):
         command.resume([str(copied)], "kerascnn resume")
 
 
