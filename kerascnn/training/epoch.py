@@ -327,8 +327,14 @@ def _calls(
 
 
 def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
+    """Cut a set into batches: of equal size, where one near `batch_size` divides it.
+
+    A smaller last one would be compiled anew, and here no value depends on the others.
+    """
+    equal = [n for n in range(batch_size // 2 + 1, batch_size) if images % n == 0]
+    size = batch_size if images % batch_size == 0 else max(equal, default=batch_size)
     every = np.arange(images, dtype=np.int32)
-    return [every[i : i + batch_size] for i in range(0, images, batch_size)]
+    return [every[i : i + size] for i in range(0, images, size)]
 
 
 def read_state(model: keras.Model) -> State:

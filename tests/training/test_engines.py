@@ -219,6 +219,26 @@ def test_the_steps_of_one_call_cut_an_epoch_evenly(whole, together):
 
 
 @jax_only
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sizes"),
+    [
+        (10_000, 256, {250}),
+        (10_000, 1_000, {1_000}),
+        (510, 256, {255}),
+        (10_007, 256, {256, 23}),
+        (3, 256, {3}),
+        (5, 1, {1}),
+    ],
+)
+def test_an_evaluation_takes_every_image_once_in_batches_of_one_size(
+    images, batch_size, sizes
+):
+    calls = epoch._evaluation_calls(images, batch_size)
+    np.testing.assert_array_equal(np.concatenate(calls), np.arange(images))
+    assert {len(call) for call in calls} == sizes
+
+
+@jax_only
 def test_an_interrupted_epoch_leaves_a_usable_model(splits):
     class Interrupt(keras.callbacks.Callback):
         async_safe = True
