@@ -267,7 +267,8 @@ def as_json(result: Any) -> dict[str, Any]:
 # What matplotlib draws without further packages.
 PICTURES = (".png", ".pdf", ".svg")
 
-# The columns of many recipes' table. Batches and learning rate are left out: exact.
+# The columns of many recipes' table. Batches, penalties and learning rate are left out:
+# exact, but for the rounding of a sum.
 PARTS = (
     *("transform", "initial", "forward", "inference", "loss", "gradient"),
     *("update", "statistics", "trace", "free trace"),

@@ -173,6 +173,7 @@ def compare(
     yield from compare_initial(layouts, module)
     shake(layouts)
     weights.to_torch(network, module)
+    yield from compare_penalties(layouts, module, twin)
     if mistake == "flatten_order":
         forget_order(layouts, module)
     watched = watch(network)
@@ -417,6 +418,30 @@ def compare_vectors(layout: Layout, other: nn.Module) -> Iterator[Check]:
         )
 
 
+def compare_penalties(
+    layouts: list[Layout], module: nn.Module, twin: Twin
+) -> Iterator[Check]:
+    """Compare each kernel's penalty with the half square that PyTorch's decay is of.
+
+    Beside a large gradient of the cross-entropy, a penalty twice as large is rounding.
+    """
+    for layout, other in zip(layouts, weights.learning(module), strict=True):
+        kernel = getattr(layout.layer, "kernel", None)
+        regularizer = kernel is not None and kernel.regularizer
+        if kernel is None or not (regularizer or twin.weight_decay):
+            continue
+        ours = float(regularizer(kernel)) if regularizer else 0.0
+        squares = float(other.weight.detach().double().square().sum())
+        theirs = 0.5 * twin.weight_decay * squares
+        yield Check(
+            "penalty",
+            f"{layout.layer.name} kernel",
+            0.0 if ours == theirs else abs(ours - theirs) / max(ours, theirs),
+            FORWARD,
+            mistakes.MISTAKES["l2_half"][0],
+        )
+
+
 def shake(layouts: list[Layout]) -> None:
     """Move biases, scales and statistics off the zeros and ones they start from.
 
@@ -584,9 +609,7 @@ def compare_step(
             " ".join(name),
             (ours[name], theirs[name], own.get(name)),
             GRADIENT,
-            mistakes.MISTAKES["l2_half"][0]
-            if pair.twin.weight_decay and name[1] == "kernel"
-            else "the backward pass of this layer or one above it",
+            "the backward pass of this layer or one above it",
         )
 
 

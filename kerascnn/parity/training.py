@@ -127,7 +127,9 @@ def compare(
                     "test_accuracy": accuracy,
                     "classes": len(dataset.classes),
                     "seconds": round(time.perf_counter() - began, 1),
-                    "environment": environment.for_record(),
+                    "environment": environment.for_record(
+                        "torch" if side == "twin" else None
+                    ),
                 }
             )
     classes = len(dataset.classes)

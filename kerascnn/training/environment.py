@@ -24,11 +24,15 @@ BACKEND_MODULES = {
 }
 
 
-def describe() -> dict[str, Any]:
-    """Return the versions, the device and the machine that this process uses."""
+def describe(backend: str | None = None) -> dict[str, Any]:
+    """Return the versions, the device and the machine that this process uses.
+
+    Args:
+        backend: The framework that computes; Keras's backend by default.
+    """
     import keras
 
-    backend = keras.backend.backend()
+    backend = backend or keras.backend.backend()
     versions = {"python": platform.python_version(), "kerascnn": __version__}
     for package in PACKAGES:
         versions[package] = importlib.metadata.version(package)
@@ -39,7 +43,7 @@ def describe() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.orig_argv[1:],
         "backend": backend,
-        "device": device(),
+        "device": device(backend),
         "processor": processor(),
         "cores": cores.available(),
         "system": platform.platform(),
@@ -49,9 +53,9 @@ def describe() -> dict[str, Any]:
     }
 
 
-def for_record() -> dict[str, Any]:
+def for_record(backend: str | None = None) -> dict[str, Any]:
     """Return what `describe` does, but for the command: its paths are nobody else's."""
-    here = describe()
+    here = describe(backend)
     del here["command"]
     return here
 
@@ -80,11 +84,14 @@ def keep_compiled(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.01)
 
 
-def device() -> str:
-    """Return the name of the device that Keras computes on, such as `"cpu"`."""
+def device(backend: str | None = None) -> str:
+    """Return the name of the device that a backend, by default Keras's, computes on.
+
+    A processor's is `"cpu"`.
+    """
     import keras
 
-    match keras.backend.backend():
+    match backend or keras.backend.backend():
         case "jax":
             import jax
 

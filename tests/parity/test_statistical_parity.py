@@ -6,6 +6,7 @@ import json
 import signal
 import types
 
+import keras
 import numpy as np
 import pytest
 import torch
@@ -191,6 +192,11 @@ def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, caps
     kept = {(r["side"], r["seed"]): r["test_accuracy"] for r in records.trainings()}
     assert list(kept) == [("twin", 0), ("recipe", 1)]
     assert "command" not in records.trainings()[0]["environment"]
+    frameworks = {"recipe": keras.backend.backend(), "twin": "torch"}
+    for record in records.trainings():
+        there, framework = record["environment"], frameworks[record["side"]]
+        assert there["backend"] == framework
+        assert framework in there["versions"]
 
     capsys.readouterr()
     assert run([*words, "--json"]) in (0, 1)
