@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 from kerascnn import recipe as recipes
+from kerascnn import training
 from kerascnn.report import difference
 from kerascnn.training import models
 
@@ -957,6 +959,45 @@ def test_a_training_step_changes_every_weight_and_stays_finite(name):
         new = numpy_of(weight)
         assert np.isfinite(new).all()
         assert (new != old).any(), weight.path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "imagenet_vgg16"])
+def test_a_recipe_trains_on_the_bundled_sample(name, tmp_path):
+    options = training.Overrides(
+        data="sample", epochs=1, limit=48, batch_size=16, out=tmp_path / "run"
+    )
+    run = training.train(recipes.load(name), options)
+    assert run.result["finished"]
+    assert run.config["data"]["sample"]
+    assert math.isfinite(run.metrics[0]["loss"])
+    assert run.result["test_accuracy"] * 48 == pytest.approx(
+        round(run.result["test_accuracy"] * 48)
+    )
+
+
+@pytest.mark.slow
+def test_imagenet_vgg16_trains_on_a_folder_of_larger_images(tmp_path):
+    """Two classes, told apart by their brightness; resized to 224 x 224."""
+    rng = np.random.default_rng(0)
+    for split, name in itertools.product(("train", "test"), ("dark", "light")):
+        folder = tmp_path / "photos" / split / name
+        folder.mkdir(parents=True)
+        for i in range(2):
+            shape = *rng.integers(230, 400, 2), 3
+            noise = rng.integers(0, 80, shape) + 150 * (name == "light")
+            PIL.Image.fromarray(noise.astype("uint8")).save(folder / f"{i}.jpg")
+    options = training.Overrides(
+        dataset=str(tmp_path / "photos"),
+        epochs=1,
+        batch_size=2,
+        out=tmp_path / "run",
+    )
+    run = training.train(recipes.load("imagenet_vgg16"), options)
+    assert run.result["finished"]
+    assert run.config["data"]["train_images"] == 4
+    # At the start, the loss of a guess among 1,000 classes or a few times as much.
+    assert 0 < run.metrics[0]["crossentropy"] < 10 * math.log(1000)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])

@@ -13,8 +13,8 @@ of epochs, so these are ours (32 filters in the first block are the slides';
 cifar_vgg_dropout says how the rate was chosen). PyTorch's `weight_decay` shrinks biases
 and BatchNorm's gamma and beta too; here, as the slide's formula says, the kernels
 alone. The course's training accuracy is 3.0 points higher than ours and its test
-accuracy 1.9: what a network of this size reaches under transforms depends first on its
-width and on the dropout rate, and the slides show neither.
+accuracy 1.9: likely for the width and the dropout rate, on which it depends most what
+a network of this size reaches under transforms, and of which the slides show neither.
 """
 
 import keras
