@@ -267,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def program() -> None:
+        command_line.check_words(words)
         if arguments is None and words and words[0] in COMPUTING:
             with signals.held():
                 memory.restart()

@@ -31,6 +31,7 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
     """
     import tyro
 
+    check_words(arguments)
     options_known = []
     for field in dataclasses.fields(options):
         # A field can't be called `break`: `break_` is the option --break.
@@ -55,6 +56,19 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
         if isinstance(value, str | os.PathLike):
             expanded(value)  # whoever uses it would raise a RuntimeError
     return filled
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that no word is empty: as a path it would mean the present folder.
+
+    Raises:
+        UsageError: One is, as after a variable of the shell that is not set.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            after = f" after {before}" if before else ""
+            which = f"{word!r} says nothing" if word else f"an empty word{after}"
+            raise UsageError(f"{which}: expected a value (a variable that is not set?)")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

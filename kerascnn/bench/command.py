@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -330,15 +331,19 @@ def report(
             )
         )
         return
+    # A line of 80 columns holds it.
     table = Table(
-        title=title, caption=f"{machine()}; matmul peak {peak / 1e9:.0f} GFLOP/s"
+        title=title,
+        caption=f"{machine()}; matmul peak {peak / 1e9:.0f} GFLOP/s; first: the first "
+        "step, compilation included",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
     table.add_column("contender", no_wrap=True)
     for column in (
-        *("time", "images/s", "GFLOP/s", "memory", "of peak", "first step"),
-        "ours / its",
+        *("time", "images/s", "GFLOP/s", "memory", "of peak", "first", "ours/its"),
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
             *_cells(result, images, operations),

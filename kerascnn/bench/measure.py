@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kerascnn import UsageError
+from kerascnn.command_line import say
 
 BACKENDS = {"kerascnn": "jax", "torch": "torch"}
 
@@ -123,7 +124,8 @@ def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
     Returns:
         The results, in the contenders' order.
     """
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
+        say(f"round {number} of {rounds}" if number else "a round to warm up")
         for contender in contenders:
             contender.turn()
     return [contender.result for contender in contenders]
@@ -148,7 +150,8 @@ def compare(
     """
     ready, missing = [], []
     try:
-        for name, label, words in names:
+        for number, (name, label, words) in enumerate(names, 1):
+            say(f"{number} of {len(names)}: {label}, its first step")
             try:
                 ready.append(Contender(name, list(words), label))
             except UsageError as error:

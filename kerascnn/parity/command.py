@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -277,10 +278,15 @@ PARTS = (
 
 def show(result: dict[str, Any]) -> None:
     """Print one recipe's comparison: every quantity, then the first that failed."""
-    table = Table(title=heading(result))
-    for column in ("quantity", "which", "difference", "tolerance", "", "note"):
-        right = column in ("difference", "tolerance")
-        table.add_column(column, justify="right" if right else "left")
+    table = Table(title=heading(result), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("quantity", "which", "apart", "allowed", "", "note"):
+        right = column in ("apart", "allowed")
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            no_wrap=column not in ("which", "note"),
+            overflow="fold",
+        )
     before = None
     for check in result["checks"]:
         part = check["part"]

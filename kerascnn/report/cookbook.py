@@ -103,6 +103,8 @@ class Add:
     """The runs' folders. If one can't be taken in, none is."""
 
     def __call__(self) -> None:
+        if not self.runs:
+            raise UsageError("expected runs: `kerascnn cookbook add RUN...`.")
         taken: list[tuple[Run, dict[str, Any]]] = []
         for run in map(Run, self.runs):
             record = record_of(run)

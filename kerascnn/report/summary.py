@@ -25,7 +25,7 @@ def text(run: Run) -> str:
     backend = environment["backend"]
     epochs = f"{result['epochs']} epoch" + "s" * (result["epochs"] != 1)
     if result["epochs"] != config["recipe_epochs"]:
-        epochs += f" of the recipe's {config['recipe_epochs']}"
+        epochs += f" (the recipe's: {config['recipe_epochs']})"
     whose = "course" + ", on the full set" * data["sample"]
     evaluated = _accuracy(
         "test accuracy ", result["test_accuracy"], whose, course.figure("test")

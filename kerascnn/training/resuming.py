@@ -234,6 +234,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         A phrase for each difference; none if the numbers will be the same.
     """
     old, new = facts(before), facts(now)
+    if old["recipe"] != new["recipe"]:
+        # All else that differs follows from it.
+        return [f"its recipe was {old['recipe']} and is {new['recipe']}"]
     found = [
         f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}"
         for name in sorted(old.keys() | new.keys())

@@ -158,9 +158,11 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             f"{len(test_split):,} test images, from {dataset.source}",
             flush=True,
         )
-        if dataset.sample and plan.epochs < recipe.epochs:
-            epochs = f"{plan.epochs} epoch" + "s" * (plan.epochs != 1)
-            print(f"{epochs}, instead of the recipe's {recipe.epochs}.")
+        if dataset.sample and overrides.epochs is None and plan.epochs < recipe.epochs:
+            print(
+                f"{plan.epochs} epochs are enough for a sample; the recipe's own: "
+                f"--epochs {recipe.epochs}."
+            )
 
         images = min(steps * plan.batch_size, len(train_split))
         held_out = overrides.validation is not None

@@ -64,7 +64,7 @@ def run(tmp_path):
 
 def test_the_summary_sets_accuracies_beside_the_course_and_marks_the_sample(run):
     text = summary.text(run)
-    assert "2 epochs of the recipe's 60 in 2 min 5 s on A Chip" in text
+    assert "2 epochs (the recipe's: 60) in 2 min 5 s on A Chip" in text
     assert "test accuracy   30.00%   (course, on the full set: 90.6%)" in text
     assert "train accuracy  40.00%\n" in text
     assert "Changed from the recipe: epochs" in text

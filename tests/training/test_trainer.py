@@ -101,7 +101,7 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert "bundled sample" in done.stdout
     assert done.stdout.count("kerascnn data get fashion_mnist") == 2  # start and end
     assert "(course, on the full set: ~89%)" in done.stdout
-    assert "2 epochs of the recipe's 20" in done.stdout
+    assert "2 epochs (the recipe's: 20)" in done.stdout
     if backend != "tensorflow":
         assert "tensorflow imported: False" in done.stdout
 
