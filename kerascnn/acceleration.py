@@ -405,21 +405,17 @@ def _banded_input_gradient(g, kernel, padding, size):
     matrix = _banded(kernel, 1, band)
     lines = _stored(jnp.dot(g.reshape(-1, band * filters), matrix.T))
     lines = lines.reshape(images, height, width // band, taps, -1)
+    frame = height + taps - 1, width // band
     x = functools.reduce(
-        jnp.add,
-        (
-            jnp.pad(lines[:, :, :, i], ((0, 0), (i, taps - 1 - i), (0, 0), (0, 0)))
-            for i in range(taps)
-        ),
+        jnp.add, (_framed(lines[:, :, :, i], i, 0, *frame) for i in range(taps))
     )
     x = _stored(x)
     own, beyond = jnp.split(x, [band * channels], axis=3)
     own = jnp.pad(own, ((0, 0), (0, 0), (0, 1), (0, 0)))
     rest = own.shape[3] - beyond.shape[3]
     x = own + jnp.pad(beyond, ((0, 0), (0, 0), (1, 0), (0, rest)))
-    x = x.reshape(images, height + taps - 1, width + band, channels)
-    (top, _), (left, _) = padding
-    return x[:, top : top + size[0], left : left + size[1]]
+    x = x.reshape(images, frame[0], width + band, channels)
+    return _without_padding(x, padding, size)
 
 
 def _banded_weight_gradient(x, g, strides, padding, taps):
@@ -429,10 +425,12 @@ def _banded_weight_gradient(x, g, strides, padding, taps):
     g = g.reshape(-1, band * filters)
     matrix = jnp.dot(lines.reshape(len(g), -1).T, g)
     matrix = matrix.reshape(taps[0], -1, x.shape[3], band, filters)
-    starts = (at * strides[1] for at in range(band))
     return functools.reduce(
         jnp.add,
-        (matrix[:, start : start + taps[1], :, at] for at, start in enumerate(starts)),
+        (
+            lax.slice_in_dim(matrix[:, :, :, at], start, start + taps[1], axis=1)
+            for at, start in enumerate(range(0, band * strides[1], strides[1]))
+        ),
     )
 
 

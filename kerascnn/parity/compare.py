@@ -428,11 +428,12 @@ def compare_penalties(
     Beside a large gradient of the cross-entropy, a penalty twice as large is rounding.
     """
     for layout, other in zip(layouts, weights.learning(module), strict=True):
-        kernel = getattr(layout.layer, "kernel", None)
-        regularizer = kernel is not None and kernel.regularizer
-        if kernel is None or not (regularizer or twin.weight_decay):
+        if layout.kind == "BatchNormalization":
             continue
-        ours = float(regularizer(kernel)) if regularizer else 0.0
+        kernel = layout.layer.kernel
+        if not (kernel.regularizer or twin.weight_decay):
+            continue
+        ours = float(kernel.regularizer(kernel)) if kernel.regularizer else 0.0
         squares = float(other.weight.detach().double().square().sum())
         theirs = 0.5 * twin.weight_decay * squares
         yield Check(

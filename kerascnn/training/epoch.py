@@ -296,8 +296,8 @@ def steps_together(whole: int) -> int:
         The largest number up to `STEPS_A_CALL` that divides them; `STEPS_A_CALL`
         itself where none is worth the name.
     """
-    even = [n for n in range(10, STEPS_A_CALL + 1) if whole % n == 0]
-    return max(even, default=STEPS_A_CALL)
+    even = (n for n in range(STEPS_A_CALL, 9, -1) if whole % n == 0)
+    return next(even, STEPS_A_CALL)
 
 
 def _calls(
@@ -331,8 +331,8 @@ def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
 
     A smaller last one would be compiled anew, and here no value depends on the others.
     """
-    equal = [n for n in range(batch_size // 2 + 1, batch_size) if images % n == 0]
-    size = batch_size if images % batch_size == 0 else max(equal, default=batch_size)
+    equal = (n for n in range(batch_size, batch_size // 2, -1) if images % n == 0)
+    size = next(equal, batch_size)
     every = np.arange(images, dtype=np.int32)
     return [every[i : i + size] for i in range(0, images, size)]
 
