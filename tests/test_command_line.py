@@ -74,6 +74,11 @@ def test_help_is_not_a_mistake(capsys):
         (["data"], "expected a command"),
         (["data", "lst"], "did you mean list?"),
         (["data", "get"], "SET"),
+        # Of a variable that is not set; a path would be the present folder.
+        (["run", "fashion_mlp", "--out", ""], "an empty word after --out"),
+        (["run", "fashion_mlp", "--dataset="], "'--dataset=' says nothing"),
+        (["resume", ""], "an empty word after resume"),
+        (["cookbook", "add"], "expected runs: `kerascnn cookbook add RUN...`"),
     ],
 )
 def test_each_mistake_is_one_line_and_exit_code_2(words, expected, capsys):

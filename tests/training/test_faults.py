@@ -824,6 +824,13 @@ def copied(stopped, tmp_path):
     return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
+def test_a_run_of_another_recipe_is_named_without_its_layers(copied):
+    with pytest.raises(UsageError) as refused:
+        training.train(recipe.load("fashion_lenet"), training.Overrides(resume=copied))
+    assert "its recipe was fashion_mlp and is fashion_lenet." in str(refused.value)
+    assert "Conv2D" not in str(refused.value)
+
+
 def test_another_recipe_is_refused_unless_it_is_forced(copied):
     mlp = recipe.load("fashion_mlp")
     changed = dataclasses.replace(mlp, optimizer=lambda: optim.adam(0.002))

@@ -102,6 +102,8 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert done.stdout.count("kerascnn data get fashion_mnist") == 2  # start and end
     assert "(course, on the full set: ~89%)" in done.stdout
     assert "2 epochs (the recipe's: 20)" in done.stdout
+    # Only who has not chosen is told of the sample's number.
+    assert "enough for a sample" not in done.stdout
     if backend != "tensorflow":
         assert "tensorflow imported: False" in done.stdout
 
