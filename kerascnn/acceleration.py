@@ -29,10 +29,11 @@ from kerascnn import UsageError
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def fast_convolution(x, kernel, strides=(1, 1), padding="valid"):
+def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False):
     """Two-dimensional convolution with fast gradients on a CPU.
 
-    The value is that of `keras.ops.conv` with `data_format="channels_last"`. All
+    The value is that of `keras.ops.conv` with `data_format="channels_last"`, to which a
+    bias and ReLU may be added while it is in the processor's caches. All
     derivatives, of any order, forward and reverse, are exact. What the fast code does
     not cover (another type than float32, grouped channels, a symbolic batch size) runs
     as the stock operation, as does everything on a GPU or a TPU.
@@ -43,6 +44,8 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid"):
         strides: one integer or a pair, in pixels.
         padding: `"valid"`, `"same"`, or the pixels added on each side,
             `((top, bottom), (left, right))`.
+        bias: float32 of shape `(filters,)`.
+        relu: whether to return zero for what is negative.
 
     Returns:
         float32 of shape `(batch, new_height, new_width, filters)`.
@@ -62,8 +65,18 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid"):
     padding = tuple((int(low), int(high)) for low, high in padding)
     if not _covered(x, kernel, padding) or not _trusted():
         groups = x.shape[3] // kernel.shape[2]
-        return _stock_convolution(x, kernel, strides, padding, groups)
-    return _convolution.bind(x, kernel, strides=strides, padding=padding)
+        y = _stock_convolution(x, kernel, strides, padding, groups)
+        return _finished(y, bias, relu)
+    if bias is None:
+        y = _convolution.bind(x, kernel, strides=strides, padding=padding)
+        return _finished(y, None, relu)
+    return _biased_convolution(x, kernel, jnp.asarray(bias), strides, padding, relu)
+
+
+def _finished(y, bias, relu):
+    if bias is not None:
+        y = y + bias
+    return jax.nn.relu(y) if relu else y
 
 
 def _covered(x, kernel, padding):
@@ -154,19 +167,21 @@ def _stock_weight_gradient(x, g, strides, padding, taps):
 # of one with respect to either argument is another one of the three.
 
 
-def _fast_convolution(x, kernel, strides, padding):
+def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
+    """The convolution, then `finish` of its elements; filters are on the last axis."""
     if _is_dense(x.shape[1:3], kernel.shape[:2], padding):
-        return jnp.dot(_flat(x), kernel.reshape(-1, kernel.shape[3]))[:, None, None]
+        y = jnp.dot(_flat(x), kernel.reshape(-1, kernel.shape[3]))[:, None, None]
+        return finish(y)
     if _tiles_pay(kernel.shape, strides):
-        return _tiled_convolution(x, kernel, padding)
+        return _tiled_convolution(x, kernel, padding, finish=finish)
     if math.prod(kernel.shape[:3]) <= 32 and kernel.shape[3] <= 32:
-        return _summed_convolution(x, kernel, strides, padding)
+        return finish(_summed_convolution(x, kernel, strides, padding))
     shape = _output_shape(x, kernel, strides, padding)
     if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
-        return _banded_convolution(x, kernel, strides, padding)
+        return finish(_banded_convolution(x, kernel, strides, padding))
     if strides != (1, 1):
-        return _gathered_convolution(x, kernel, strides, padding)
-    return _stock_convolution(x, kernel, strides, padding)
+        return _gathered_convolution(x, kernel, strides, padding, finish)
+    return finish(_stock_convolution(x, kernel, strides, padding))
 
 
 def _fast_input_gradient(g, kernel, strides, padding, size):
@@ -231,7 +246,7 @@ def _summed_convolution(x, kernel, strides, padding):
     return _stored(functools.reduce(jnp.add, terms))
 
 
-def _gathered_convolution(x, kernel, strides, padding):
+def _gathered_convolution(x, kernel, strides, padding, finish):
     """Matrix products over a few images at a time.
 
     All that the kernel covers stands side by side in the channels.
@@ -244,11 +259,10 @@ def _gathered_convolution(x, kernel, strides, padding):
         rows = _shifted(_block(x, start, size), kernel.shape[:2], strides, padding)
         seen = jnp.concatenate([image for row in rows for image in row], axis=3)
         block = jnp.dot(seen.reshape(-1, len(matrix)), matrix)
-        return lax.dynamic_update_slice_in_dim(
-            y, block.reshape(size, *shape[1:]), start, 0
-        )
+        block = finish(block).reshape(size, *shape[1:])
+        return lax.dynamic_update_slice_in_dim(y, block, start, 0)
 
-    return _for_each_block(shape[0], size, add_block, jnp.zeros(shape, x.dtype))
+    return _for_each_block(shape[0], size, add_block, _room(shape, x))
 
 
 def _strided_input_gradient(g, kernel, strides, padding, size):
@@ -441,6 +455,14 @@ def _banded_weight_gradient(x, g, strides, padding, taps):
 def _for_each_block(images, size, body, init):
     steps = -(-images // size)
     return lax.fori_loop(0, steps, lambda i, state: body(i * size, state), init)
+
+
+def _room(shape, images):
+    """An array for blocks to fill; what it holds comes from the images.
+
+    A step's arrays of zeros would be one, kept until its end and copied for each loop.
+    """
+    return jnp.full(shape, images.ravel()[0])
 
 
 def _block(x, start, size):
@@ -665,7 +687,7 @@ def _both_axes(matrix, x):
     return _apply(matrix, list(jnp.moveaxis(half, 1, 0)), axis=1)
 
 
-def _tiled_convolution(x, kernel, padding, turned=False):
+def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
     """The convolution with the kernel as it is, or with the turned kernel.
 
     Turning the kernel by 180 degrees and swapping its channels costs nothing here: the
@@ -693,9 +715,9 @@ def _tiled_convolution(x, kernel, padding, turned=False):
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
         # Starts where `_block` does: the last block overlaps the one before.
-        return lax.dynamic_update_slice_in_dim(y, squares, start, 0)
+        return lax.dynamic_update_slice_in_dim(y, finish(squares), start, 0)
 
-    y = jnp.zeros((images, rows, m, columns, m, filters), x.dtype)
+    y = _room((images, rows, m, columns, m, filters), x)
     y = _for_each_block(images, size, add_block, y)
     return y.reshape(images, rows * m, columns * m, filters)[:, :height, :width]
 
@@ -726,7 +748,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
         return lax.dynamic_update_slice_in_dim(x, squares, start, 0)
 
     frame = rows * m + taps - 1, columns * m + taps - 1
-    x = jnp.zeros((images, *frame, channels), g.dtype)
+    x = _room((images, *frame, channels), g)
     x = _for_each_block(images, block_size, add_block, x)
     return _without_padding(x, padding, size)
 
@@ -800,19 +822,7 @@ def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
         images: whether the first argument and the result are batches of images, so
             that a vectorised call is one call with a larger batch.
     """
-    primitive = Primitive(name)
-
-    @functools.cache
-    def compiled(**parameters):
-        return jax.jit(functools.partial(primitive.bind, **parameters))
-
-    @primitive.def_impl
-    def evaluate(*arguments, **parameters):
-        return compiled(**parameters)(*arguments)
-
-    @primitive.def_abstract_eval
-    def abstract(a, b, **parameters):
-        return jax.core.ShapedArray(shape(a, b, **parameters), a.dtype)
+    primitive = _primitive(name, shape, fast, stock)
 
     def batch(arguments, axes, **parameters):
         (a, b), (axis, other) = arguments, axes
@@ -824,6 +834,24 @@ def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
 
     batching.primitive_batchers[primitive] = batch
     ad.defbilinear(primitive, first, second)
+    return primitive
+
+
+def _primitive(name, shape, fast, stock):
+    primitive = Primitive(name)
+
+    @functools.cache
+    def compiled(**parameters):
+        return jax.jit(functools.partial(primitive.bind, **parameters))
+
+    @primitive.def_impl
+    def evaluate(*arguments, **parameters):
+        return compiled(**parameters)(*arguments)
+
+    @primitive.def_abstract_eval
+    def abstract(*arguments, **parameters):
+        return jax.core.ShapedArray(shape(*arguments, **parameters), arguments[0].dtype)
+
     mlir.register_lowering(primitive, mlir.lower_fun(stock, multiple_results=False))
     mlir.register_lowering(
         primitive, mlir.lower_fun(fast, multiple_results=False), platform="cpu"
@@ -880,6 +908,63 @@ _weight_gradient = _bilinear_primitive(
     second=lambda ct, x, g, taps, **geometry: _convolution.bind(x, ct, **geometry),
     images=False,
 )
+
+
+# With bias and ReLU in the same pass: the derivative needs no more of them than where
+# the result is zero, so nothing before it is kept.
+
+
+def _biased_on_cpu(x, kernel, bias, *, strides, padding, relu):
+    finish = functools.partial(_finished, bias=bias, relu=relu)
+    return _fast_convolution(x, kernel, strides, padding, finish)
+
+
+def _biased_elsewhere(x, kernel, bias, *, strides, padding, relu):
+    return _finished(_stock_convolution(x, kernel, strides, padding), bias, relu)
+
+
+_biased = _primitive(
+    "fast_convolution_with_bias",
+    shape=lambda x, kernel, bias, *, relu, **geometry: _output_shape(
+        x, kernel, **geometry
+    ),
+    fast=_biased_on_cpu,
+    stock=_biased_elsewhere,
+)
+
+
+def _biased_batch(arguments, axes, *, relu, **geometry):
+    def apart(x, kernel, bias):
+        return _finished(_convolution.bind(x, kernel, **geometry), bias, relu)
+
+    return jax.vmap(apart, axes)(*arguments), 0
+
+
+batching.primitive_batchers[_biased] = _biased_batch
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def _biased_convolution(x, kernel, bias, strides, padding, relu):
+    return _biased.bind(x, kernel, bias, strides=strides, padding=padding, relu=relu)
+
+
+@functools.partial(_biased_convolution.defjvp, symbolic_zeros=True)
+def _biased_convolution_jvp(strides, padding, relu, primals, tangents):
+    x, kernel, bias = primals
+    y = _biased_convolution(x, kernel, bias, strides, padding, relu)
+    geometry = {"strides": strides, "padding": padding}
+    dx, dkernel, dbias = (
+        None if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
+        for tangent in tangents
+    )
+    tangent = jnp.zeros_like(y)
+    if dx is not None:
+        tangent += _convolution.bind(dx, kernel, **geometry)
+    if dkernel is not None:
+        tangent += _convolution.bind(x, dkernel, **geometry)
+    if dbias is not None:
+        tangent += dbias
+    return y, jnp.where(y > 0, tangent, 0) if relu else tangent
 
 
 def fast_max_pool(x, pool_size):
@@ -963,18 +1048,35 @@ class Conv2D(keras.layers.Conv2D):
             return self._shared[name]
         return super().add_weight(*args, name=name, **kwargs)
 
+    def call(self, inputs):
+        """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
+        if not self._is_covered or not self.use_bias:
+            return super().call(inputs)
+        relu = self.activation is keras.activations.relu
+        y = self._convolve(inputs, self.kernel, self.bias, relu)
+        return y if relu or self.activation is None else self.activation(y)
+
     def convolution_op(self, inputs, kernel):
         """The public override point of Keras's convolutions."""
-        if (
-            keras.backend.backend() != "jax"
-            or self.data_format != "channels_last"
-            or self.groups != 1
-            or self.dilation_rate != (1, 1)
-        ):
+        if not self._is_covered:
             return super().convolution_op(inputs, kernel)
+        return self._convolve(inputs, kernel)
+
+    @property
+    def _is_covered(self):
+        return (
+            keras.backend.backend() == "jax"
+            and self.data_format == "channels_last"
+            and self.groups == 1
+            and self.dilation_rate == (1, 1)
+        )
+
+    def _convolve(self, inputs, kernel, bias=None, relu=False):
         kernel = keras.ops.convert_to_tensor(kernel)
         inputs = keras.ops.convert_to_tensor(inputs, dtype=kernel.dtype)
-        return fast_convolution(inputs, kernel, self.strides, self.padding)
+        if bias is not None:
+            bias = keras.ops.convert_to_tensor(bias, dtype=kernel.dtype)
+        return fast_convolution(inputs, kernel, self.strides, self.padding, bias, relu)
 
 
 @keras.saving.register_keras_serializable(package="kerascnn")

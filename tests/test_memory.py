@@ -166,3 +166,37 @@ for seconds in (0.1, 2.0):
     short, long = map(int, found.stdout.split())
     assert short < 20
     assert long > 150
+
+
+@kept
+@pytest.mark.parametrize("is_program", [True, False])
+def test_what_is_compiled_is_forgotten_in_a_program_alone(is_program):
+    program = f"""
+import os
+import jax
+from kerascnn import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 2**10  # MiB
+
+memory.restart() if {is_program} else None
+double = jax.jit(lambda x: 2 * x)
+double(1.0)
+blocks = [bytes(4000) for _ in range(50_000)]
+kept = blocks.pop()
+del blocks
+before = resident()
+memory.forget_compiled()
+print(double._cache_size(), before - resident(), float(double(4.0)))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **TUNABLE},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    size, given, result = map(float, found.stdout.split())
+    assert result == 8
+    assert size == (0 if is_program else 1)
+    assert given > 150 if is_program else given < 20

@@ -187,6 +187,8 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         callbacks = [*recipe_callbacks, record, progress]
         finished = False
         try:
+            if backend == "jax":
+                memory.forget_compiled()
             engine.fit(model, train_split, test_split, plan, callbacks, session=session)
             finished = True
         except guard.NotFiniteError as error:
