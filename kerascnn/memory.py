@@ -20,13 +20,17 @@ from kerascnn import command_line
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Blocks up to 8 GiB come from the heap, which gives back only what is more than 16 GiB
-# at its end. There is one heap: those of further threads end at 64 MiB.
+# at its end. There is one heap: those of further threads end at 64 MiB. Where pages are
+# huge, blocks from 256 MiB on come from the system instead: a step's memory, once given
+# back to the heap, may miss its old place by some bytes, so that the heap grew by the
+# whole of it, time and again. New pages cost such a step 3 % of its time.
 _KEEP = {
     "glibc.malloc.mmap_threshold": 2**33,
     "glibc.malloc.trim_threshold": 2**34,
     "glibc.malloc.arena_max": 1,
 }
 _HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
+_LARGEST_KEPT = {"glibc.malloc.mmap_threshold": 2**28}
 
 
 def variables() -> dict[str, str]:
@@ -45,8 +49,11 @@ def variables() -> dict[str, str]:
         return {}
     release = tuple(map(int, version.split(".")))
     tunables = dict(_KEEP) if release >= (2, 36) else {}
-    choice = _SETTING.exists() and "[madvise]" in _SETTING.read_text()
-    if choice and release >= (2, 35):
+    setting = _SETTING.read_text() if _SETTING.exists() else ""
+    asked = "[madvise]" in setting and release >= (2, 35)
+    if tunables and (asked or "[always]" in setting):
+        tunables |= _LARGEST_KEPT
+    if asked:
         tunables |= _HUGE_PAGES
     words = [f"{name}={value}" for name, value in tunables.items()]
     return {"GLIBC_TUNABLES": ":".join(words)} if words else {}
@@ -78,7 +85,7 @@ def trim_after_compiling() -> None:
 
     def compiled(event: str, seconds: float, **_: object) -> None:
         if event == "/jax/core/compile/backend_compile_duration" and seconds > 1:
-            _trim()
+            trim()
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
 
@@ -95,14 +102,18 @@ def forget_compiled() -> None:
 
         jax.clear_caches()
         gc.collect()
-        _trim()
+        trim()
 
 
-def _trim() -> None:
-    """Give the free pieces of memory back to the system, where the C library can."""
+def trim() -> None:
+    """Give the free pieces of memory back to the system, where the C library can.
+
+    The next step takes what it needs anew, so this is for the end of an epoch: what
+    compiling the evaluation has left, and places that a step no longer fits into.
+    """
     import ctypes
 
     if os.name == "nt":
         return
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        give_back(0)

@@ -13,7 +13,8 @@ KEPT = (
     "glibc.malloc.trim_threshold=17179869184:"
     "glibc.malloc.arena_max=1"
 )
-TUNABLE = {"GLIBC_TUNABLES": KEPT + ":glibc.malloc.hugetlb=1"}
+UP_TO_256_MB = KEPT.replace("8589934592", "268435456")
+TUNABLE = {"GLIBC_TUNABLES": UP_TO_256_MB + ":glibc.malloc.hugetlb=1"}
 WITHOUT_HUGE_PAGES = {"GLIBC_TUNABLES": KEPT}
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -88,7 +89,7 @@ def test_a_recipe_starts_again_with_memory(plain, tmp_path, words):
         ("always madvise [never]", "glibc 2.35", {}),
         ("always [madvise] never", "glibc 2.34", {}),
         ("always [madvise] never", None, {}),
-        ("[always] madvise never", "glibc 2.36", WITHOUT_HUGE_PAGES),
+        ("[always] madvise never", "glibc 2.36", {"GLIBC_TUNABLES": UP_TO_256_MB}),
         ("always madvise [never]", "glibc 2.36", WITHOUT_HUGE_PAGES),
         (None, "glibc 2.36", WITHOUT_HUGE_PAGES),
     ],

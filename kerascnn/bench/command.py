@@ -95,7 +95,7 @@ class Epoch:
         results, missing = measure.compare(
             [
                 *((name, name, [*words, "random"]) for name in names),
-                (OURS, f"{OURS}, fixed transforms", [*words, "fixed"]),
+                (OURS, "without random", [*words, "fixed"]),
             ],
             self.rounds,
         )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerascnn import data
+from kerascnn import data, memory
 from kerascnn.training import guard
 
 if TYPE_CHECKING:
@@ -117,12 +117,15 @@ def fit(
         hooks.on_test_begin()
         sums = _zeros()
         for chosen in _evaluation_calls(len(test), plan.batch_size):
+            # Calls that wait would each have their own memory.
+            jax.block_until_ready(sums)
             sums = evaluation(state, sums, test_images, test_labels, chosen)
             if session and session.signals.stop:
                 # The evaluation can be had again; the time until the end may be short.
                 session.after_step(done, functools.partial(_measured, model, state))
         validation = _means(sums)
         hooks.on_test_end(validation)
+        memory.trim()
 
         logs |= {f"val_{name}": value for name, value in validation.items()}
         hooks.on_epoch_end(epoch, logs)

@@ -239,6 +239,28 @@ def test_an_evaluation_takes_every_image_once_in_batches_of_one_size(
 
 
 @jax_only
+def test_an_evaluation_has_one_call_under_way(splits, monkeypatch):
+    """Each call that waits would hold a network's memory of its own."""
+    functions, waited = epoch._functions, []
+
+    def watched(model, optimizer):
+        training, evaluation = functions(model, optimizer)
+
+        def evaluate(state, sums, *rest):
+            waited.append(all(value.is_ready() for value in sums.values()))
+            return evaluation(state, sums, *rest)
+
+        return training, evaluate
+
+    monkeypatch.setattr(epoch, "_functions", watched)
+    train, test = splits
+    model = compiled(recipe=PLAIN)
+    many = Split(np.tile(test.images, (30, 1, 1, 1)), np.tile(test.labels, 30))
+    epoch.fit(model, train, many, Plan(epochs=1, batch_size=350, seed=0))
+    assert waited == 6 * [True]
+
+
+@jax_only
 def test_an_interrupted_epoch_leaves_a_usable_model(splits):
     class Interrupt(keras.callbacks.Callback):
         async_safe = True
