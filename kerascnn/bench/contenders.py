@@ -106,11 +106,10 @@ def keras_epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
         from kerascnn.training import epoch as module
 
         model = accelerate(model)
+        memory.forget_compiled()
     else:
         from kerascnn.training import fit as module
     trainer.compile_model(model, recipe)
-    if engine == "epoch":
-        memory.forget_compiled()
     # The smallest test set there is: its evaluation is not what is timed.
     test = Split(train.images[:1], train.labels[:1])
     begun = 0
