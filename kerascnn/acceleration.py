@@ -23,10 +23,14 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
 from kerascnn import UsageError
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+# The axis of a mesh of devices over which a batch is cut (see `on_each_device`).
+BATCH = "batch"
 
 
 def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False):
@@ -67,10 +71,33 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
         return _finished(y, bias, relu)
+    geometry = {"strides": strides, "padding": padding}
     if bias is None:
-        y = _convolution.bind(x, kernel, strides=strides, padding=padding)
+        y = _on_each_device(functools.partial(_convolution.bind, **geometry), x, kernel)
         return _finished(y, None, relu)
-    return _biased_convolution(x, kernel, jnp.asarray(bias), strides, padding, relu)
+    return _on_each_device(
+        lambda *arrays: _biased_convolution(*arrays, strides, padding, relu),
+        *(x, kernel, jnp.asarray(bias)),
+    )
+
+
+def _on_each_device(function, images, *others):
+    """`function` of images and other arrays; each device of a mesh takes its images.
+
+    That is so where a mesh is set that has an automatic axis `BATCH`, of a length that
+    divides the batch. Left to itself, XLA would send images from device to device for
+    the loops over blocks.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if BATCH not in mesh.auto_axes or len(images) % mesh.shape[BATCH]:
+        return function(images, *others)
+    part, whole = PartitionSpec(BATCH), PartitionSpec()
+    return jax.shard_map(
+        function,
+        in_specs=(part, *[whole] * len(others)),
+        out_specs=part,
+        check_vma=False,
+    )(images, *others)
 
 
 def _finished(y, bias, relu):
@@ -496,18 +523,13 @@ _POINTS = {
     8: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
 }
 
-# Rows of points whose squares are multiplied by the kernel's in one go. XLA runs such a
-# product on one core; several, which do not need each other, keep the other cores busy.
-# (The weight gradient's products it spreads itself.)
-_ROWS = 2
-
 # The sizes of n that keep the error of a kernel's size below 1e-5.
 _TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (8,)}
 
 # Numbers that a block holds at each point, about. Few, so that its transforms stay in
 # the cache; but as many squares as there are channels, so that the kernel's are not
-# read too often. Measured on two AVX-512 cores that share 32 MB.
-_NUMBERS_PER_BLOCK = 32768
+# read too often. Measured on two AVX-512 cores, each with images of its own.
+_NUMBERS_PER_BLOCK = 16384
 
 
 def _tiles_pay(kernel_shape, strides):
@@ -612,7 +634,7 @@ def _evenly(images, at_most):
     return -(-images // blocks)
 
 
-def _transformed_tiles(matrix, block, counts, step, rows=slice(None)):
+def _transformed_tiles(matrix, block, counts, step):
     """Both one-dimensional transforms of every square of a block.
 
     Args:
@@ -620,51 +642,41 @@ def _transformed_tiles(matrix, block, counts, step, rows=slice(None)):
         block: of shape `(images, height, width, channels)`.
         counts: the numbers of rows and of columns of squares.
         step: pixels from one square to the next.
-        rows: which of the n rows of points; all by default.
 
     Returns:
-        The transformed squares, `(number of rows * n, tiles, channels)`.
+        The transformed squares, `(n * n, tiles, channels)`.
     """
     pixels = matrix.shape[1]
     images, height, width, channels = block.shape
     lines = block.reshape(images, height, width * channels)
-    lines = _apply(matrix[rows], _every(lines, 1, step, counts[0], pixels))
+    lines = _apply(matrix, _every(lines, 1, step, counts[0], pixels))
     lines = _stored(lines).reshape(-1, images, counts[0], width, channels)
     tiles = _apply(matrix, _every(lines, 3, step, counts[1], pixels), axis=1)
-    return tiles.reshape(lines.shape[0] * len(matrix), -1, channels)
+    return tiles.reshape(len(matrix) ** 2, -1, channels)
 
 
-def _parts(weights, kernel):
-    """The transformed kernel in parts of `_ROWS` rows of points, for `_products`.
+def _spectrum(weights, kernel):
+    """The kernel at each point, `(n * n, channels, filters)`, for `_products`.
 
-    To be called before the loop over the blocks: inside, it would be cut each time.
+    To be called before the loop over the blocks, so as not to be computed each time.
     """
-    spectrum = _both_axes(weights, kernel)
-    return [
-        spectrum[i : i + _ROWS].reshape(-1, *kernel.shape[2:])
-        for i in range(0, len(weights), _ROWS)
-    ]
+    return _both_axes(weights, kernel).reshape(-1, *kernel.shape[2:])
 
 
-def _products(matrix, block, counts, step, parts, contracted):
-    """The block's transformed squares times the kernel's, some rows at a time.
+def _products(matrix, block, counts, step, spectrum, contracted):
+    """The block's transformed squares times the kernel's.
 
     Args:
         matrix, block, counts, step: those of `_transformed_tiles`.
-        parts: the transformed kernel, from `_parts`.
-        contracted: the axis of the parts that is summed over.
+        spectrum: the transformed kernel, from `_spectrum`.
+        contracted: its axis that is summed over.
 
     Returns:
-        The products by row of points, n arrays `(n, tiles, filters)`.
+        The products, `(n, n, tiles, filters)`.
     """
-    n = len(matrix)
-    products = []
-    for i, kernel in enumerate(parts):
-        rows = slice(i * _ROWS, (i + 1) * _ROWS)
-        tiles = _transformed_tiles(matrix, block, counts, step, rows)
-        part = lax.dot_general(tiles, kernel, (((2,), (contracted,)), ((0,), (0,))))
-        products += list(part.reshape(-1, n, *part.shape[1:]))
-    return products
+    tiles = _transformed_tiles(matrix, block, counts, step)
+    products = lax.dot_general(tiles, spectrum, (((2,), (contracted,)), ((0,), (0,))))
+    return products.reshape(len(matrix), len(matrix), *products.shape[1:])
 
 
 def _every(x, axis, step, count, offsets):
@@ -700,7 +712,7 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
     inputs, weights, outputs = _winograd_matrices(taps, n)
     if turned:
         weights = weights[:, ::-1]
-    parts = _parts(weights, kernel)
+    spectrum = _spectrum(weights, kernel)
     if turned:
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
@@ -709,7 +721,7 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
 
     def add_block(start, y):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-        products = _products(inputs, block, counts, m, parts, 2 if turned else 1)
+        products = _products(inputs, block, counts, m, spectrum, 2 if turned else 1)
         lines = _stored(_apply(outputs, [row.ravel() for row in products]))
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
@@ -733,13 +745,13 @@ def _tiled_input_gradient(g, kernel, padding, size):
     n = _tile_size(taps, height, width)
     m = n - taps + 1
     inputs, weights, outputs = _winograd_matrices(taps, n)
-    parts = _parts(weights, kernel)
+    spectrum = _spectrum(weights, kernel)
     counts = rows, columns = _tile_counts(height, width, m)
     block_size = _images_per_block(images, counts, filters, _NUMBERS_PER_BLOCK)
 
     def add_block(start, x):
         g_block = _framed(_block(g, start, block_size), 0, 0, rows * m, columns * m)
-        products = _products(outputs.T, g_block, counts, m, parts, 2)
+        products = _products(outputs.T, g_block, counts, m, spectrum, 2)
         lines = _overlapping(
             inputs.T, [row.reshape(n, block_size, rows, -1) for row in products], 2, m
         )  # (n, images, height, columns * channels)
@@ -981,7 +993,7 @@ def fast_max_pool(x, pool_size):
     Returns:
         An array of shape `(batch, height // rows, width // columns, channels)`.
     """
-    return _max_pool(x, *pool_size)
+    return _on_each_device(lambda x: _max_pool(x, *pool_size), jnp.asarray(x))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))

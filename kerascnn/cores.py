@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def available() -> int:
@@ -23,3 +24,16 @@ def share(number: int, of: int) -> None:
         mine = sorted(os.sched_getaffinity(0))[number::of]
         if mine:
             os.sched_setaffinity(0, mine)
+
+
+def as_devices() -> None:
+    """Have JAX take each of this process's cores, up to four, for a device.
+
+    For the start of a program, before JAX computes. Each device has a copy of the
+    weights: hence no more of them. The user's own `JAX_NUM_CPU_DEVICES` stays.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        number = min(available(), 4)
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(number)
+        if jax := sys.modules.get("jax"):  # which has read the environment
+            jax.config.update("jax_num_cpu_devices", number)

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from kerascnn import command_line
+from kerascnn import command_line, cores
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -69,6 +69,7 @@ def restart() -> None:
     """
     global _is_program
     _is_program = True
+    cores.as_devices()
     if needed := variables():
         command_line.restart(needed)
 

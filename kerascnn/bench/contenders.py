@@ -53,17 +53,18 @@ def kerascnn_steps(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> Wo
     import jax
 
     from kerascnn.acceleration import accelerate
-    from kerascnn.training import epoch, guard
+    from kerascnn.training import devices, epoch, guard
 
     model = accelerate(recipe.network())
     trainer.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
     counter = guard.index(model.optimizer)
     memory.forget_compiled()
-    step = epoch.training_function(model)
-    state = epoch.read_state(model)
-    images, labels = jax.device_put((images, labels))
-    chosen = np.arange(len(labels), dtype=np.int32)[None]
+    mesh = devices.mesh(model, len(labels))
+    step = epoch.training_function(model, mesh)
+    state = devices.copied(mesh, epoch.read_state(model))
+    images, labels = devices.copied(mesh, (images, labels))
+    chosen = devices.cut(mesh, np.arange(len(labels), dtype=np.int32)[None])
 
     def work(number: int) -> None:
         nonlocal state

@@ -20,9 +20,11 @@ import keras
 import numpy as np
 
 from kerascnn import data, memory
-from kerascnn.training import guard
+from kerascnn.training import devices, guard
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from kerascnn.data import Split
     from kerascnn.training.plan import Plan
     from kerascnn.training.session import Session
@@ -72,9 +74,10 @@ def fit(
         steps_a_call = 1 if on_cpu else steps_together(whole)
     model.optimizer.build(model.trainable_variables)
     counter = guard.index(model.optimizer)
-    training, evaluation = _functions(model, model.optimizer)
-    train_images, train_labels = jax.device_put((train.images, train.labels))
-    test_images, test_labels = jax.device_put((test.images, test.labels))
+    mesh = devices.mesh(model, plan.batch_size)
+    training, evaluation = _functions(model, model.optimizer, mesh)
+    train_images, train_labels = devices.copied(mesh, (train.images, train.labels))
+    test_images, test_labels = devices.copied(mesh, (test.images, test.labels))
     hooks = keras.callbacks.CallbackList(
         [*callbacks, session] if session else list(callbacks),
         model=model,
@@ -94,12 +97,14 @@ def fit(
             state["sums"] = dict(
                 zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
             )
+        state = devices.copied(mesh, state)
 
         try:
             for chosen in _calls(plan, epoch, len(train), steps_a_call, done):
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
                 guard.check(state["optimizer"][counter])
+                chosen = devices.cut(mesh, chosen)
                 state = training(state, train_images, train_labels, chosen)
                 for step in range(done, done + len(chosen)):
                     for callback in steppers:
@@ -115,10 +120,11 @@ def fit(
         logs = _means(state["sums"])
 
         hooks.on_test_begin()
-        sums = _zeros()
+        sums = devices.copied(mesh, _zeros())
         for chosen in _evaluation_calls(len(test), plan.batch_size):
             # Calls that wait would each have their own memory.
             jax.block_until_ready(sums)
+            chosen = devices.cut(mesh, chosen[None])
             sums = evaluation(state, sums, test_images, test_labels, chosen)
             if session and session.signals.stop:
                 # The evaluation can be had again; the time until the end may be short.
@@ -169,15 +175,22 @@ def fits(*splits: Split) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _functions(
-    model: keras.Model, optimizer: keras.Optimizer
+    model: keras.Model, optimizer: keras.Optimizer, mesh: Mesh | None
 ) -> tuple[Callable[..., State], Callable[..., State]]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
-    return training_function(model), _evaluation_function(model)
+    return training_function(model, mesh), _evaluation_function(model, mesh)
 
 
-def training_function(model: keras.Model) -> Callable[..., State]:
+def training_function(
+    model: keras.Model, mesh: Mesh | None = None
+) -> Callable[..., State]:
     """Return the compiled training step of a model.
+
+    Args:
+        model: A compiled model, its optimiser built.
+        mesh: The devices among which the batches are cut, as `devices.cut` does it;
+            the state and the images are on each of them (`devices.copied`).
 
     Returns:
         A function of a state (as `read_state` returns it; its arrays are given away),
@@ -219,23 +232,24 @@ def training_function(model: keras.Model) -> Callable[..., State]:
         new["optimizer"][counter] = counts
         return new
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, **devices.options(mesh))
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State:
-        if len(chosen) == 1:
-            return step(state, images[chosen[0]], labels[chosen[0]])
-        return jax.lax.scan(
-            lambda state, batch: (step(state, images[batch], labels[batch]), None),
-            state,
-            chosen,
-        )[0]
+        with devices.tracing(mesh):
+            if len(chosen) == 1:
+                return step(state, images[chosen[0]], labels[chosen[0]])
+            return jax.lax.scan(
+                lambda state, batch: (step(state, images[batch], labels[batch]), None),
+                state,
+                chosen,
+            )[0]
 
     return steps
 
 
-def _evaluation_function(model: keras.Model) -> Callable[..., State]:
-    @functools.partial(jax.jit, donate_argnums=1)
+def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[..., State]:
+    @functools.partial(jax.jit, donate_argnums=1, **devices.options(mesh))
     def evaluate(
         state: State,
         sums: State,
@@ -243,15 +257,16 @@ def _evaluation_function(model: keras.Model) -> Callable[..., State]:
         labels: jax.Array,
         chosen: jax.Array,
     ) -> State:
-        logits, _, penalties = model.stateless_call(
-            state["weights"],
-            state["others"],
-            images[chosen],
-            training=False,
-            return_losses=True,
-        )
-        new = _measure(logits, labels[chosen], penalties)
-        return jax.tree.map(jnp.add, sums, new)
+        with devices.tracing(mesh):
+            logits, _, penalties = model.stateless_call(
+                state["weights"],
+                state["others"],
+                images[chosen[0]],
+                training=False,
+                return_losses=True,
+            )
+            new = _measure(logits, labels[chosen[0]], penalties)
+            return jax.tree.map(jnp.add, sums, new)
 
     return evaluate
 
@@ -363,4 +378,4 @@ def _write(model: keras.Model, state: State) -> None:
         (model.optimizer.variables, state["optimizer"]),
     ):
         for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+            variable.assign(devices.own(value))

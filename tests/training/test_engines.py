@@ -11,7 +11,7 @@ import kerascnn
 from kerascnn import data, transforms
 from kerascnn.data import Split
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import epoch, fit, models, trainer
+from kerascnn.training import devices, epoch, fit, models, trainer
 from kerascnn.training.plan import Plan
 
 jax_only = pytest.mark.skipif(
@@ -125,16 +125,22 @@ def assert_same_weights(one: keras.Model, other: keras.Model):
 
 
 @jax_only
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("accelerated", [False, True])
-def test_the_loss_is_the_same_at_each_of_50_steps(splits, monkeypatch, accelerated):
+def test_the_loss_is_the_same_at_each_of_50_steps(
+    splits, monkeypatch, accelerated, cut
+):
+    if cut:
+        monkeypatch.setattr(devices, "WORTH", 0)
     reference = Losses()
     trained(fit, splits, [reference], drop_last=True)
 
     sums = []
     function = epoch.training_function
 
-    def watched(model):
-        call = function(model)
+    def watched(model, mesh):
+        assert (mesh is not None) == cut
+        call = function(model, mesh)
 
         def step(state, *arguments):
             state = call(state, *arguments)
@@ -243,8 +249,8 @@ def test_an_evaluation_has_one_call_under_way(splits, monkeypatch):
     """Each call that waits would hold a network's memory of its own."""
     functions, waited = epoch._functions, []
 
-    def watched(model, optimizer):
-        training, evaluation = functions(model, optimizer)
+    def watched(*arguments):
+        training, evaluation = functions(*arguments)
 
         def evaluate(state, sums, *rest):
             waited.append(all(value.is_ready() for value in sums.values()))
@@ -285,7 +291,7 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
     built = []
     function = epoch.training_function
     monkeypatch.setattr(
-        epoch, "training_function", lambda model: built.append(1) or function(model)
+        epoch, "training_function", lambda *each: built.append(1) or function(*each)
     )
     model = compiled(recipe=PLAIN)
     for initial in (0, 1):
