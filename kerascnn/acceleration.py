@@ -623,8 +623,8 @@ def _tile_counts(height, width, m):
     return -(-height // m), -(-width // m)
 
 
-def _images_per_block(images, counts, channels, numbers):
-    tiles = max(numbers // channels, channels)
+def _images_per_block(images, counts, channels):
+    tiles = max(_NUMBERS_PER_BLOCK // channels, channels)
     return _evenly(images, tiles // math.prod(counts))
 
 
@@ -717,7 +717,7 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
         channels, filters = filters, channels
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts, channels, _NUMBERS_PER_BLOCK)
+    size = _images_per_block(images, counts, channels)
 
     def add_block(start, y):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
@@ -747,7 +747,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
     inputs, weights, outputs = _winograd_matrices(taps, n)
     spectrum = _spectrum(weights, kernel)
     counts = rows, columns = _tile_counts(height, width, m)
-    block_size = _images_per_block(images, counts, filters, _NUMBERS_PER_BLOCK)
+    block_size = _images_per_block(images, counts, filters)
 
     def add_block(start, x):
         g_block = _framed(_block(g, start, block_size), 0, 0, rows * m, columns * m)
@@ -803,9 +803,7 @@ def _tiled_weight_gradient(x, g, padding, taps):
     channels = x.shape[3]
     counts = rows, columns = _tile_counts(height, width, m)
     frame = rows * m + taps - 1, columns * m + taps - 1
-    # Two blocks share the cache.
-    numbers = _NUMBERS_PER_BLOCK // 2
-    size = _images_per_block(images, counts, channels, numbers)
+    size = _images_per_block(images, counts, channels)
 
     def add_block(start, total):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)

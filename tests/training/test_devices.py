@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -27,7 +25,7 @@ from kerascnn.training import devices, epoch
 
 
 def network() -> keras.Model:
-    """Convolutions of each kind: direct, in tiles, strided; two poolings; statistics."""
+    """Convolutions of each kind, direct, in tiles, strided; pooling; statistics."""
     image = keras.Input((16, 16, 3))
     x = layers.Conv2D(16, 3, padding="same", activation="relu")(image)
     x = layers.MaxPooling2D(2)(x)
