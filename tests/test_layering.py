@@ -22,7 +22,7 @@ ALLOWED = {
     "acceleration": set(),
     "command_line": set(),
     "cores": set(),
-    "memory": {"command_line"},
+    "memory": {"command_line", "cores"},
     "data": {"command_line"},
     "recipes": {
         "blocks",
