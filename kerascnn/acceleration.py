@@ -29,7 +29,7 @@ from kerascnn import UsageError
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# The axis of a mesh of devices over which a batch is cut (see `on_each_device`).
+# The axis of a mesh of devices over which a batch is cut (see `_on_each_device`).
 BATCH = "batch"
 
 

@@ -65,7 +65,8 @@ _is_program = False
 def restart() -> None:
     """Start this process again with these variables, if it needs any.
 
-    For the start of a program, before anything heavy is imported.
+    For the start of a program, before anything heavy is imported; its cores are
+    devices from then on (`cores.as_devices`).
     """
     global _is_program
     _is_program = True

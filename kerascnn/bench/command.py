@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import math
 import os
 import platform
 import time
@@ -20,7 +19,7 @@ from rich.table import Table
 from kerascnn import UsageError, command_line
 from kerascnn import recipe as recipes
 from kerascnn.bench import measure
-from kerascnn.training import environment
+from kerascnn.training import environment, models
 
 if TYPE_CHECKING:
     import keras
@@ -243,15 +242,8 @@ def training_operations(model: keras.Model) -> int:
     times: forward, the gradient of the inputs, the gradient of the weights. The first
     layer needs no gradient of its inputs. Everything else is left out.
     """
-    total, first = 0, True
-    for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None:
-            continue
-        uses = math.prod(kernel.shape) * math.prod(layer.output.shape[1:-1])
-        total += 2 * uses * (2 if first else 3)
-        first = False
-    return total
+    counts = models.multiplications(model)
+    return 2 * (3 * sum(counts) - sum(counts[:1]))
 
 
 def _operations(recipe: Recipe) -> int:

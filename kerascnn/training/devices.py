@@ -10,7 +10,6 @@ another order.
 from __future__ import annotations
 
 import contextlib
-import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kerascnn import cores
 from kerascnn.acceleration import BATCH
+from kerascnn.training import models
 
 # Multiplications in a forward pass of a batch from which it pays: below, the devices
 # wait for each other longer than they gain. Measured on two AVX-512 cores: LeNet-5's
@@ -53,21 +53,9 @@ def mesh(model: keras.Model, batch_size: int) -> Mesh | None:
         return None
     devices = jax.devices()
     number = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    if number == 1 or batch_size * multiplications(model) < WORTH:
+    if number == 1 or batch_size * sum(models.multiplications(model)) < WORTH:
         return None
     return Mesh(np.array(devices[:number]), (BATCH,), axis_types=(AxisType.Auto,))
-
-
-def multiplications(model: keras.Model) -> int:
-    """Count the multiplications by kernels in one image's forward pass."""
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            total += multiplications(layer)
-        elif hasattr(layer, "kernel"):
-            places = math.prod(layer.output.shape[1:-1])
-            total += math.prod(layer.kernel.shape) * places
-    return total
 
 
 def copied(mesh: Mesh | None, tree: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,3 +53,21 @@ def build(
 def is_random(layer: keras.layers.Layer) -> bool:
     """Whether a layer of a transform acts in training only."""
     return type(layer).__name__.startswith("Random")
+
+
+def multiplications(model: keras.Model) -> list[int]:
+    """Count, for each kernel, its multiplications in one image's forward pass.
+
+    One for each weight and place that it is used at; those of models inside the model
+    count too.
+    """
+    import keras
+
+    counts = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            counts += multiplications(layer)
+        elif getattr(layer, "kernel", None) is not None:
+            places = math.prod(layer.output.shape[1:-1])
+            counts.append(math.prod(layer.kernel.shape) * places)
+    return counts

@@ -508,9 +508,9 @@ assert before == [signal.getsignal(n) for n in numbers]
 
 
 TWO_SIGNALS = """
-import os, signal, threading
+import functools, os, signal, threading
 from kerascnn.training.signals import Signals
-with Signals(print) as signals:
+with Signals(functools.partial(print, flush=True)) as signals:
     os.kill(os.getpid(), signal.SIGTERM)
     while signals.stop is None:
         pass
