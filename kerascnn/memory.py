@@ -20,17 +20,20 @@ from kerascnn import command_line, cores
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Blocks up to 8 GiB come from the heap, which gives back only what is more than 16 GiB
-# at its end. There is one heap: those of further threads end at 64 MiB. Where pages are
-# huge, blocks from 256 MiB on come from the system instead: a step's memory, once given
-# back to the heap, may miss its old place by some bytes, so that the heap grew by the
-# whole of it, time and again. New pages cost such a step 3 % of its time.
+# at its end.
 _KEEP = {
     "glibc.malloc.mmap_threshold": 2**33,
     "glibc.malloc.trim_threshold": 2**34,
-    "glibc.malloc.arena_max": 1,
 }
-_HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
+# Each thread has a heap of its own, which gives back whatever passes 64 MiB. One heap
+# for all keeps more, but two devices then wait for each other and find their memory in
+# ever other places: 15 to 20 % of the step of `cifar_vgg_bn`, and 100 MB or more.
+_ONE_HEAP = {"glibc.malloc.arena_max": 1}
+# Where pages are huge, a block has few of them, and blocks from 256 MiB on come from
+# the system: a step's memory, once given back to the heap, may miss its old place by
+# some bytes, so that the heap grew by the whole of it, time and again.
 _LARGEST_KEPT = {"glibc.malloc.mmap_threshold": 2**28}
+_HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
 
 
 def variables() -> dict[str, str]:
@@ -51,8 +54,9 @@ def variables() -> dict[str, str]:
     tunables = dict(_KEEP) if release >= (2, 36) else {}
     setting = _SETTING.read_text() if _SETTING.exists() else ""
     asked = "[madvise]" in setting and release >= (2, 35)
-    if tunables and (asked or "[always]" in setting):
-        tunables |= _LARGEST_KEPT
+    if tunables:
+        huge = asked or "[always]" in setting
+        tunables |= _LARGEST_KEPT if huge else _ONE_HEAP
     if asked:
         tunables |= _HUGE_PAGES
     words = [f"{name}={value}" for name, value in tunables.items()]
