@@ -8,9 +8,7 @@ import pytest
 
 from kerascnn import memory
 
-KEPT = (
-    "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
-)
+KEPT = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
 UP_TO_256_MB = KEPT.replace("8589934592", "268435456")
 TUNABLE = {"GLIBC_TUNABLES": UP_TO_256_MB + ":glibc.malloc.hugetlb=1"}
 WITHOUT_HUGE_PAGES = {"GLIBC_TUNABLES": KEPT + ":glibc.malloc.arena_max=1"}
