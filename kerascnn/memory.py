@@ -5,7 +5,8 @@ library returns blocks of this size to the system immediately, and the system cl
 each page when it is first written again; in a virtual machine the host may have to find
 it first. That was a quarter to a half of the step of `cifar_vgg_aug`. Two things help,
 by tunables that the C library reads when the process starts: it keeps what a step gives
-back for the next step, and asks for pages of 2 MiB instead of 4 KiB.
+back for the next step, and asks for pages of 2 MiB instead of 4 KiB. With such pages it
+keeps less: what a thread gives back in blocks over 64 MiB goes to the system.
 https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
 """
 
@@ -25,13 +26,14 @@ _KEEP = {
     "glibc.malloc.mmap_threshold": 2**33,
     "glibc.malloc.trim_threshold": 2**34,
 }
-# Each thread has a heap of its own, which gives back whatever passes 64 MiB. One heap
-# for all keeps more, but two devices then wait for each other and find their memory in
-# ever other places: 15 to 20 % of the step of `cifar_vgg_bn`, and 100 MB or more.
+# One heap for all threads: a thread's own ends at 64 MiB, and larger blocks come from
+# the system, whose small pages cost most. Where pages are huge, it is the one heap that
+# costs: two devices wait for each other there and find their memory in ever other
+# places, which took an eighth to a fifth of the steps of large nets, and 100 MB more.
 _ONE_HEAP = {"glibc.malloc.arena_max": 1}
-# Where pages are huge, a block has few of them, and blocks from 256 MiB on come from
-# the system: a step's memory, once given back to the heap, may miss its old place by
-# some bytes, so that the heap grew by the whole of it, time and again.
+# Where pages are huge, the main thread's blocks from 256 MiB on come from the system
+# too: a step's memory, once given back to the heap, may miss its old place by some
+# bytes, so that the heap grew by the whole of it, time and again.
 _LARGEST_KEPT = {"glibc.malloc.mmap_threshold": 2**28}
 _HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
 
