@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from jax import lax
 
 from kerascnn import UsageError, acceleration
-from kerascnn.acceleration import accelerate, fast_convolution, fast_max_pool
+from kerascnn.acceleration import (
+    accelerate,
+    fast_batch_normalization,
+    fast_convolution,
+    fast_max_pool,
+)
 
 layers = keras.layers
 
@@ -509,6 +514,171 @@ def test_max_pool_has_second_derivatives_in_both_modes():
     np.testing.assert_allclose(reverse, 6 * x * v * at_maximum, rtol=1e-5)
 
 
+def exact_batch_normalization(x, gamma, beta, epsilon):
+    """The values, and a function from a cotangent to the gradients, in float64."""
+    x = x.astype(np.float64)
+    axes = tuple(range(x.ndim - 1))
+    mean, variance = x.mean(axes), x.var(axes)
+    deviation = np.sqrt(variance + epsilon)
+    normal = (x - mean) / deviation
+
+    def gradients(g):
+        # Ioffe and Szegedy, "Batch normalization", 2015, section 3.
+        by_beta, by_gamma = g.sum(axes), (g * normal).sum(axes)
+        count = x.size / x.shape[-1]
+        own = g - by_beta / count - normal * by_gamma / count
+        return gamma / deviation * own, by_gamma, by_beta
+
+    return (gamma * normal + beta, mean, variance), gradients
+
+
+@pytest.mark.parametrize("shape", [(64, 3), (2, 5, 7, 4), (130, 9, 8, 16)])
+@pytest.mark.parametrize(("offset", "error"), [(0, 5e-6), (100, 1e-4)])
+def test_batch_normalization_equals_numpy(shape, offset, error):
+    x, g, gamma, beta = arrays(20, shape, shape, shape[-1:], shape[-1:])
+    x += np.float32(offset)  # a mean far from zero costs digits, but not all
+
+    def values(x, gamma, beta):
+        y, mean, variance = fast_batch_normalization(x, gamma, beta, 1e-3)
+        return y, (mean, variance)
+
+    y, pull, statistics = jax.vjp(values, x, gamma, beta, has_aux=True)
+    exact, gradients = exact_batch_normalization(x, gamma, beta, 1e-3)
+    for value, expected in zip(
+        (y, *statistics, *pull(g)), (*exact, *gradients(g)), strict=True
+    ):
+        assert relative_error(value, expected) < error
+
+
+def test_derivatives_of_higher_order_of_batch_normalization():
+    x, gamma, beta, *tangents = arrays(21, *[(6, 4, 4, 5), (5,), (5,)] * 2)
+
+    def stock(x, gamma, beta):
+        mean, variance = keras.ops.moments(x, [0, 1, 2])
+        y = keras.ops.batch_normalization(x, mean, variance, -1, beta, gamma, 1e-3)
+        return y, mean, variance
+
+    def derivatives(normalise):
+        def loss(*arguments):
+            return sum(jnp.sum(jnp.sin(value)) for value in normalise(*arguments))
+
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+
+        def directional(*arguments):
+            pairs = zip(gradient(*arguments), tangents, strict=True)
+            return sum(jnp.vdot(one, other) for one, other in pairs)
+
+        arguments = (x, gamma, beta)
+        forward = jax.jvp(gradient, arguments, tuple(tangents))[1]
+        reverse = jax.grad(directional, argnums=(0, 1, 2))(*arguments)
+        return jax.tree.leaves((gradient(*arguments), forward, reverse))
+
+    fast = derivatives(lambda *a: fast_batch_normalization(*a, 1e-3))
+    for one, other in zip(fast, derivatives(stock), strict=True):
+        assert relative_error(one, other) < 2e-5
+
+
+NORMALISED = pytest.mark.parametrize(
+    ("options", "dtype", "is_fast"),
+    [
+        ({}, "float32", True),
+        ({"scale": False, "momentum": 0.5}, "float32", True),
+        ({"center": False, "axis": 3, "epsilon": 0.1}, "float32", True),
+        ({"axis": 1}, "float32", False),
+        ({"renorm": True}, "float32", False),
+        ({"trainable": False}, "float32", False),
+        ({}, "mixed_bfloat16", False),
+    ],
+)
+
+
+@NORMALISED
+def test_batch_normalization_layers_compute_as_the_stock_ones(
+    options, dtype, is_fast, monkeypatch
+):
+    calls = []
+
+    def spied(*arguments):
+        calls.append(arguments)
+        return fast_batch_normalization(*arguments)
+
+    monkeypatch.setattr(acceleration, "fast_batch_normalization", spied)
+
+    def trained(function):
+        inputs = keras.Input((5, 6, 4))
+        norm = layers.BatchNormalization(dtype=dtype, **options)
+        model = keras.Model(inputs, norm(inputs))
+        norm.set_weights([v + 0.5 for v in norm.get_weights()])
+        (x,) = arrays(22, (8, 5, 6, 4))
+        fast = function(model)
+        y = [fast(x, training=mode) for mode in (True, True, False)]
+        return [np.asarray(a, np.float32) for a in (*y, *model.get_weights())]
+
+    expected = trained(lambda model: model)
+    assert not calls
+    for one, other in zip(trained(accelerate), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert bool(calls) is is_fast
+
+
+def test_batch_normalization_is_the_stock_one_on_an_accelerator(monkeypatch):
+    inputs = keras.Input((4,))
+    fast = accelerate(keras.Model(inputs, layers.BatchNormalization()(inputs)))
+    (x,) = arrays(23, (8, 4))
+
+    def calls():
+        # A new function: JAX keeps the trace of one that it has seen.
+        step = jax.make_jaxpr(lambda x: fast(x, training=True))
+        return "custom_jvp_call" in str(step(x))
+
+    assert calls()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not calls()
+
+
+def test_batch_normalization_and_its_twin_have_one_switch():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.BatchNormalization()(inputs))
+    fast = accelerate(model)
+    (x,) = arrays(24, (8, 4))
+    x += 3
+
+    def moves(model):
+        before = np.asarray(model.layers[1].moving_mean)
+        model(x, training=True)
+        return bool(np.any(before != model.layers[1].moving_mean))
+
+    for switch in (model, fast):
+        for value in (False, True):
+            switch.layers[1].trainable = value
+            assert len(fast.trainable_variables) == 2 * value
+            assert len(model.trainable_variables) == 2 * value
+            assert moves(fast) is value
+            assert moves(model) is value
+
+
+def test_batch_normalization_keeps_no_array_of_its_own():
+    inputs = keras.Input((32, 32, 16))
+    x = inputs
+    for _ in range(6):
+        x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+        x = layers.BatchNormalization()(x)
+    (batch,) = arrays(25, (256, 32, 32, 16))
+
+    def kept(model):
+        weights = [v.value for v in model.trainable_variables]
+        others = [v.value for v in model.non_trainable_variables]
+
+        def loss(weights, images):
+            return model.stateless_call(weights, others, images, training=True)[0].sum()
+
+        step = jax.jit(jax.grad(loss)).lower(weights, batch).compile()
+        return step.memory_analysis().temp_size_in_bytes / batch.nbytes
+
+    # A result of each layer and one array more; with x - mean it would be 18.
+    assert kept(accelerate(keras.Model(inputs, x))) < 14
+
+
 def network():
     inner_input = keras.Input((8, 8, 16))
     inner = layers.Conv2D(16, 3, padding="same", name="inner_conv")(inner_input)
@@ -544,7 +714,9 @@ def test_accelerate_shares_every_variable_and_keeps_the_structure():
     assert names(fast.get_layer("inner")) == names(model.get_layer("inner"))
     assert fast.name == model.name
     assert type(fast.get_layer("first")) is acceleration.Conv2D
-    assert type(fast.get_layer("inner").layers[1]) is acceleration.Conv2D
+    inner = fast.get_layer("inner")
+    assert type(inner.layers[1]) is acceleration.Conv2D
+    assert type(inner.layers[2]) is acceleration.BatchNormalization
     assert type(fast.layers[2]) is acceleration.MaxPooling2D
     assert model.to_json() == before
     kernel = np.asarray(model.get_layer("first").kernel)

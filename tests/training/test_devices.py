@@ -125,8 +125,14 @@ def test_devices_exchange_only_sums(cut):
         .compile()
         .as_text()
     )
-    exchanges = r"(all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-    assert set(re.findall(exchanges, text)) == {"all-reduce"}
+    exchanges = re.findall(
+        r"= (.+) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", text
+    )
+    # BatchNorm's mean and variance forward; its two sums, gradients and metrics back.
+    kinds = [kind for _, kind in exchanges]
+    assert sorted(kinds) == ["all-gather", "all-reduce", "all-reduce"]
+    gathered = next(shape for shape, kind in exchanges if kind == "all-gather")
+    assert gathered.startswith("f32[2,2,16]")
     # Each convolution is that of ten images: none is computed twice.
     assert "f32[10,16,16,16]" in text
     assert "f32[20,16,16,16]" not in text
