@@ -207,7 +207,7 @@ def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
     if _tiles_pay(kernel.shape, strides):
         return _tiled_convolution(x, kernel, padding, finish=finish)
     if math.prod(kernel.shape[:3]) <= 32 and kernel.shape[3] <= 32:
-        return finish(_summed_convolution(x, kernel, strides, padding))
+        return _stored(finish(_summed_convolution(x, kernel, strides, padding)))
     shape = _output_shape(x, kernel, strides, padding)
     if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
         return finish(_banded_convolution(x, kernel, strides, padding))
@@ -275,7 +275,7 @@ def _summed_convolution(x, kernel, strides, padding):
         images[i][j][..., c, None] * kernel[i, j, c]
         for i, j, c in np.ndindex(kernel.shape[:3])
     ]
-    return _stored(functools.reduce(jnp.add, terms))
+    return functools.reduce(jnp.add, terms)
 
 
 def _gathered_convolution(x, kernel, strides, padding, finish):
