@@ -85,11 +85,10 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu
 def _on_each_device(function, images, *others):
     """`function` of images and other arrays; each device of a mesh takes its images.
 
-    That is so where a mesh is set that has an automatic axis `BATCH`, of a length that
-    divides the batch. Left to itself, XLA would send images from device to device for
-    the loops over blocks.
+    Left to itself, XLA would send images from device to device for the loops over
+    blocks.
     """
-    if not _is_cut(images):
+    if not _may_be_cut(images):
         return function(images, *others)
     part, whole = PartitionSpec(BATCH), PartitionSpec()
     return jax.shard_map(
@@ -100,7 +99,8 @@ def _on_each_device(function, images, *others):
     )(images, *others)
 
 
-def _is_cut(images):
+def _may_be_cut(images):
+    """Whether a mesh is set whose automatic axis `BATCH` divides their number."""
     mesh = jax.sharding.get_abstract_mesh()
     return BATCH in mesh.auto_axes and len(images) % mesh.shape[BATCH] == 0
 
@@ -1048,8 +1048,8 @@ def fast_batch_normalization(x, gamma, beta, epsilon):
     The value is Keras's: the mean, then the variance about it, and the numbers
     `x * scale + (beta - mean * scale)`, where scale is `gamma / sqrt(variance +
     epsilon)`. The gradient takes two sums over the batch, where that of the single
-    operations takes four, and keeps no array but `x`. All derivatives, of any order,
-    forward and reverse, are exact.
+    operations takes more; under one `jax.jit` with it, nothing but `x` is kept for it.
+    All derivatives, of any order, forward and reverse, are exact.
 
     Where devices share a batch, they exchange numbers once forward and once backward.
 
@@ -1090,14 +1090,16 @@ def _normalised_jvp(epsilon, primals, tangents):
     y, mean, variance = _normalised(x, gamma, beta, epsilon)
     inverse = lax.rsqrt(variance + epsilon)
     scale = gamma * inverse
+    centred = x - mean
     dmean = _over_images(dx)
-    # Half the variance's tangent: the mean's own adds nothing to it.
-    half = _over_images((x - mean) * dx)
+    # The variance's tangent is twice the mean of centred * (dx - dmean), and that of
+    # centred * dmean is zero.
+    half = _over_images(centred * dx)
     slope = dgamma * inverse - scale * inverse * inverse * half
-    # Stored, so that backward `(x - mean) * gradient` is an array to be summed. Without
-    # this, XLA keeps `x - mean` from the forward pass on.
+    # Stored, so that backward `centred * gradient` is an array to be summed. Without
+    # this, XLA keeps `centred` from the forward pass on.
     slope = _on_each_device(_stored, jnp.broadcast_to(slope, x.shape))
-    dy = scale * dx + (dbeta - scale * dmean) + (x - mean) * slope
+    dy = scale * dx + (dbeta - scale * dmean) + centred * slope
     return (y, mean, variance), (dy, dmean, 2 * half)
 
 
@@ -1111,13 +1113,14 @@ def _mean_and_variance(x):
 
 
 def _moments(x):
-    """The mean and the variance of the batch, where devices share it too."""
-    if not _is_cut(x):
+    """The mean and the variance of the batch, also of one that devices share."""
+    if not _may_be_cut(x):
         return _mean_and_variance(x)
 
     def of_all(part):
-        # Of parts of equal size. Chan, Golub and LeVeque, "Updating formulae and a
-        # pairwise algorithm for computing sample variances", 1979.
+        # Parts of equal size: the mean of their variances and the variance of their
+        # means add up to that of all. Chan, Golub and LeVeque, "Updating formulae and
+        # a pairwise algorithm for computing sample variances", 1979.
         own = jnp.stack(_mean_and_variance(part))
         means, variances = lax.all_gather(own, BATCH, axis=1)
         mean, between = _mean_and_variance(means)
@@ -1130,14 +1133,31 @@ def _moments(x):
 
 
 class _Sharing:
-    """For a fast layer: the variables may be those of the layer that it stands for."""
+    """For a fast layer, which may share what another layer knows."""
 
     @classmethod
     def sharing(cls, layer):
-        """The fast twin of a built layer, with that layer's own variables."""
+        """The fast twin of a built layer, with its variables and its `trainable`."""
         twin = cls.from_config(layer.get_config())
+        twin.autocast = layer.autocast  # not in the configuration
         twin._shared = {variable.name: variable for variable in layer.variables}
+        # A function, for Keras would count the layer itself among the twin's own.
+        twin._original = lambda: layer
         return twin
+
+    @property
+    def trainable(self):
+        """Whether the layer trains: one switch for the twin and the original."""
+        original = getattr(self, "_original", None)
+        return original().trainable if original else super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        original = getattr(self, "_original", None)
+        if original:
+            original().trainable = value
+        else:
+            keras.layers.Layer.trainable.fset(self, value)
 
     def add_weight(self, *args, name=None, **kwargs):
         """The shared variable of this name, or a new one as the parent makes it."""
@@ -1186,7 +1206,7 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable(package="kerascnn")
-class MaxPooling2D(keras.layers.MaxPooling2D):
+class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` computed by `fast_max_pool` where that covers it."""
 
     def call(self, inputs):
@@ -1205,39 +1225,18 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` computed by `fast_batch_normalization`.
 
-    Takes the arguments of its parent. What is not trained, masks, renormalisation,
-    another axis than the last and another type than float32 run as the parent runs
-    them.
+    Takes the arguments of its parent, and runs as the parent does outside of training,
+    where it is frozen, on a GPU or a TPU, with a mask, with renormalisation, over
+    another axis than the last and for another type than float32.
     """
 
-    @classmethod
-    def sharing(cls, layer):
-        """The fast twin of a built layer: one switch `trainable`, too, for the two."""
-        twin = super().sharing(layer)
-        # A function, for Keras would count the layer itself among the twin's own.
-        twin._original = lambda: layer
-        return twin
-
-    @property
-    def trainable(self):
-        """Whether the layer trains; if not, it normalises by its moving statistics."""
-        original = getattr(self, "_original", None)
-        return original().trainable if original else super().trainable
-
-    @trainable.setter
-    def trainable(self, value):
-        original = getattr(self, "_original", None)
-        if original:
-            original().trainable = value
-        keras.layers.BatchNormalization.trainable.fset(self, value)
-
     def call(self, inputs, training=None, mask=None):
-        """Normalise; in training by the batch, whose statistics are moved to."""
+        """Normalise; in training by the batch, and move the statistics towards it."""
         if not (training and self.trainable and mask is None and self._covers(inputs)):
             return super().call(inputs, training=training, mask=mask)
-        channels = inputs.shape[-1:]
-        gamma = self.gamma.value if self.scale else jnp.ones(channels)
-        beta = self.beta.value if self.center else jnp.zeros(channels)
+        like = self.moving_mean.value
+        gamma = self.gamma.value if self.scale else jnp.ones_like(like)
+        beta = self.beta.value if self.center else jnp.zeros_like(like)
         y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
         for moving, value in (
             (self.moving_mean, mean),
@@ -1252,9 +1251,15 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
             and jax.default_backend() == "cpu"
             and not self.renorm
             and self.axis in (-1, inputs.ndim - 1)
-            and {inputs.dtype.name, self.moving_mean.dtype, self.compute_dtype}
-            == {"float32"}
+            and inputs.dtype.name == self.compute_dtype == "float32"
         )
+
+
+_TWINS = {
+    keras.layers.Conv2D: Conv2D,
+    keras.layers.MaxPooling2D: MaxPooling2D,
+    keras.layers.BatchNormalization: BatchNormalization,
+}
 
 
 def accelerate(model):
@@ -1262,9 +1267,11 @@ def accelerate(model):
 
     Every `Conv2D`, `MaxPooling2D` and `BatchNormalization` is replaced by a fast twin,
     in nested models too; every other layer is shared with the model that was passed.
-    All variables are the original's own, so training either model trains both. Train
-    the fast one, save the original: the file is plain Keras and needs nothing of this
-    package.
+    All variables are the original's own, so training either model trains both, and a
+    layer frozen in one is frozen in the other (set `trainable` of a whole model on the
+    one that you train). Train the fast one, save the original: the file is plain Keras
+    and needs nothing of this package. A file of the fast one needs
+    `import kerascnn.acceleration` before it is opened.
 
     A compiled model comes back compiled from the same configuration, with a new
     optimiser.
@@ -1319,13 +1326,10 @@ def _fast_model(model, twins):
         if _is_graph(layer):
             return _fast_model(layer, twins)
         # A subclass may compute something else, and LoRA changes the kernel.
-        if type(layer) is keras.layers.Conv2D and not layer.lora_enabled:
-            return Conv2D.sharing(layer)
-        if type(layer) is keras.layers.BatchNormalization:
-            return BatchNormalization.sharing(layer)
-        if type(layer) is keras.layers.MaxPooling2D:
-            return MaxPooling2D.from_config(layer.get_config())
-        return layer
+        fast = _TWINS.get(type(layer))
+        if fast is None or getattr(layer, "lora_enabled", False):
+            return layer
+        return fast.sharing(layer)
 
     inputs = None
     if not isinstance(model, keras.Sequential):

@@ -578,7 +578,7 @@ def test_derivatives_of_higher_order_of_batch_normalization():
         assert relative_error(one, other) < 2e-5
 
 
-NORMALISED = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("options", "dtype", "is_fast"),
     [
         ({}, "float32", True),
@@ -588,11 +588,9 @@ NORMALISED = pytest.mark.parametrize(
         ({"renorm": True}, "float32", False),
         ({"trainable": False}, "float32", False),
         ({}, "mixed_bfloat16", False),
+        ({"autocast": False}, "mixed_bfloat16", False),
     ],
 )
-
-
-@NORMALISED
 def test_batch_normalization_layers_compute_as_the_stock_ones(
     options, dtype, is_fast, monkeypatch
 ):
@@ -657,7 +655,26 @@ def test_batch_normalization_and_its_twin_have_one_switch():
             assert moves(model) is value
 
 
-def test_batch_normalization_keeps_no_array_of_its_own():
+def test_batch_normalization_leaves_masked_steps_out():
+    inputs = keras.Input((5, 3))
+    x = layers.BatchNormalization()(layers.Masking()(inputs))
+    model = keras.Model(inputs, x)
+    (x,) = arrays(26, (4, 5, 3))
+    x[:, 3:] = 0  # what `Masking` masks
+    fast = accelerate(model)
+    np.testing.assert_array_equal(fast(x, training=True), model(x, training=True))
+
+
+def test_batch_normalization_stays_float32_where_jax_has_float64():
+    inputs = keras.Input((3,))
+    norm = layers.BatchNormalization(scale=False, center=False)
+    fast = accelerate(keras.Model(inputs, norm(inputs)))
+    (x,) = arrays(27, (8, 3))
+    with jax.enable_x64(True):
+        assert fast(x, training=True).dtype == jnp.float32
+
+
+def test_batch_normalization_keeps_one_array_a_layer():
     inputs = keras.Input((32, 32, 16))
     x = inputs
     for _ in range(6):
@@ -675,7 +692,8 @@ def test_batch_normalization_keeps_no_array_of_its_own():
         step = jax.jit(jax.grad(loss)).lower(weights, batch).compile()
         return step.memory_analysis().temp_size_in_bytes / batch.nbytes
 
-    # A result of each layer and one array more; with x - mean it would be 18.
+    # A result of each layer and one array more. Without what is stored on the way, each
+    # x - mean would be kept as well: more than 17.
     assert kept(accelerate(keras.Model(inputs, x))) < 14
 
 
@@ -770,6 +788,23 @@ def test_frozen_layers_stay_frozen():
     model.get_layer("first").trainable = False
     assert len(fast.trainable_variables) == len(model.trainable_variables) == 4
     np.testing.assert_allclose(outputs(fast, x), outputs(model, x), rtol=0, atol=1e-5)
+
+
+def test_what_was_frozen_before_trains_again():
+    for thaw_the_fast_one in (False, True):
+        model = network()
+        count = len(model.trainable_variables)
+        frozen = [model.get_layer("first"), *model.get_layer("inner").layers]
+        for layer in frozen:
+            layer.trainable = False
+        fast = accelerate(model)
+        assert len(fast.trainable_variables) == len(model.trainable_variables) < count
+        chosen = fast if thaw_the_fast_one else model
+        for layer in [chosen.get_layer("first"), *chosen.get_layer("inner").layers]:
+            layer.trainable = True
+        for one in (model, fast):
+            assert len(one.trainable_variables) == count
+            assert one.get_layer("first").trainable
 
 
 def test_layers_that_are_not_covered_compute_as_they_did():

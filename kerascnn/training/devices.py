@@ -2,9 +2,9 @@
 
 XLA spreads one operation after another over the cores, and after each the cores wait
 for the slowest: a fifth of a large net's step. Where JAX takes each core for a device,
-each computes its own part of the batch, and they wait only where numbers of all images
-are added up: gradients, and the statistics of BatchNorm. The sums are the same, in
-another order.
+each computes its own part of the batch, and they wait only for numbers of all images:
+gradients, which are added up, and the means and variances of BatchNorm. They are the
+same but for rounding.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from kerascnn.training import models
 # 0.1 billion take 8 % longer, the strided net's 2.6 billion 12 % less.
 WORTH = 1e9
 
-# By itself XLA computes all as soon as it can, so that operations may run side by side:
-# the images less BatchNorm's mean long before the gradient asks for them. Last things
-# last, a step of cifar_vgg_aug takes 100 MB less and no more time.
+# By itself XLA computes each thing as soon as it can, so that more may run side by
+# side, and keeps it until it is needed. Computed as late as possible, a step of
+# cifar_vgg_aug takes 100 MB less and no more time.
 _FRUGAL = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 # XLA ends a process in which one device has waited for another for 40 seconds, as after
@@ -89,7 +89,7 @@ def own(tree: Any) -> Any:
 
 
 def tracing(mesh: Mesh | None) -> AbstractContextManager:
-    """Let convolutions and poolings know of a mesh, while a function is traced."""
+    """Let the layers of `acceleration` know of a mesh, while a function is traced."""
     if mesh is None:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)

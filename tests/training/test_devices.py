@@ -109,7 +109,7 @@ def test_the_weights_are_one_device_s_afterwards_and_train_on(cut):
         np.testing.assert_array_equal(a, b, err_msg=a.path)
 
 
-def test_devices_exchange_only_sums(cut):
+def test_devices_exchange_only_what_is_of_all_images(cut):
     model = compiled()
     model.optimizer.build(model.trainable_variables)
     mesh = devices.mesh(model, 20)

@@ -124,17 +124,22 @@ def assert_same_weights(one: keras.Model, other: keras.Model):
         )
 
 
+@pytest.fixture(scope="module")
+def losses_of_fit(splits) -> list[float]:
+    """The mean loss so far of each of 50 steps."""
+    reference = Losses()
+    trained(fit, splits, [reference], drop_last=True)
+    return reference.steps
+
+
 @jax_only
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_the_loss_is_the_same_at_each_of_50_steps(
-    splits, monkeypatch, accelerated, cut
+    splits, losses_of_fit, monkeypatch, accelerated, cut
 ):
     if cut:
         monkeypatch.setattr(devices, "WORTH", 0)
-    reference = Losses()
-    trained(fit, splits, [reference], drop_last=True)
-
     sums = []
     function = epoch.training_function
 
@@ -151,10 +156,10 @@ def test_the_loss_is_the_same_at_each_of_50_steps(
 
     monkeypatch.setattr(epoch, "training_function", watched)
     trained(epoch, splits, drop_last=True, accelerated=accelerated)
-    assert len(sums) == len(reference.steps) == 50
+    assert len(sums) == len(losses_of_fit) == 50
     # Both keep running sums, anew each epoch: their differences are the steps' losses.
     counts = 20 * np.arange(1, 26)
-    expected = np.diff(np.reshape(reference.steps, (2, 25)) * counts, prepend=0) / 20
+    expected = np.diff(np.reshape(losses_of_fit, (2, 25)) * counts, prepend=0) / 20
     losses = np.diff(np.reshape(sums, (2, 25)), prepend=0) / 20
     # The sums grow to 2000 in float32, seven digits: a difference is good to 1e-4 / 20
     # of its own; and rounding differently moves the weights apart, step by step.
