@@ -32,6 +32,7 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 # The axis of a mesh of devices over which a batch is cut (see `_on_each_device`).
 BATCH = "batch"
+_PART, _WHOLE = PartitionSpec(BATCH), PartitionSpec()
 
 
 def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False):
@@ -82,19 +83,18 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu
     )
 
 
-def _on_each_device(function, images, *others):
+def _on_each_device(function, images, *others, result=_PART):
     """`function` of images and other arrays; each device of a mesh takes its images.
 
     Left to itself, XLA would send images from device to device for the loops over
-    blocks.
+    blocks. The result is one for each image, or, as `_WHOLE`, the same on all.
     """
     if not _may_be_cut(images):
         return function(images, *others)
-    part, whole = PartitionSpec(BATCH), PartitionSpec()
     return jax.shard_map(
         function,
-        in_specs=(part, *[whole] * len(others)),
-        out_specs=part,
+        in_specs=(_PART, *[_WHOLE] * len(others)),
+        out_specs=result,
         check_vma=False,
     )(images, *others)
 
@@ -1126,21 +1126,19 @@ def _moments(x):
         mean, between = _mean_and_variance(means)
         return mean, jnp.mean(variances, 0) + between
 
-    whole = PartitionSpec()
-    return jax.shard_map(
-        of_all, in_specs=PartitionSpec(BATCH), out_specs=(whole, whole), check_vma=False
-    )(x)
+    return _on_each_device(of_all, x, result=_WHOLE)
 
 
 class _Sharing:
     """For a fast layer, which may share what another layer knows."""
+
+    _original = None
 
     @classmethod
     def sharing(cls, layer):
         """The fast twin of a built layer, with its variables and its `trainable`."""
         twin = cls.from_config(layer.get_config())
         twin.autocast = layer.autocast  # not in the configuration
-        twin._shared = {variable.name: variable for variable in layer.variables}
         # A function, for Keras would count the layer itself among the twin's own.
         twin._original = lambda: layer
         return twin
@@ -1148,22 +1146,20 @@ class _Sharing:
     @property
     def trainable(self):
         """Whether the layer trains: one switch for the twin and the original."""
-        original = getattr(self, "_original", None)
-        return original().trainable if original else super().trainable
+        return self._original().trainable if self._original else super().trainable
 
     @trainable.setter
     def trainable(self, value):
-        original = getattr(self, "_original", None)
-        if original:
-            original().trainable = value
+        if self._original:
+            self._original().trainable = value
         else:
             keras.layers.Layer.trainable.fset(self, value)
 
     def add_weight(self, *args, name=None, **kwargs):
         """The shared variable of this name, or a new one as the parent makes it."""
-        if getattr(self, "_shared", None) is not None:
-            return self._shared[name]
-        return super().add_weight(*args, name=name, **kwargs)
+        if not self._original:
+            return super().add_weight(*args, name=name, **kwargs)
+        return next(v for v in self._original().variables if v.name == name)
 
 
 @keras.saving.register_keras_serializable(package="kerascnn")
@@ -1238,11 +1234,9 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
         gamma = self.gamma.value if self.scale else jnp.ones_like(like)
         beta = self.beta.value if self.center else jnp.zeros_like(like)
         y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
-        for moving, value in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
-            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        old, new = self.momentum, 1 - self.momentum
+        self.moving_mean.assign(self.moving_mean * old + mean * new)
+        self.moving_variance.assign(self.moving_variance * old + variance * new)
         return y
 
     def _covers(self, inputs):
