@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError, check_backend, spare_tensorflow
+from kerascnn import UsageError, check_backend, shapes, spare_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -296,12 +296,8 @@ def _line(value: Any) -> str:
 
 
 def _describe(recipe: Recipe, part: str) -> Any:
-    import keras
-
     if part == "network":
-        # Shapes and settings are all that is wanted: no weights are drawn.
-        with keras.StatelessScope(initialize_variables=False):
-            return _network(recipe.network())
+        return _network(shapes.without_weights(recipe.network))
     if part == "optimizer":
         optimizer = recipe.optimizer()
         if hasattr(optimizer, "transformation"):

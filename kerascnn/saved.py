@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kerascnn import UsageError, spare_tensorflow
+from kerascnn import UsageError, shapes, spare_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -217,8 +217,9 @@ def _parameters(config: dict[str, Any]) -> int:
     spare_tensorflow()
     import keras
 
-    with keras.StatelessScope(initialize_variables=False):
-        model: Any = keras.saving.deserialize_keras_object(
+    model = shapes.without_weights(
+        lambda: keras.saving.deserialize_keras_object(
             config | {"compile_config": None}, safe_mode=True
         )
+    )
     return sum(math.prod(weight.shape) for weight in model.weights)

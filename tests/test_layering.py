@@ -11,14 +11,15 @@ PACKAGE = Path(kerascnn.__file__).parent
 
 # Each part may import the parts named here, and what `kerascnn/__init__.py` defines.
 ALLOWED = {
-    "recipe": set(),
+    "shapes": set(),
+    "recipe": {"shapes"},
     "transforms": set(),
     "blocks": set(),
     "edges": set(),
     "initializers": set(),
     "optim": set(),
     "runs": {"command_line"},
-    "saved": set(),
+    "saved": {"shapes"},
     "acceleration": set(),
     "command_line": set(),
     "cores": set(),
@@ -54,9 +55,10 @@ ALLOWED = {
         "memory",
         "recipe",
         "runs",
+        "shapes",
         "training",
     },
-    "report": {"data", "recipe", "runs"},
+    "report": {"data", "recipe", "runs", "shapes"},
     "parity": {
         "acceleration",
         "command_line",

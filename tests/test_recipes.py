@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 
 from kerascnn import recipe as recipes
-from kerascnn import training
+from kerascnn import shapes, training
 from kerascnn.report import difference
 from kerascnn.training import models
 
@@ -339,10 +339,7 @@ def recipe_of(name):
 
     @functools.wraps(recipe.network)
     def network():
-        with keras.StatelessScope(initialize_variables=False):
-            model = recipe.network()
-        keras.utils.clear_session()  # or Keras would draw the weights after all, later
-        return model
+        return shapes.without_weights(recipe.network)
 
     return dataclasses.replace(recipe, network=network)
 

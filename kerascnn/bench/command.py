@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kerascnn import UsageError, command_line
+from kerascnn import UsageError, command_line, shapes
 from kerascnn import recipe as recipes
 from kerascnn.bench import measure
 from kerascnn.training import environment, models
@@ -248,10 +248,7 @@ def training_operations(model: keras.Model) -> int:
 
 def _operations(recipe: Recipe) -> int:
     """Count a recipe's, without drawing the weights of its network."""
-    import keras
-
-    with keras.StatelessScope(initialize_variables=False):
-        return training_operations(recipe.network())
+    return training_operations(shapes.without_weights(recipe.network))
 
 
 def matmul_peak() -> float:

@@ -14,7 +14,7 @@ import keras
 import torch
 from torch import nn
 
-from kerascnn import UsageError
+from kerascnn import UsageError, shapes
 
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
@@ -61,8 +61,7 @@ class Trainer:
         self, recipe: Recipe, images: torch.Tensor, labels: torch.Tensor, form: str
     ):
         # The Keras network is read for its settings: it need not have weights.
-        with keras.StatelessScope(initialize_variables=False):
-            self.model = network(recipe.network())
+        self.model = network(shapes.without_weights(recipe.network))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.layout = (
             torch.contiguous_format if form == "eager" else torch.channels_last

@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from kerascnn import shapes
 from kerascnn.report import wording
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     console.print()
     console.print(_settings(recipe))
     console.print()
-    # Shapes and settings are all that is shown: no weights are drawn.
-    with keras.StatelessScope(initialize_variables=False):
-        console.print(_layers(recipe.network()))
+    console.print(_layers(shapes.without_weights(recipe.network)))
 
 
 def course_text(course: Course) -> str:

@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
-from kerascnn import UsageError
+from kerascnn import UsageError, shapes
 from kerascnn import recipe as recipes
 from kerascnn.__main__ import main
 from kerascnn.parity import backends
@@ -43,9 +42,7 @@ def test_losses_part_at_the_first_step_beyond():
 
 def weights_of(name):
     """What `numpy_weights` would assign, without drawing Keras's own first."""
-    with keras.StatelessScope(initialize_variables=False):
-        network = recipes.load(name).network()
-    keras.utils.clear_session()
+    network = shapes.without_weights(recipes.load(name).network)
     assigned = {}
     for layer in network.layers:
         for which in ("kernel", "bias"):

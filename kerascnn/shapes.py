@@ -1,0 +1,39 @@
+"""Networks that are only looked at: shapes and settings, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Built = TypeVar("Built")
+
+
+def without_weights(build: Callable[[], Built]) -> Built:
+    """Build networks whose weights have shapes and are never drawn.
+
+    A Keras variable made in a `StatelessScope` waits for its value in a list, and the
+    next thing that Keras makes draws all that wait: minutes for large networks, and an
+    error for those that no memory holds. The list belongs to a thread, so `build` runs
+    in one of its own, under this thread's data type policy, and the list ends with it.
+
+    Args:
+        build: Called without arguments, e.g. `recipe.network`.
+
+    Returns:
+        What `build` returns. It can be asked for all but its weights' values.
+
+    Raises:
+        Exception: What `build` raises.
+    """
+    import keras
+
+    policy = keras.config.dtype_policy()
+
+    def run() -> Built:
+        keras.config.set_dtype_policy(policy)
+        with keras.StatelessScope(initialize_variables=False):
+            return build()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
