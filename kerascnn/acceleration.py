@@ -207,7 +207,7 @@ def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
     if _tiles_pay(kernel.shape, strides):
         return _tiled_convolution(x, kernel, padding, finish=finish)
     if math.prod(kernel.shape[:3]) <= 32 and kernel.shape[3] <= 32:
-        return _stored(finish(_summed_convolution(x, kernel, strides, padding)))
+        return stored(finish(_summed_convolution(x, kernel, strides, padding)))
     shape = _output_shape(x, kernel, strides, padding)
     if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
         return finish(_banded_convolution(x, kernel, strides, padding))
@@ -309,7 +309,7 @@ def _strided_input_gradient(g, kernel, strides, padding, size):
     images, height, width, filters = g.shape
     taps = kernel.shape[:2]
     results = jnp.dot(g.reshape(-1, filters), kernel.reshape(-1, filters).T)
-    results = _stored(results).reshape(*g.shape[:3], *kernel.shape[:3])
+    results = stored(results).reshape(*g.shape[:3], *kernel.shape[:3])
     lines = [
         pixels + (length - 1) // step
         for pixels, length, step in zip((height, width), taps, strides, strict=True)
@@ -449,13 +449,13 @@ def _banded_input_gradient(g, kernel, padding, size):
     taps, columns, channels, _ = kernel.shape
     band = _band_width(width, filters, 1, columns)
     matrix = _banded(kernel, 1, band)
-    lines = _stored(jnp.dot(g.reshape(-1, band * filters), matrix.T))
+    lines = stored(jnp.dot(g.reshape(-1, band * filters), matrix.T))
     lines = lines.reshape(images, height, width // band, taps, -1)
     frame = height + taps - 1, width // band
     x = functools.reduce(
         jnp.add, (_framed(lines[:, :, :, i], i, 0, *frame) for i in range(taps))
     )
-    x = _stored(x)
+    x = stored(x)
     own, beyond = jnp.split(x, [band * channels], axis=3)
     own = jnp.pad(own, ((0, 0), (0, 0), (0, 1), (0, 0)))
     rest = own.shape[3] - beyond.shape[3]
@@ -602,13 +602,16 @@ def _stored_on_cpu(x):
     )[1]
 
 
-def _stored(x):
+def stored(x):
     """`x`, on a CPU computed and stored before anything that uses it.
 
     XLA fuses chains of elementwise operations and would compute each element of an
     intermediate result again for each use, six times in the tiles. It drops
     `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
     one never turns, a fact that XLA cannot see.
+
+    Args:
+        x: Numbers, of any shape and any type but booleans.
     """
     return _store.bind(x)
 
@@ -655,7 +658,7 @@ def _transformed_tiles(matrix, block, counts, step):
     images, height, width, channels = block.shape
     lines = block.reshape(images, height, width * channels)
     lines = _apply(matrix, _every(lines, 1, step, counts[0], pixels))
-    lines = _stored(lines).reshape(-1, images, counts[0], width, channels)
+    lines = stored(lines).reshape(-1, images, counts[0], width, channels)
     tiles = _apply(matrix, _every(lines, 3, step, counts[1], pixels), axis=1)
     return tiles.reshape(len(matrix) ** 2, -1, channels)
 
@@ -700,7 +703,7 @@ def _framed(block, top, left, height, width):
 
 def _both_axes(matrix, x):
     """`matrix` applied to the first and to the second axis of `x`."""
-    half = _stored(_apply(matrix, list(x)))
+    half = stored(_apply(matrix, list(x)))
     return _apply(matrix, list(jnp.moveaxis(half, 1, 0)), axis=1)
 
 
@@ -727,7 +730,7 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
     def add_block(start, y):
         block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
         products = _products(inputs, block, counts, m, spectrum, 2 if turned else 1)
-        lines = _stored(_apply(outputs, [row.ravel() for row in products]))
+        lines = stored(_apply(outputs, [row.ravel() for row in products]))
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
@@ -760,7 +763,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
         lines = _overlapping(
             inputs.T, [row.reshape(n, block_size, rows, -1) for row in products], 2, m
         )  # (n, images, height, columns * channels)
-        lines = _stored(lines).reshape(n, block_size, -1, columns, channels)
+        lines = stored(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
         return lax.dynamic_update_slice_in_dim(x, squares, start, 0)
 
@@ -1009,7 +1012,7 @@ def _max_pool_jvp(rows, columns, primals, tangents):
     windows = _windows(primals[0], rows, columns)
     batch, height, _, width, _, channels = windows.shape
     largest, index = _largest(windows)
-    index = _stored(index)
+    index = stored(index)
     # Lines of pixels and channels: the loops are then long enough to be vectorised.
     line = width * columns * channels
     index = jnp.repeat(index[:, :, :, None], columns, axis=3)
@@ -1098,7 +1101,7 @@ def _normalised_jvp(epsilon, primals, tangents):
     slope = dgamma * inverse - scale * inverse * inverse * half
     # Stored, so that backward `centred * gradient` is an array to be summed. Without
     # this, XLA keeps `centred` from the forward pass on.
-    slope = _on_each_device(_stored, jnp.broadcast_to(slope, x.shape))
+    slope = _on_each_device(stored, jnp.broadcast_to(slope, x.shape))
     dy = scale * dx + (dbeta - scale * dmean) + centred * slope
     return (y, mean, variance), (dy, dmean, 2 * half)
 

@@ -32,7 +32,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from kerascnn import UsageError
+from kerascnn import UsageError, memory
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -312,6 +312,7 @@ class Writer:
                 self.last = write(self.run, arrays(), manifest)
             except Exception as error:  # raised in the training's own thread
                 self._error = error
+            memory.trim()  # what a thread has freed serves no other
             self.seconds = time.perf_counter() - start
 
         self._thread = threading.Thread(target=work, name="checkpoint")

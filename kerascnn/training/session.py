@@ -238,8 +238,8 @@ class Session(keras.callbacks.Callback):
 
         def fetched() -> dict[str, np.ndarray]:
             on_host = {
-                name: np.asarray(ops.convert_to_numpy(value))
-                for name, value in copies.items()
+                name: np.asarray(ops.convert_to_numpy(copies.pop(name)))
+                for name in list(copies)
             }
             return on_host | arrays
 

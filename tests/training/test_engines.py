@@ -310,6 +310,31 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
 
 
 @jax_only
+def test_the_gradients_are_judged_once_not_for_each_new_value():
+    def operations(depth):
+        image = keras.Input((32, 32, 3))
+        x = layers.Flatten()(layers.AveragePooling2D(8)(image))
+        for _ in range(depth):
+            x = layers.Dense(4)(x)
+        recipe = dataclasses.replace(
+            PLAIN, network=lambda: keras.Model(image, layers.Dense(10)(x))
+        )
+        model = compiled(recipe=recipe)
+        model.optimizer.build(model.trainable_variables)
+        step = epoch.training_function(model)
+        state = epoch.read_state(model)
+        images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.zeros(20, np.int32)
+        order = np.arange(20, dtype=np.int32)[None]
+        return (
+            step.lower(state, images, labels, order).compile().as_text().count("and(")
+        )
+
+    # Of 12, 22 and 42 gradients: with the depth they grow in a line, not in a square.
+    few, more, most = map(operations, (5, 10, 20))
+    assert most - more == 2 * (more - few)
+
+
+@jax_only
 def test_callbacks_can_stop_and_change_the_learning_rate(splits):
     rates = []
 
