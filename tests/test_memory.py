@@ -136,6 +136,30 @@ thread.start() if {thread} else work()
         assert second > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
 
 
+@by_choice
+@pytest.mark.parametrize("less", [False, True])
+def test_a_large_nets_blocks_go_back_to_the_system(plain, less):
+    program = f"""
+from kerascnn import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 2**10  # MiB
+
+memory.restart()
+memory.keep_less() if {less} else None
+before = resident()
+block = bytearray(b"x") * 2**25
+assert resident() - before > 30
+del block
+print(resident() - before)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    left = int(found.stdout)
+    assert left < 3 if less else left > 30
+
+
 @kept
 def test_memory_is_given_back_when_jax_has_compiled():
     program = """

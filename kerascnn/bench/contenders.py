@@ -59,7 +59,6 @@ def kerascnn_steps(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> Wo
     trainer.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
     counter = guard.index(model.optimizer)
-    memory.forget_compiled()
     mesh = devices.mesh(model, len(labels))
     step = epoch.training_function(model, mesh)
     state = devices.copied(mesh, epoch.read_state(model))
@@ -107,7 +106,6 @@ def keras_epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
         from kerascnn.training import epoch as module
 
         model = accelerate(model)
-        memory.forget_compiled()
     else:
         from kerascnn.training import fit as module
     trainer.compile_model(model, recipe)

@@ -199,6 +199,9 @@ def training_function(
         these steps, whose `sums` have grown by the batches' losses and hits.
     """
 
+    if mesh is not None:
+        memory.keep_less()
+
     def loss_of(weights, others, images, labels):
         logits, others, penalties = model.stateless_call(
             weights, others, images, training=True, return_losses=True
@@ -228,7 +231,7 @@ def training_function(
             state["optimizer"][counter], sums["loss"], gradients, optimizer
         )
         # XLA would ask all gradients again for each new value: half its instructions.
-        keep = acceleration.stored(keep.astype("float32")) > 0
+        keep = acceleration.stored(jnp.float32(keep)) > 0
         # The update reads the old values anyway: choosing costs no pass of its own.
         new = jax.tree.map(functools.partial(jnp.where, keep), new, state)
         new["optimizer"][counter] = counts
@@ -247,7 +250,7 @@ def training_function(
                 chosen,
             )[0]
 
-    return steps
+    return Ahead(steps)
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[..., State]:
@@ -270,7 +273,31 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[...,
             new = _measure(logits, labels[chosen[0]], penalties)
             return jax.tree.map(jnp.add, sums, new)
 
-    return evaluate
+    return Ahead(evaluate)
+
+
+class Ahead:
+    """A jitted function that is compiled ahead of a call, so that JAX can forget more.
+
+    What JAX keeps of tracing a large net's step, for calls that need another program,
+    takes as much memory as the program.
+
+    Args:
+        function: What `jax.jit` returns. Calls differ in their arrays' shapes only.
+    """
+
+    def __init__(self, function: Any):
+        self.function = function
+        self._programs: dict[Any, Any] = {}
+
+    def __call__(self, *arguments: Any) -> State:
+        # The state's shapes are the model's: only those of images and batches change.
+        shapes = tuple(getattr(each, "shape", None) for each in arguments)
+        if shapes not in self._programs:
+            lowered = self.function.lower(*arguments)
+            memory.forget_compiled()
+            self._programs[shapes] = lowered.compile()
+        return self._programs[shapes](*arguments)
 
 
 def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:

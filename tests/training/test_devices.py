@@ -117,7 +117,7 @@ def test_devices_exchange_only_what_is_of_all_images(cut):
     data = split(20)
     text = (
         epoch.training_function(model, mesh)
-        .lower(
+        .function.lower(
             devices.copied(mesh, epoch.read_state(model)),
             *devices.copied(mesh, (data.images, data.labels)),
             devices.cut(mesh, np.arange(20, dtype=np.int32)[None]),

@@ -310,6 +310,22 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
 
 
 @jax_only
+def test_what_tracing_leaves_is_forgotten_before_each_program_is_compiled(
+    splits, monkeypatch
+):
+    forgotten = []
+    monkeypatch.setattr(epoch.memory, "forget_compiled", lambda: forgotten.append(1))
+    model = compiled(recipe=PLAIN)
+    seen = []
+    rows = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda number, logs: seen.append(len(forgotten))
+    )
+    epoch.fit(model, *splits, Plan(epochs=2, batch_size=20, seed=5), [rows])
+    # The step, the step of the smaller last batch, and the evaluation.
+    assert seen == [3, 3]
+
+
+@jax_only
 def test_the_gradients_are_judged_once_not_for_each_new_value():
     def operations(depth):
         image = keras.Input((32, 32, 3))
@@ -326,7 +342,10 @@ def test_the_gradients_are_judged_once_not_for_each_new_value():
         images, labels = np.zeros((20, 32, 32, 3), np.uint8), np.zeros(20, np.int32)
         order = np.arange(20, dtype=np.int32)[None]
         return (
-            step.lower(state, images, labels, order).compile().as_text().count("and(")
+            step.function.lower(state, images, labels, order)
+            .compile()
+            .as_text()
+            .count("and(")
         )
 
     # Of 12, 22 and 42 gradients: with the depth they grow in a line, not in a square.
