@@ -35,8 +35,8 @@ _ONE_HEAP = {"glibc.malloc.arena_max": 1}
 # too: a step's memory, once given back to the heap, may miss its old place by some
 # bytes, so that the heap grew by the whole of it, time and again.
 _LARGEST_KEPT = {"glibc.malloc.mmap_threshold": 2**28}
-# ... and of a large net, from 16 MiB on (`keep_less`).
-_SMALL = 2**24
+# `keep_less` has smaller blocks given back.
+_LARGEST_KEPT_BY_LARGE_NETS = 2**24
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
 
@@ -87,16 +87,16 @@ def restart() -> None:
 def keep_less() -> None:
     """Have the C library give back each block from 16 MiB on, where pages are huge.
 
-    For large nets, in a program that began with `restart`. What an evaluation or a
-    checkpoint has used serves no step: a training of `cifar_vgg_aug` takes 80 MB less.
-    New pages cost its long steps nothing that could be measured; LeNet-5's, in
-    batches of 512, would take a tenth longer.
+    For large nets, in a program that began with `restart`, and until it ends. What an
+    evaluation or a checkpoint has used serves no step: a training of `cifar_vgg_aug`
+    takes 80 MB less. New pages cost its long steps nothing that could be measured;
+    LeNet-5's, in batches of 512, would take a tenth longer.
     """
     ((name, size),) = _LARGEST_KEPT.items()
     if _is_program and f"{name}={size}" in os.environ.get("GLIBC_TUNABLES", ""):
         import ctypes
 
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _SMALL)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BY_LARGE_NETS)
 
 
 @functools.cache
@@ -134,8 +134,9 @@ def forget_compiled() -> None:
 def trim() -> None:
     """Give the free pieces of memory back to the system, where the C library can.
 
-    The next step takes what it needs anew, so this is for the end of an epoch: what
-    compiling the evaluation has left, and places that a step no longer fits into.
+    The next step takes what it needs anew, so this is for now and then: at the end of
+    an epoch, for what an evaluation has left and places that a step no longer fits
+    into, and after a checkpoint, whose thread has freed what serves no other.
     """
     import ctypes
 

@@ -8,6 +8,8 @@ import pytest
 
 from kerascnn import memory
 
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
 KEPT = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
 UP_TO_256_MB = KEPT.replace("8589934592", "268435456")
 TUNABLE = {"GLIBC_TUNABLES": UP_TO_256_MB + ":glibc.malloc.hugetlb=1"}
@@ -143,7 +145,7 @@ def test_a_large_nets_blocks_go_back_to_the_system(plain, less):
 from kerascnn import memory
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4 // 2**10  # MiB
+    return int(open("/proc/self/statm").read().split()[1]) * {PAGE} // 2**20  # MiB
 
 memory.restart()
 memory.keep_less() if {less} else None
@@ -162,12 +164,12 @@ print(resident() - before)
 
 @kept
 def test_memory_is_given_back_when_jax_has_compiled():
-    program = """
+    program = f"""
 import jax
 from kerascnn import memory
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4 // 2**10  # MiB
+    return int(open("/proc/self/statm").read().split()[1]) * {PAGE} // 2**20  # MiB
 
 memory.trim_after_compiling()
 kept = [bytes(4000) for _ in range(50_000)][-1]  # the last one keeps the others' place
@@ -200,7 +202,7 @@ import jax
 from kerascnn import memory
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4 // 2**10  # MiB
+    return int(open("/proc/self/statm").read().split()[1]) * {PAGE} // 2**20  # MiB
 
 memory.restart() if {is_program} else None
 double = jax.jit(lambda x: 2 * x)

@@ -60,6 +60,8 @@ def kerascnn_steps(recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> Wo
     model.optimizer.build(model.trainable_variables)
     counter = guard.index(model.optimizer)
     mesh = devices.mesh(model, len(labels))
+    if mesh is not None:
+        memory.keep_less()
     step = epoch.training_function(model, mesh)
     state = devices.copied(mesh, epoch.read_state(model))
     images, labels = devices.copied(mesh, (images, labels))

@@ -312,7 +312,7 @@ class Writer:
                 self.last = write(self.run, arrays(), manifest)
             except Exception as error:  # raised in the training's own thread
                 self._error = error
-            memory.trim()  # what a thread has freed serves no other
+            memory.trim()
             self.seconds = time.perf_counter() - start
 
         self._thread = threading.Thread(target=work, name="checkpoint")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerascnn import acceleration, data, memory
+from kerascnn import data, memory
 from kerascnn.training import devices, guard
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def fit(
     model.optimizer.build(model.trainable_variables)
     counter = guard.index(model.optimizer)
     mesh = devices.mesh(model, plan.batch_size)
+    if mesh is not None:
+        memory.keep_less()
     training, evaluation = _functions(model, model.optimizer, mesh)
     train_images, train_labels = devices.copied(mesh, (train.images, train.labels))
     test_images, test_labels = devices.copied(mesh, (test.images, test.labels))
@@ -199,24 +201,25 @@ def training_function(
         these steps, whose `sums` have grown by the batches' losses and hits.
     """
 
-    if mesh is not None:
-        memory.keep_less()
+    optimizer = model.optimizer
+    counter = guard.index(optimizer)
 
-    def loss_of(weights, others, images, labels):
+    def loss_of(weights, others, slots, images, labels):
         logits, others, penalties = model.stateless_call(
             weights, others, images, training=True, return_losses=True
         )
         sums = _measure(logits, labels, penalties)
         loss = sums["loss"] / sums["images"]
-        return model.optimizer.scale_loss(loss), (others, sums)
+        # The scale of half precision is one of the optimiser's variables.
+        pairs = zip(optimizer.variables, slots, strict=True)
+        with keras.StatelessScope(state_mapping=list(pairs)):
+            return optimizer.scale_loss(loss), (others, sums)
 
     gradient = jax.grad(loss_of, has_aux=True)
-    optimizer = model.optimizer
-    counter = guard.index(optimizer)
 
     def step(state: State, images: jax.Array, labels: jax.Array) -> State:
         gradients, (others, sums) = gradient(
-            state["weights"], state["others"], images, labels
+            state["weights"], state["others"], state["optimizer"], images, labels
         )
         weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]
@@ -230,8 +233,6 @@ def training_function(
         keep, counts = guard.judge(
             state["optimizer"][counter], sums["loss"], gradients, optimizer
         )
-        # XLA would ask all gradients again for each new value: half its instructions.
-        keep = acceleration.stored(jnp.float32(keep)) > 0
         # The update reads the old values anyway: choosing costs no pass of its own.
         new = jax.tree.map(functools.partial(jnp.where, keep), new, state)
         new["optimizer"][counter] = counts
@@ -250,7 +251,7 @@ def training_function(
                 chosen,
             )[0]
 
-    return Ahead(steps)
+    return Programs(steps)
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[..., State]:
@@ -273,17 +274,17 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[...,
             new = _measure(logits, labels[chosen[0]], penalties)
             return jax.tree.map(jnp.add, sums, new)
 
-    return Ahead(evaluate)
+    return Programs(evaluate)
 
 
-class Ahead:
-    """A jitted function that is compiled ahead of a call, so that JAX can forget more.
+class Programs:
+    """A jitted function, compiled before its first call so that JAX can forget more.
 
     What JAX keeps of tracing a large net's step, for calls that need another program,
     takes as much memory as the program.
 
     Args:
-        function: What `jax.jit` returns. Calls differ in their arrays' shapes only.
+        function: What `jax.jit` returns, of a state and arrays.
     """
 
     def __init__(self, function: Any):
@@ -291,13 +292,16 @@ class Ahead:
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, *arguments: Any) -> State:
-        # The state's shapes are the model's: only those of images and batches change.
-        shapes = tuple(getattr(each, "shape", None) for each in arguments)
-        if shapes not in self._programs:
+        # Of one model's state only the parts may change: which weights are trained.
+        kind = (
+            jax.tree.structure(arguments),
+            *((a.shape, a.dtype) for a in arguments if not isinstance(a, dict)),
+        )
+        if kind not in self._programs:
             lowered = self.function.lower(*arguments)
             memory.forget_compiled()
-            self._programs[shapes] = lowered.compile()
-        return self._programs[shapes](*arguments)
+            self._programs[kind] = lowered.compile()
+        return self._programs[kind](*arguments)
 
 
 def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:

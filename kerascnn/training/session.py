@@ -236,6 +236,7 @@ class Session(keras.callbacks.Callback):
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
+        # Called once: a copy goes as soon as it is fetched.
         def fetched() -> dict[str, np.ndarray]:
             on_host = {
                 name: np.asarray(ops.convert_to_numpy(copies.pop(name)))

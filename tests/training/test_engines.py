@@ -310,19 +310,53 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
 
 
 @jax_only
-def test_what_tracing_leaves_is_forgotten_before_each_program_is_compiled(
-    splits, monkeypatch
-):
-    forgotten = []
-    monkeypatch.setattr(epoch.memory, "forget_compiled", lambda: forgotten.append(1))
-    model = compiled(recipe=PLAIN)
-    seen = []
-    rows = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda number, logs: seen.append(len(forgotten))
+def test_what_tracing_leaves_is_forgotten_before_a_program_is_compiled(monkeypatch):
+    order = []
+
+    class Jitted:
+        def lower(self, *arguments):
+            order.append("traced")
+            return self
+
+        def compile(self):
+            order.append("compiled")
+            return lambda state, images: len(images)
+
+    monkeypatch.setattr(
+        epoch.memory, "forget_compiled", lambda: order.append("forgotten")
     )
-    epoch.fit(model, *splits, Plan(epochs=2, batch_size=20, seed=5), [rows])
-    # The step, the step of the smaller last batch, and the evaluation.
-    assert seen == [3, 3]
+    programs = epoch.Programs(Jitted())
+    images = np.zeros((3, 2), np.uint8)
+    assert programs({}, images) == programs({}, images) == 3
+    assert order == ["traced", "forgotten", "compiled"]
+    # What is of another kind needs another program.
+    for state, others in (({}, images[:1]), ({}, images / 2), ({"a": 1}, images)):
+        programs(state, others)
+    assert order == 4 * ["traced", "forgotten", "compiled"]
+
+
+@jax_only
+@pytest.mark.parametrize("scale", [2.0**15, 2.0**12])
+def test_the_scale_of_half_precision_changes_no_update(splits, scale):
+    """It changes as a run goes on: after an overflow, and after many steps without."""
+    recipe = dataclasses.replace(
+        PLAIN, optimizer=lambda: keras.optimizers.SGD(0.1), name="sgd"
+    )
+    updates = []
+    for given in (1.0, scale):
+        model = compiled(policy="mixed_float16", recipe=recipe)
+        model.optimizer.build(model.trainable_variables)
+        model.optimizer.dynamic_scale.assign(given)
+        before = model.get_weights()
+        # The last batch is smaller: the second program is traced where the first
+        # has taken the arrays.
+        epoch.fit(model, *splits, Plan(epochs=1, batch_size=400, seed=5))
+        assert int(model.optimizer.iterations) == 2
+        updates.append(
+            [a - b for a, b in zip(model.get_weights(), before, strict=True)]
+        )
+    for one, other in zip(*updates, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3 * max(1e-3, abs(one).max()))
 
 
 @jax_only
@@ -350,6 +384,7 @@ def test_the_gradients_are_judged_once_not_for_each_new_value():
 
     # Of 12, 22 and 42 gradients: with the depth they grow in a line, not in a square.
     few, more, most = map(operations, (5, 10, 20))
+    assert few > 0
     assert most - more == 2 * (more - few)
 
 
