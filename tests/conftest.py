@@ -20,6 +20,11 @@ import kerascnn  # noqa: F401 - chooses the Keras backend before anything import
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# PyTorch's builds for CUDA import Triton when they first need it, which is the end of a
+# process that has TensorFlow (2.21) already; the other way round both live.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
+
 # What JAX compiles for one test serves the others, in this process and in those
 # that tests start. The first makes the folder, the rest find it in their environment.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
