@@ -8,7 +8,13 @@ import pytest
 
 from kerascnn import memory
 
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+# For the programs of the tests.
+RESIDENT = """
+def resident():
+    import os
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20  # MiB
+"""
 
 KEPT = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
 UP_TO_256_MB = KEPT.replace("8589934592", "268435456")
@@ -144,9 +150,7 @@ def test_a_large_nets_blocks_go_back_to_the_system(plain, less):
     program = f"""
 from kerascnn import memory
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * {PAGE} // 2**20  # MiB
-
+{RESIDENT}
 memory.restart()
 memory.keep_less() if {less} else None
 before = resident()
@@ -168,9 +172,7 @@ def test_memory_is_given_back_when_jax_has_compiled():
 import jax
 from kerascnn import memory
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * {PAGE} // 2**20  # MiB
-
+{RESIDENT}
 memory.trim_after_compiling()
 kept = [bytes(4000) for _ in range(50_000)][-1]  # the last one keeps the others' place
 before = resident()
@@ -201,9 +203,7 @@ import os
 import jax
 from kerascnn import memory
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * {PAGE} // 2**20  # MiB
-
+{RESIDENT}
 memory.restart() if {is_program} else None
 double = jax.jit(lambda x: 2 * x)
 double(1.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from keras import layers
 
-from kerascnn import UsageError, __main__, recipe, transforms
+from kerascnn import UsageError, __main__, recipe, shapes, transforms
 from kerascnn.bench import command, measure, plain_torch
 from kerascnn.training import trainer
 
@@ -18,8 +18,7 @@ def test_operations_of_a_step_are_counted_as_by_hand():
     first = 28 * 28 * 6 * 25
     others = 10 * 10 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10
     expected = 2 * (2 * first + 3 * others)  # no gradient of the images
-    with keras.StatelessScope(initialize_variables=False):
-        network = recipe.load("fashion_lenet").network()
+    network = shapes.without_weights(recipe.load("fashion_lenet").network)
     assert command.training_operations(network) == expected
 
 
