@@ -13,6 +13,7 @@ the model it was given.
     model.save("trained.keras")  # plain Keras: the weights are the same variables
 """
 
+import dataclasses
 import functools
 import math
 import warnings
@@ -137,8 +138,8 @@ def _trusted():
     if jax.default_backend() != "cpu":
         return True
     rng = np.random.default_rng(0)
-    # So many images take a loop over two blocks and over three; the last overlaps.
-    x, g = rng.standard_normal((2, 260, 8, 8, 32), np.float32)
+    # So many images take a loop over three blocks; the last one overlaps.
+    x, g = rng.standard_normal((2, 239, 8, 8, 32), np.float32)
     kernel = rng.standard_normal((3, 3, 32, 32), np.float32)
     padding = ((1, 1), (1, 1))
 
@@ -230,7 +231,8 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
         for taps, (low, high) in zip(kernel.shape[:2], padding, strict=True)
     ]
     if _tiles_pay(kernel.shape, strides):
-        if math.prod(g.shape[1:3]) < 0.7 * math.prod(size):
+        smaller = math.prod(g.shape[1:3]) < 0.7 * math.prod(size)
+        if smaller or len(kernel) in _PIECES:
             return _tiled_input_gradient(g, kernel, padding, size)
         return _tiled_convolution(g, kernel, edges, turned=True)
     # Materialised: XLA then sees the plain forward convolution that it runs fast.
@@ -525,16 +527,24 @@ def _block_once(x, start, size):
 _POINTS = {
     4: (0.0, 1.0, -1.0),
     6: (0.0, 0.625, -0.625, 1.5, -1.5),
+    7: (0.0, 0.5, 1.0, -1.0, 2.0, -2.0),
     8: (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0),
 }
 
-# The sizes of n that keep the error of a kernel's size below 1e-5.
-_TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (8,)}
+# The sizes of n that keep a kernel's error (root mean square) below 1e-5.
+_TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (7,)}
+
+# A 7x7 kernel would need so many points that its transforms took longer than its
+# products. It is cut in four pieces of 4x4 taps, one row and one column of them zeros.
+# The outputs' squares are of 4x4 pixels too, so that the second piece meets where the
+# first one does in the next square: the transforms serve all pieces, and their products
+# are added up before they are transformed back.
+_PIECES = {7: 2}
 
 # Numbers that a block holds at each point, about. Few, so that its transforms stay in
 # the cache; but as many squares as there are channels, so that the kernel's are not
 # read too often. Measured on two AVX-512 cores, each with images of its own.
-_NUMBERS_PER_BLOCK = 16384
+_NUMBERS_PER_BLOCK = 10240
 
 
 def _tiles_pay(kernel_shape, strides):
@@ -548,11 +558,54 @@ def _tiles_pay(kernel_shape, strides):
     )
 
 
-def _tile_size(taps, height, width):
-    """The n that takes the fewest multiplications for an output of this size."""
+@dataclasses.dataclass(frozen=True)
+class _Tiling:
+    """How an output is cut into squares, and a kernel into pieces.
+
+    Attributes:
+        n: pixels along a side of what a square follows from.
+        m: pixels along a square's side.
+        counts: rows and columns of squares.
+        pieces: pieces along a side of the kernel, of `n - m + 1` taps each.
+    """
+
+    n: int
+    m: int
+    counts: tuple[int, int]
+    pieces: int
+
+    @property
+    def grid(self):
+        """Rows and columns of squares that the pieces meet in the image."""
+        return tuple(count + self.pieces - 1 for count in self.counts)
+
+    @property
+    def frame(self):
+        """Height and width of the image that these squares follow from."""
+        return tuple(count * self.m + self.n - self.m for count in self.grid)
+
+    @property
+    def output(self):
+        """Height and width of the squares together."""
+        return tuple(count * self.m for count in self.counts)
+
+    @property
+    def matrices(self):
+        """Those of `_winograd_matrices`."""
+        return _winograd_matrices(self.n - self.m + 1, self.n)
+
+
+def _tiling(taps, height, width):
+    """The one that takes the fewest multiplications for an output of this size."""
+    pieces = _PIECES.get(taps, 1)
+
+    def of(n):
+        m = n - -(-taps // pieces) + 1
+        return _Tiling(n, m, (-(-height // m), -(-width // m)), pieces)
+
     return min(
-        _TILE_SIZES[taps],
-        key=lambda n: n * n * math.prod(_tile_counts(height, width, n - taps + 1)),
+        map(of, _TILE_SIZES[taps]),
+        key=lambda tiling: tiling.n**2 * math.prod(tiling.counts),
     )
 
 
@@ -627,13 +680,11 @@ mlir.register_lowering(
 )
 
 
-def _tile_counts(height, width, m):
-    return -(-height // m), -(-width // m)
-
-
-def _images_per_block(images, counts, channels):
-    tiles = max(_NUMBERS_PER_BLOCK // channels, channels)
-    return _evenly(images, tiles // math.prod(counts))
+def _images_per_block(images, tiling, channels, filters):
+    """Images a block, of so many channels; the products are of so many filters."""
+    numbers = tiling.pieces**2 * channels
+    tiles = max(_NUMBERS_PER_BLOCK // numbers, min(channels, filters))
+    return _evenly(images, tiles // math.prod(tiling.counts))
 
 
 def _evenly(images, at_most):
@@ -663,28 +714,70 @@ def _transformed_tiles(matrix, block, counts, step):
     return tiles.reshape(len(matrix) ** 2, -1, channels)
 
 
-def _spectrum(weights, kernel):
-    """The kernel at each point, `(n * n, channels, filters)`, for `_products`.
+def _spectra(tiling, kernel, turned=False):
+    """Each piece of the kernel at each point: a list of `(n * n, channels, filters)`.
 
     To be called before the loop over the blocks, so as not to be computed each time.
     """
-    return _both_axes(weights, kernel).reshape(-1, *kernel.shape[2:])
+    n, m, pieces = tiling.n, tiling.m, tiling.pieces
+    weights = tiling.matrices[1]
+    if turned:
+        weights = weights[:, ::-1]
+    taps = n - m + 1
+    missing = (0, pieces * taps - len(kernel))
+    kernel = jnp.pad(kernel, (missing, missing, (0, 0), (0, 0)))
+    return [
+        _both_axes(weights, kernel[i : i + taps, j : j + taps]).reshape(
+            n * n, *kernel.shape[2:]
+        )
+        for i, j in taps * np.array(list(np.ndindex(pieces, pieces)))
+    ]
 
 
-def _products(matrix, block, counts, step, spectrum, contracted):
-    """The block's transformed squares times the kernel's.
+def _met(tiles, tiling):
+    """For each piece of the kernel, the transformed squares that it meets.
 
     Args:
-        matrix, block, counts, step: those of `_transformed_tiles`.
-        spectrum: the transformed kernel, from `_spectrum`.
-        contracted: its axis that is summed over.
+        tiles: of shape `(n * n, images * rows * columns, channels)`, of the grid.
+        tiling: the tiling.
 
     Returns:
-        The products, `(n, n, tiles, filters)`.
+        A list of arrays `(n * n, tiles, channels)`, in the outputs' order.
     """
-    tiles = _transformed_tiles(matrix, block, counts, step)
-    products = lax.dot_general(tiles, spectrum, (((2,), (contracted,)), ((0,), (0,))))
-    return products.reshape(len(matrix), len(matrix), *products.shape[1:])
+    if tiling.pieces == 1:
+        return [tiles]
+    points, _, channels = tiles.shape
+    tiles = stored(tiles).reshape(points, -1, *tiling.grid, channels)
+    rows, columns = tiling.counts
+    return [
+        tiles[:, :, i : i + rows, j : j + columns].reshape(points, -1, channels)
+        for i, j in np.ndindex(tiling.pieces, tiling.pieces)
+    ]
+
+
+def _added(met, tiling):
+    """The transpose of `_met`: for each square of the image, the sum of its parts."""
+    if tiling.pieces == 1:
+        return met[0]
+    last = tiling.pieces - 1
+    total = functools.reduce(
+        jnp.add,
+        (
+            jnp.pad(
+                part.reshape(len(part), -1, *tiling.counts, part.shape[2]),
+                ((0, 0), (0, 0), (i, last - i), (j, last - j), (0, 0)),
+            )
+            for part, (i, j) in zip(
+                met, np.ndindex(tiling.pieces, tiling.pieces), strict=True
+            )
+        ),
+    )
+    return stored(total).reshape(len(total), -1, total.shape[4])
+
+
+def _product(tiles, spectrum, contracted):
+    """Transformed squares times the kernel's, `contracted` being its axis to sum."""
+    return lax.dot_general(tiles, spectrum, (((2,), (contracted,)), ((0,), (0,))))
 
 
 def _every(x, axis, step, count, offsets):
@@ -710,27 +803,26 @@ def _both_axes(matrix, x):
 def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
     """The convolution with the kernel as it is, or with the turned kernel.
 
-    Turning the kernel by 180 degrees and swapping its channels costs nothing here: the
-    transform takes its taps in reverse, the matrix products the other side.
+    Turning a kernel of one piece by 180 degrees and swapping its channels costs nothing
+    here: the transform takes its taps in reverse, the matrix products the other side.
     """
-    taps, _, channels, filters = kernel.shape
     images, height, width, _ = _output_shape(x, kernel, (1, 1), padding)
-    n = _tile_size(taps, height, width)
-    m = n - taps + 1
-    inputs, weights, outputs = _winograd_matrices(taps, n)
-    if turned:
-        weights = weights[:, ::-1]
-    spectrum = _spectrum(weights, kernel)
-    if turned:
-        channels, filters = filters, channels
-    counts = rows, columns = _tile_counts(height, width, m)
-    frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts, channels)
+    tiling = _tiling(len(kernel), height, width)
+    n, m, (rows, columns) = tiling.n, tiling.m, tiling.counts
+    inputs, _, outputs = tiling.matrices
+    # Side by side: the pieces' products are added up in one matrix product.
+    spectrum = jnp.concatenate(_spectra(tiling, kernel, turned), axis=1)
+    filters = kernel.shape[2 if turned else 3]
+    size = _images_per_block(images, tiling, x.shape[3], filters)
 
     def add_block(start, y):
-        block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-        products = _products(inputs, block, counts, m, spectrum, 2 if turned else 1)
-        lines = stored(_apply(outputs, [row.ravel() for row in products]))
+        block = _framed(
+            _block(x, start, size), padding[0][0], padding[1][0], *tiling.frame
+        )
+        tiles = _met(_transformed_tiles(inputs, block, tiling.grid, m), tiling)
+        tiles = jnp.concatenate(tiles, axis=2)
+        products = _product(tiles, spectrum, 2 if turned else 1).reshape(n, -1)
+        lines = stored(_apply(outputs, list(products)))
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
@@ -739,7 +831,10 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
 
     y = _room((images, rows, m, columns, m, filters), x)
     y = _for_each_block(images, size, add_block, y)
-    return y.reshape(images, rows * m, columns * m, filters)[:, :height, :width]
+    y = y.reshape(images, *tiling.output, filters)
+    if tiling.output == (height, width):
+        return y
+    return stored(y[:, :height, :width])  # or the larger one would be kept as well
 
 
 def _tiled_input_gradient(g, kernel, padding, size):
@@ -748,27 +843,26 @@ def _tiled_input_gradient(g, kernel, padding, size):
     As many products as forward, where the turned convolution would take one for each
     square of the larger image; in return, the squares of the result overlap.
     """
-    taps, _, channels, filters = kernel.shape
-    images, height, width, _ = g.shape
-    n = _tile_size(taps, height, width)
-    m = n - taps + 1
-    inputs, weights, outputs = _winograd_matrices(taps, n)
-    spectrum = _spectrum(weights, kernel)
-    counts = rows, columns = _tile_counts(height, width, m)
-    block_size = _images_per_block(images, counts, filters)
+    images, height, width, filters = g.shape
+    tiling = _tiling(len(kernel), height, width)
+    n, m, (rows, columns) = tiling.n, tiling.m, tiling.grid
+    inputs, _, outputs = tiling.matrices
+    spectra = _spectra(tiling, kernel)
+    channels = kernel.shape[2]
+    block_size = _images_per_block(images, tiling, filters, channels)
 
     def add_block(start, x):
-        g_block = _framed(_block(g, start, block_size), 0, 0, rows * m, columns * m)
-        products = _products(outputs.T, g_block, counts, m, spectrum, 2)
-        lines = _overlapping(
-            inputs.T, [row.reshape(n, block_size, rows, -1) for row in products], 2, m
-        )  # (n, images, height, columns * channels)
+        g_block = _framed(_block(g, start, block_size), 0, 0, *tiling.output)
+        g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m)
+        products = _added([_product(g_tiles, s, 2) for s in spectra], tiling)
+        products = products.reshape(n, n, block_size, rows, -1)
+        lines = _overlapping(inputs.T, list(products), 2, m)
+        # (n, images, height, columns * channels)
         lines = stored(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
         return lax.dynamic_update_slice_in_dim(x, squares, start, 0)
 
-    frame = rows * m + taps - 1, columns * m + taps - 1
-    x = _room((images, *frame, channels), g)
+    x = _room((images, *tiling.frame, channels), g)
     x = _for_each_block(images, block_size, add_block, x)
     return _without_padding(x, padding, size)
 
@@ -805,24 +899,32 @@ def _overlapping(matrix, parts, axis, step):
 def _tiled_weight_gradient(x, g, padding, taps):
     """The transpose of the same algorithm with respect to the kernel."""
     images, height, width, filters = g.shape
-    n = _tile_size(taps, height, width)
-    m = n - taps + 1
-    inputs, weights, outputs = _winograd_matrices(taps, n)
+    tiling = _tiling(taps, height, width)
+    n, m, pieces = tiling.n, tiling.m, tiling.pieces
+    inputs, weights, outputs = tiling.matrices
     channels = x.shape[3]
-    counts = rows, columns = _tile_counts(height, width, m)
-    frame = rows * m + taps - 1, columns * m + taps - 1
-    size = _images_per_block(images, counts, channels)
+    size = _images_per_block(images, tiling, channels, filters)
 
     def add_block(start, total):
-        block = _framed(_block(x, start, size), padding[0][0], padding[1][0], *frame)
-        tiles = _transformed_tiles(inputs, block, counts, m)
-        g_block = _framed(_block_once(g, start, size), 0, 0, rows * m, columns * m)
-        g_tiles = _transformed_tiles(outputs.T, g_block, counts, m)
-        return total + lax.dot_general(tiles, g_tiles, (((1,), (1,)), ((0,), (0,))))
+        block = _framed(
+            _block(x, start, size), padding[0][0], padding[1][0], *tiling.frame
+        )
+        tiles = _met(_transformed_tiles(inputs, block, tiling.grid, m), tiling)
+        g_block = _framed(_block_once(g, start, size), 0, 0, *tiling.output)
+        g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m)
+        return [
+            part + lax.dot_general(seen, g_tiles, (((1,), (1,)), ((0,), (0,))))
+            for part, seen in zip(total, tiles, strict=True)
+        ]
 
-    total = jnp.zeros((n * n, channels, filters), x.dtype)
+    total = [jnp.zeros((n * n, channels, filters), x.dtype)] * pieces**2
     total = _for_each_block(images, size, add_block, total)
-    return _both_axes(weights.T, total.reshape(n, n, channels, filters))
+    parts = [_both_axes(weights.T, p.reshape(n, n, channels, filters)) for p in total]
+    rows = [
+        jnp.concatenate(parts[i : i + pieces], axis=1)
+        for i in range(0, len(parts), pieces)
+    ]
+    return jnp.concatenate(rows)[:taps, :taps]
 
 
 def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):

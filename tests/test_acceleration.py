@@ -181,16 +181,22 @@ def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
     check_against_numpy(x_shape, kernel_shape, strides, padding)
 
 
-# A block of tiles holds 128 images forward and 64 for the weights' gradient with "same"
-# padding, 56 and 28 with "valid".
+# A block of tiles holds at most 40 images of 8 x 8 pixels with "same" padding, and 17
+# with "valid"; 20 where the kernel is cut in pieces.
 @pytest.mark.parametrize("batch", [1, 33, 130])
 @pytest.mark.parametrize(
-    ("width", "channels", "padding"),
-    [(40, 8, "same"), (8, 64, "same"), (8, 64, "valid")],
-    ids=["rows", "tiles", "tiles that overlap"],
+    ("width", "taps", "channels", "padding"),
+    [
+        (40, 3, 8, "same"),
+        (8, 3, 64, "same"),
+        (8, 3, 64, "valid"),
+        (8, 7, 32, "same"),
+        (12, 7, 32, "valid"),
+    ],
+    ids=["rows", "tiles", "tiles that overlap", "pieces", "pieces that overlap"],
 )
-def test_the_last_block_may_be_smaller(batch, width, channels, padding):
-    kernel = 3, 3, channels, channels
+def test_the_last_block_may_be_smaller(batch, width, taps, channels, padding):
+    kernel = taps, taps, channels, channels
     check_against_numpy((batch, 8, width, channels), kernel, padding=padding)
 
 
