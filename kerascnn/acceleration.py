@@ -74,9 +74,10 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
         return _finished(y, bias, relu)
-    geometry = {"strides": strides, "padding": padding}
     if bias is None:
-        y = _on_each_device(functools.partial(_convolution.bind, **geometry), x, kernel)
+        y = _on_each_device(
+            lambda *arrays: _plain_convolution(*arrays, strides, padding), x, kernel
+        )
         return _finished(y, None, relu)
     return _on_each_device(
         lambda *arrays: _biased_convolution(*arrays, strides, padding, relu),
@@ -646,12 +647,15 @@ def _apply(matrix, parts, axis=0):
     return functools.reduce(jnp.add, terms)
 
 
-def _stored_on_cpu(x):
-    # False, from the bits of a number so that XLA cannot know it.
+def _never(x):
+    """False, from the bits of a number of `x` so that XLA cannot know it."""
     bits = lax.bitcast_convert_type(x.ravel()[0], f"uint{8 * x.dtype.itemsize}")
-    never = (bits | 1) == 0
+    return (bits | 1) == 0
+
+
+def _stored_on_cpu(x):
     return lax.while_loop(
-        lambda state: state[0], lambda state: (state[0], -state[1]), (never, x)
+        lambda state: state[0], lambda state: (state[0], -state[1]), (_never(x), x)
     )[1]
 
 
@@ -677,6 +681,26 @@ batching.defvectorized(_store)
 mlir.register_lowering(_store, lambda _, x: [x])
 mlir.register_lowering(
     _store, mlir.lower_fun(_stored_on_cpu, multiple_results=False), platform="cpu"
+)
+
+
+def _after(x, other):
+    """`x`, on a CPU not before `other` has been computed: the order saves memory."""
+    return _wait.bind(x, other)
+
+
+_wait = Primitive("wait")
+_wait.def_impl(lambda x, _: x)
+_wait.def_abstract_eval(lambda x, _: x)
+ad.defjvp(_wait, lambda tangent, *_: tangent, None)
+batching.primitive_batchers[_wait] = lambda arrays, axes: (arrays[0], axes[0])
+mlir.register_lowering(_wait, lambda _, x, __: [x])
+mlir.register_lowering(
+    _wait,
+    mlir.lower_fun(
+        lambda x, other: jnp.where(_never(other), -x, x), multiple_results=False
+    ),
+    platform="cpu",
 )
 
 
@@ -1030,6 +1054,92 @@ _weight_gradient = _bilinear_primitive(
 )
 
 
+# The derivative with respect to all arguments at once. It is a primitive so that
+# backward the gradients of the kernel and of the bias come first: after them nothing
+# needs that of the result. XLA would compute them all at the end, and keep it all.
+
+
+def _tangent_of(convolution):
+    def tangent(dx, dkernel, x, kernel, *dbias, **geometry):
+        terms = (
+            convolution(dx, kernel, **geometry),
+            convolution(x, dkernel, **geometry),
+            *dbias,
+        )
+        return functools.reduce(jnp.add, terms)
+
+    return tangent
+
+
+_whole_tangent = _primitive(
+    "fast_convolution_tangent",
+    shape=lambda dx, dkernel, *_, **geometry: _output_shape(dx, dkernel, **geometry),
+    fast=_tangent_of(_fast_convolution),
+    stock=_tangent_of(_stock_convolution),
+)
+
+
+def _whole_tangent_jvp(primals, tangents, **geometry):
+    dx, dkernel, x, kernel, *_ = primals
+    ddx, ddkernel, x_tangent, kernel_tangent, *ddbias = tangents
+    y = _whole_tangent.bind(*primals, **geometry)
+    pairs = (ddx, kernel), (dx, kernel_tangent), (x_tangent, dkernel), (x, ddkernel)
+    terms = [
+        _convolution.bind(*pair, **geometry)
+        for pair in pairs
+        if not any(type(array) is ad.Zero for array in pair)
+    ]
+    terms += [term for term in ddbias if type(term) is not ad.Zero]
+    return y, jnp.broadcast_to(functools.reduce(jnp.add, terms), y.shape)
+
+
+def _whole_tangent_transpose(ct, dx, dkernel, x, kernel, *dbias, **geometry):
+    first = [_weight_gradient.bind(x, ct, taps=kernel.shape[:2], **geometry)]
+    first += [ct.sum((0, 1, 2)) for _ in dbias]
+    kernel = functools.reduce(_after, first, kernel)
+    dx = _input_gradient.bind(ct, kernel, size=x.shape[1:3], **geometry)
+    return dx, first[0], None, None, *first[1:]
+
+
+ad.primitive_jvps[_whole_tangent] = _whole_tangent_jvp
+ad.primitive_transposes[_whole_tangent] = _whole_tangent_transpose
+batching.primitive_batchers[_whole_tangent] = lambda arguments, axes, **geometry: (
+    jax.vmap(_tangent_of(functools.partial(_convolution.bind, **geometry)), axes)(
+        *arguments
+    ),
+    0,
+)
+
+
+def _tangent(tangents, x, kernel, shape, geometry):
+    """The convolution's tangent, of those of its arguments that are given."""
+    dx, dkernel, *dbias = (
+        None if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
+        for tangent in tangents
+    )
+    dbias = [term for term in dbias if term is not None]
+    if dx is not None and dkernel is not None:
+        return _whole_tangent.bind(dx, dkernel, x, kernel, *dbias, **geometry)
+    tangent = jnp.zeros(shape, x.dtype)
+    if dx is not None:
+        tangent += _convolution.bind(dx, kernel, **geometry)
+    if dkernel is not None:
+        tangent += _convolution.bind(x, dkernel, **geometry)
+    return functools.reduce(jnp.add, dbias, tangent)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _plain_convolution(x, kernel, strides, padding):
+    return _convolution.bind(x, kernel, strides=strides, padding=padding)
+
+
+@functools.partial(_plain_convolution.defjvp, symbolic_zeros=True)
+def _plain_convolution_jvp(strides, padding, primals, tangents):
+    y = _plain_convolution(*primals, strides, padding)
+    geometry = {"strides": strides, "padding": padding}
+    return y, _tangent(tangents, *primals, y.shape, geometry)
+
+
 # With bias and ReLU in the same pass: the derivative needs no more of them than where
 # the result is zero, so nothing before it is kept.
 
@@ -1073,17 +1183,7 @@ def _biased_convolution_jvp(strides, padding, relu, primals, tangents):
     x, kernel, bias = primals
     y = _biased_convolution(x, kernel, bias, strides, padding, relu)
     geometry = {"strides": strides, "padding": padding}
-    dx, dkernel, dbias = (
-        None if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
-        for tangent in tangents
-    )
-    tangent = jnp.zeros_like(y)
-    if dx is not None:
-        tangent += _convolution.bind(dx, kernel, **geometry)
-    if dkernel is not None:
-        tangent += _convolution.bind(x, dkernel, **geometry)
-    if dbias is not None:
-        tangent += dbias
+    tangent = _tangent(tangents, x, kernel, y.shape, geometry)
     return y, jnp.where(y > 0, tangent, 0) if relu else tangent
 
 
