@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 import warnings
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,9 @@ BATCH = "batch"
 _PART, _WHOLE = PartitionSpec(BATCH), PartitionSpec()
 
 
-def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False):
+def fast_convolution(
+    x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False, source=()
+):
     """Two-dimensional convolution with fast gradients on a CPU.
 
     The value is that of `keras.ops.conv` with `data_format="channels_last"`, to which a
@@ -53,6 +56,9 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu
             `((top, bottom), (left, right))`.
         bias: float32 of shape `(filters,)`.
         relu: whether to return zero for what is negative.
+        source: `(images, scale, shift)` where `x` is `images * scale + shift`, the last
+            two of shape `(channels,)`. From them the kernel's gradient computes `x`
+            again in pieces, so that a training step need not keep it.
 
     Returns:
         float32 of shape `(batch, new_height, new_width, filters)`.
@@ -74,19 +80,18 @@ def fast_convolution(x, kernel, strides=(1, 1), padding="valid", bias=None, relu
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
         return _finished(y, bias, relu)
-    if bias is None:
-        y = _on_each_device(
-            lambda *arrays: _plain_convolution(*arrays, strides, padding), x, kernel
-        )
-        return _finished(y, None, relu)
     return _on_each_device(
-        lambda *arrays: _biased_convolution(*arrays, strides, padding, relu),
-        *(x, kernel, jnp.asarray(bias)),
+        lambda batches, kernel, bias, affine: _finished_convolution(
+            *(batches[0], kernel, bias, (*batches[1:], *affine)),
+            *(strides, padding, relu),
+        ),
+        (x, *source[:1]),
+        *(kernel, () if bias is None else (jnp.asarray(bias),), source[1:]),
     )
 
 
 def _on_each_device(function, images, *others, result=_PART):
-    """`function` of images and other arrays; each device of a mesh takes its images.
+    """`function` of images and others; each device of a mesh takes its images.
 
     Left to itself, XLA would send images from device to device for the loops over
     blocks. The result is one for each image, or, as `_WHOLE`, the same on all.
@@ -104,7 +109,8 @@ def _on_each_device(function, images, *others, result=_PART):
 def _may_be_cut(images):
     """Whether a mesh is set whose automatic axis `BATCH` divides their number."""
     mesh = jax.sharding.get_abstract_mesh()
-    return BATCH in mesh.auto_axes and len(images) % mesh.shape[BATCH] == 0
+    number = len(jax.tree.leaves(images)[0])
+    return BATCH in mesh.auto_axes and number % mesh.shape[BATCH] == 0
 
 
 def _finished(y, bias, relu):
@@ -241,11 +247,11 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
     return _stock_convolution(g, turned, strides, edges)
 
 
-def _fast_weight_gradient(x, g, strides, padding, taps):
+def _fast_weight_gradient(x, g, *source, strides, padding, taps):
     if _is_dense(x.shape[1:3], taps, padding):
         return jnp.dot(_flat(x).T, _flat(g)).reshape(*x.shape[1:], -1)
     if _tiles_pay((*taps, x.shape[3], g.shape[3]), strides):
-        return _tiled_weight_gradient(x, g, padding, taps[0])
+        return _tiled_weight_gradient(x, g, padding, taps[0], source)
     if _bands_pay(x.shape[1:], g.shape, strides, taps):
         return _banded_weight_gradient(x, g, strides, padding, taps)
     return _row_weight_gradient(x, g, strides, padding, taps)
@@ -920,7 +926,7 @@ def _overlapping(matrix, parts, axis, step):
     )
 
 
-def _tiled_weight_gradient(x, g, padding, taps):
+def _tiled_weight_gradient(x, g, padding, taps, source=()):
     """The transpose of the same algorithm with respect to the kernel."""
     images, height, width, filters = g.shape
     tiling = _tiling(taps, height, width)
@@ -929,10 +935,14 @@ def _tiled_weight_gradient(x, g, padding, taps):
     channels = x.shape[3]
     size = _images_per_block(images, tiling, channels, filters)
 
+    def images_of(start):
+        if not source:
+            return _block(x, start, size)
+        images, scale, shift = source
+        return _block(images, start, size) * scale + shift
+
     def add_block(start, total):
-        block = _framed(
-            _block(x, start, size), padding[0][0], padding[1][0], *tiling.frame
-        )
+        block = _framed(images_of(start), padding[0][0], padding[1][0], *tiling.frame)
         tiles = _met(_transformed_tiles(inputs, block, tiling.grid, m), tiling)
         g_block = _framed(_block_once(g, start, size), 0, 0, *tiling.output)
         g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m)
@@ -1054,136 +1064,163 @@ _weight_gradient = _bilinear_primitive(
 )
 
 
+# The same gradient of an `x` known to be `images * scale + shift`: `source` is these.
+
+_weight_gradient_of_source = _primitive(
+    "fast_convolution_weight_gradient_of_source",
+    shape=lambda x, g, *_, taps, **__: (*taps, x.shape[3], g.shape[3]),
+    fast=_fast_weight_gradient,
+    stock=lambda x, g, *_, **geometry: _stock_weight_gradient(x, g, **geometry),
+)
+
+
+def _weight_gradient_of_source_jvp(primals, tangents, **geometry):
+    # A tangent of `x` says all about its source's.
+    (x, g, *_), (dx, dg, *_) = primals, tangents
+    terms = [
+        _weight_gradient.bind(*pair, **geometry)
+        for pair in ((dx, g), (x, dg))
+        if not any(type(array) is ad.Zero for array in pair)
+    ]
+    y = _weight_gradient_of_source.bind(*primals, **geometry)
+    return y, functools.reduce(jnp.add, terms, jnp.zeros_like(y))
+
+
+def _weight_gradient_of_source_batch(arguments, axes, **geometry):
+    bind = functools.partial(_weight_gradient.bind, **geometry)
+    return jax.vmap(bind, axes[:2])(*arguments[:2]), 0
+
+
+ad.primitive_jvps[_weight_gradient_of_source] = _weight_gradient_of_source_jvp
+batching.primitive_batchers[_weight_gradient_of_source] = (
+    _weight_gradient_of_source_batch
+)
+
+
 # The derivative with respect to all arguments at once. It is a primitive so that
 # backward the gradients of the kernel and of the bias come first: after them nothing
 # needs that of the result. XLA would compute them all at the end, and keep it all.
 
 
 def _tangent_of(convolution):
-    def tangent(dx, dkernel, x, kernel, *dbias, **geometry):
-        terms = (
-            convolution(dx, kernel, **geometry),
-            convolution(x, dkernel, **geometry),
-            *dbias,
-        )
+    def tangent(dx, dkernel, x, kernel, *others, biased, **geometry):
+        terms = [convolution(dx, kernel, **geometry)]
+        terms += [convolution(x, dkernel, **geometry), *others[:biased]]
         return functools.reduce(jnp.add, terms)
 
     return tangent
 
 
-_whole_tangent = _primitive(
+# Of the tangents of `x` and of the kernel, these two, the bias's tangent where `biased`
+# says that there is one, and the source of `x` where it is known.
+_tangent = _primitive(
     "fast_convolution_tangent",
-    shape=lambda dx, dkernel, *_, **geometry: _output_shape(dx, dkernel, **geometry),
+    shape=lambda dx, dkernel, *_, biased, **geometry: _output_shape(
+        dx, dkernel, **geometry
+    ),
     fast=_tangent_of(_fast_convolution),
     stock=_tangent_of(_stock_convolution),
 )
 
 
-def _whole_tangent_jvp(primals, tangents, **geometry):
+def _tangent_jvp(primals, tangents, *, biased, **geometry):
     dx, dkernel, x, kernel, *_ = primals
-    ddx, ddkernel, x_tangent, kernel_tangent, *ddbias = tangents
-    y = _whole_tangent.bind(*primals, **geometry)
+    ddx, ddkernel, x_tangent, kernel_tangent, *others = tangents
     pairs = (ddx, kernel), (dx, kernel_tangent), (x_tangent, dkernel), (x, ddkernel)
     terms = [
         _convolution.bind(*pair, **geometry)
         for pair in pairs
         if not any(type(array) is ad.Zero for array in pair)
     ]
-    terms += [term for term in ddbias if type(term) is not ad.Zero]
-    return y, jnp.broadcast_to(functools.reduce(jnp.add, terms), y.shape)
+    terms += [term for term in others[:biased] if type(term) is not ad.Zero]
+    y = _tangent.bind(*primals, biased=biased, **geometry)
+    return y, functools.reduce(jnp.add, terms, jnp.zeros_like(y))
 
 
-def _whole_tangent_transpose(ct, dx, dkernel, x, kernel, *dbias, **geometry):
-    first = [_weight_gradient.bind(x, ct, taps=kernel.shape[:2], **geometry)]
-    first += [ct.sum((0, 1, 2)) for _ in dbias]
-    kernel = functools.reduce(_after, first, kernel)
+def _tangent_transpose(ct, dx, dkernel, x, kernel, *others, biased, **geometry):
+    source = others[biased:]
+    weight_gradient = _weight_gradient_of_source if source else _weight_gradient
+    dkernel = weight_gradient.bind(x, ct, *source, taps=kernel.shape[:2], **geometry)
+    dbias = [ct.sum((0, 1, 2))] * biased
+    kernel = functools.reduce(_after, dbias, _after(kernel, dkernel))
     dx = _input_gradient.bind(ct, kernel, size=x.shape[1:3], **geometry)
-    return dx, first[0], None, None, *first[1:]
+    return dx, dkernel, None, None, *dbias, *[None] * len(source)
 
 
-ad.primitive_jvps[_whole_tangent] = _whole_tangent_jvp
-ad.primitive_transposes[_whole_tangent] = _whole_tangent_transpose
-batching.primitive_batchers[_whole_tangent] = lambda arguments, axes, **geometry: (
-    jax.vmap(_tangent_of(functools.partial(_convolution.bind, **geometry)), axes)(
-        *arguments
-    ),
-    0,
-)
+def _tangent_batch(arguments, axes, **parameters):
+    parts = functools.partial(_tangent_of(_convolution.bind), **parameters)
+    return jax.vmap(parts, axes)(*arguments), 0
 
 
-def _tangent(tangents, x, kernel, shape, geometry):
-    """The convolution's tangent, of those of its arguments that are given."""
-    dx, dkernel, *dbias = (
-        None if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
-        for tangent in tangents
-    )
-    dbias = [term for term in dbias if term is not None]
-    if dx is not None and dkernel is not None:
-        return _whole_tangent.bind(dx, dkernel, x, kernel, *dbias, **geometry)
-    tangent = jnp.zeros(shape, x.dtype)
-    if dx is not None:
-        tangent += _convolution.bind(dx, kernel, **geometry)
-    if dkernel is not None:
-        tangent += _convolution.bind(x, dkernel, **geometry)
-    return functools.reduce(jnp.add, dbias, tangent)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _plain_convolution(x, kernel, strides, padding):
-    return _convolution.bind(x, kernel, strides=strides, padding=padding)
-
-
-@functools.partial(_plain_convolution.defjvp, symbolic_zeros=True)
-def _plain_convolution_jvp(strides, padding, primals, tangents):
-    y = _plain_convolution(*primals, strides, padding)
-    geometry = {"strides": strides, "padding": padding}
-    return y, _tangent(tangents, *primals, y.shape, geometry)
+ad.primitive_jvps[_tangent] = _tangent_jvp
+ad.primitive_transposes[_tangent] = _tangent_transpose
+batching.primitive_batchers[_tangent] = _tangent_batch
 
 
 # With bias and ReLU in the same pass: the derivative needs no more of them than where
 # the result is zero, so nothing before it is kept.
 
 
-def _biased_on_cpu(x, kernel, bias, *, strides, padding, relu):
-    finish = functools.partial(_finished, bias=bias, relu=relu)
+def _finished_on_cpu(x, kernel, *bias, strides, padding, relu):
+    finish = functools.partial(_finished, bias=bias[0] if bias else None, relu=relu)
     return _fast_convolution(x, kernel, strides, padding, finish)
 
 
-def _biased_elsewhere(x, kernel, bias, *, strides, padding, relu):
-    return _finished(_stock_convolution(x, kernel, strides, padding), bias, relu)
+def _finished_elsewhere(x, kernel, *bias, strides, padding, relu):
+    y = _stock_convolution(x, kernel, strides, padding)
+    return _finished(y, bias[0] if bias else None, relu)
 
 
-_biased = _primitive(
-    "fast_convolution_with_bias",
-    shape=lambda x, kernel, bias, *, relu, **geometry: _output_shape(
+_convolution_and_finish = _primitive(
+    "fast_convolution_and_finish",
+    shape=lambda x, kernel, *bias, relu, **geometry: _output_shape(
         x, kernel, **geometry
     ),
-    fast=_biased_on_cpu,
-    stock=_biased_elsewhere,
+    fast=_finished_on_cpu,
+    stock=_finished_elsewhere,
 )
 
 
-def _biased_batch(arguments, axes, *, relu, **geometry):
-    def apart(x, kernel, bias):
-        return _finished(_convolution.bind(x, kernel, **geometry), bias, relu)
+def _convolution_and_finish_batch(arguments, axes, *, relu, **geometry):
+    def apart(x, kernel, *bias):
+        y = _convolution.bind(x, kernel, **geometry)
+        return _finished(y, bias[0] if bias else None, relu)
 
     return jax.vmap(apart, axes)(*arguments), 0
 
 
-batching.primitive_batchers[_biased] = _biased_batch
+batching.primitive_batchers[_convolution_and_finish] = _convolution_and_finish_batch
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
-def _biased_convolution(x, kernel, bias, strides, padding, relu):
-    return _biased.bind(x, kernel, bias, strides=strides, padding=padding, relu=relu)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _finished_convolution(x, kernel, bias, source, strides, padding, relu):
+    """The convolution; `bias` and `source` are tuples that may be empty."""
+    return _convolution_and_finish.bind(
+        x, kernel, *bias, strides=strides, padding=padding, relu=relu
+    )
 
 
-@functools.partial(_biased_convolution.defjvp, symbolic_zeros=True)
-def _biased_convolution_jvp(strides, padding, relu, primals, tangents):
-    x, kernel, bias = primals
-    y = _biased_convolution(x, kernel, bias, strides, padding, relu)
+@functools.partial(_finished_convolution.defjvp, symbolic_zeros=True)
+def _finished_convolution_jvp(strides, padding, relu, primals, tangents):
+    x, kernel, _, source = primals
+    y = _finished_convolution(*primals, strides, padding, relu)
+    # A tangent of `x` says all about its source's.
+    dx, dkernel, *dbias = (
+        None if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
+        for tangent in (*tangents[:2], *tangents[2])
+    )
+    dbias = [tangent for tangent in dbias if tangent is not None]
     geometry = {"strides": strides, "padding": padding}
-    tangent = _tangent(tangents, x, kernel, y.shape, geometry)
+    if dx is not None and dkernel is not None:
+        arrays = dx, dkernel, x, kernel, *dbias, *source
+        tangent = _tangent.bind(*arrays, biased=len(dbias), **geometry)
+    else:
+        tangent = jnp.zeros_like(y)
+        if dx is not None:
+            tangent += _convolution.bind(dx, kernel, **geometry)
+        if dkernel is not None:
+            tangent += _convolution.bind(x, dkernel, **geometry)
+        tangent = functools.reduce(jnp.add, dbias, tangent)
     return y, jnp.where(y > 0, tangent, 0) if relu else tangent
 
 
@@ -1334,6 +1371,17 @@ def _moments(x):
     return _on_each_device(of_all, x, result=_WHOLE)
 
 
+# What BatchNorm has made of what, for the convolution that comes next: by the identity
+# of the result, `fast_convolution`'s argument `source`.
+_SOURCES = {}
+
+
+def _remember(y, source):
+    """Keep what `y` comes from, for as long as there is `y`."""
+    _SOURCES[id(y)] = source
+    weakref.finalize(y, _SOURCES.pop, id(y))
+
+
 class _Sharing:
     """For a fast layer, which may share what another layer knows."""
 
@@ -1399,11 +1447,14 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
         )
 
     def _convolve(self, inputs, kernel, bias=None, relu=False):
+        source = _SOURCES.get(id(inputs), ())
         kernel = keras.ops.convert_to_tensor(kernel)
         inputs = keras.ops.convert_to_tensor(inputs, dtype=kernel.dtype)
         if bias is not None:
             bias = keras.ops.convert_to_tensor(bias, dtype=kernel.dtype)
-        return fast_convolution(inputs, kernel, self.strides, self.padding, bias, relu)
+        return fast_convolution(
+            inputs, kernel, self.strides, self.padding, bias, relu, source
+        )
 
 
 @keras.saving.register_keras_serializable(package="kerascnn")
@@ -1439,6 +1490,8 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
         gamma = self.gamma.value if self.scale else jnp.ones_like(like)
         beta = self.beta.value if self.center else jnp.zeros_like(like)
         y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
+        scale = gamma * lax.rsqrt(variance + self.epsilon)
+        _remember(y, (inputs, scale, beta - mean * scale))
         old, new = self.momentum, 1 - self.momentum
         self.moving_mean.assign(self.moving_mean * old + mean * new)
         self.moving_variance.assign(self.moving_variance * old + variance * new)
