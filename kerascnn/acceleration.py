@@ -221,7 +221,8 @@ def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
         return finish(_banded_convolution(x, kernel, strides, padding))
     if strides != (1, 1):
         return _gathered_convolution(x, kernel, strides, padding, finish)
-    return finish(_stock_convolution(x, kernel, strides, padding))
+    # Stored, or the derivative might keep what is before bias and ReLU as well.
+    return stored(finish(_stock_convolution(x, kernel, strides, padding)))
 
 
 def _fast_input_gradient(g, kernel, strides, padding, size):
