@@ -13,6 +13,8 @@ the model it was given.
     model.save("trained.keras")  # plain Keras: the weights are the same variables
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
@@ -31,6 +33,26 @@ from jax.sharding import PartitionSpec
 from kerascnn import UsageError
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+_fast = contextvars.ContextVar("fast", default=True)
+
+
+@contextlib.contextmanager
+def stock_operations(wanted=True):
+    """Have fast layers run the stock operations that they stand for.
+
+    For a function, traced in this context, that will seldom be called: it is slower,
+    and compiled in less time and memory.
+
+    Args:
+        wanted: whether to do so; False changes nothing.
+    """
+    token = _fast.set(_fast.get() and not wanted)
+    try:
+        yield
+    finally:
+        _fast.reset(token)
+
 
 # The axis of a mesh of devices over which a batch is cut (see `_on_each_device`).
 BATCH = "batch"
@@ -76,7 +98,7 @@ def fast_convolution(
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
     padding = tuple((int(low), int(high)) for low, high in padding)
-    if not _covered(x, kernel, padding) or not _trusted():
+    if not (_fast.get() and _covered(x, kernel, padding) and _trusted()):
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
         return _finished(y, bias, relu)
@@ -1466,6 +1488,7 @@ class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
         """Pool; overlapping or padded windows and channels first as the parent does."""
         if (
             keras.backend.backend() != "jax"
+            or not _fast.get()
             or self.data_format != "channels_last"
             or self.padding != "valid"
             or self.strides != self.pool_size
@@ -1502,6 +1525,7 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
         return (
             keras.backend.backend() == "jax"
             and jax.default_backend() == "cpu"
+            and _fast.get()
             and not self.renorm
             and self.axis in (-1, inputs.ndim - 1)
             and inputs.dtype.name == self.compute_dtype == "float32"

@@ -143,9 +143,9 @@ def test_the_loss_is_the_same_at_each_of_50_steps(
     sums = []
     function = epoch.training_function
 
-    def watched(model, mesh):
+    def watched(model, mesh, batch_size):
         assert (mesh is not None) == cut
-        call = function(model, mesh)
+        call = function(model, mesh, batch_size)
 
         def step(state, *arguments):
             state = call(state, *arguments)
