@@ -7,6 +7,7 @@ write the same bytes under the same names, so neither can break the other.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -132,12 +133,14 @@ def _open(place: Path) -> tuple[dict, dict]:
     arrays = {}
     for name in ARRAYS:
         file = place / f"{name}.npy"
-        arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        mapped = functools.partial(np.load, file, mmap_mode="r", allow_pickle=False)
         if (
-            list(arrays[name].shape) != record["shapes"][name]
-            or digest(arrays[name]) != record["sha256"][name]
+            list(mapped().shape) != record["shapes"][name]
+            or digest(mapped()) != record["sha256"][name]
         ):
             raise ValueError(f"{file.name} is not what was written")
+        # Anew: what has been read through a map counts as the process's memory.
+        arrays[name] = mapped()
     return record, arrays
 
 
