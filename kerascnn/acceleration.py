@@ -1448,10 +1448,11 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
 
     def call(self, inputs):
         """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
-        if not self._is_covered or not self.use_bias:
+        if not self._is_covered:
             return super().call(inputs)
         relu = self.activation is keras.activations.relu
-        y = self._convolve(inputs, self.kernel, self.bias, relu)
+        bias = self.bias if self.use_bias else None
+        y = self._convolve(inputs, self.kernel, bias, relu)
         return y if relu or self.activation is None else self.activation(y)
 
     def convolution_op(self, inputs, kernel):

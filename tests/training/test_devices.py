@@ -12,7 +12,7 @@ import pytest
 import test_engines
 from keras import layers
 
-from kerascnn import accelerate, cores
+from kerascnn import accelerate, acceleration, cores
 from kerascnn.data import Split
 from kerascnn.training import models, trainer
 from kerascnn.training.plan import Plan
@@ -32,6 +32,7 @@ def network() -> keras.Model:
     x = layers.MaxPooling2D(2)(x)
     x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
     x = layers.Conv2D(16, 3, strides=2, activation="silu")(x)
     x = layers.Dropout(0.3)(x)
     x = layers.Flatten()(x)
@@ -96,6 +97,26 @@ def test_one_device_and_two_train_the_same(cut, monkeypatch):
     assert logs == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
+    images = []
+    convolution = acceleration._finished_convolution
+    monkeypatch.setattr(
+        acceleration,
+        "_finished_convolution",
+        lambda x, *others: images.append(len(x)) or convolution(x, *others),
+    )
+    fast, expected = trained()
+    assert {10, 7} < set(images)  # of 20, a device's half
+    images.clear()
+    monkeypatch.setattr(epoch, "SELDOM", 1 / 10)  # more than 7 of 87
+    stock, logs = trained()
+    assert 10 in images
+    assert 7 not in images
+    for a, b in zip(stock.variables, fast.variables, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=a.path)
+    assert logs == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_weights_are_one_device_s_afterwards_and_train_on(cut):
     model, _ = trained()
     assert {len(v.value.sharding.device_set) for v in model.variables} == {1}
@@ -140,8 +161,8 @@ def test_devices_exchange_only_what_is_of_all_images(cut):
 
 def test_small_networks_stay_on_one_device(monkeypatch):
     model = compiled()
-    # 16 x 16 x 16 x 27, 8 x 8 x 16 x 144, 3 x 3 x 16 x 144 and 144 x 10.
-    assert models.multiplications(model) == [110592, 147456, 20736, 1440]
+    # 16 x 16 x 16 x 27, 8 x 8 x 16 x 144 twice, 3 x 3 x 16 x 144 and 144 x 10.
+    assert models.multiplications(model) == [110592, 147456, 147456, 20736, 1440]
     assert devices.mesh(model, 2000) is None
     assert devices.mesh(model, 4000).shape == {"batch": 2}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
