@@ -38,16 +38,14 @@ _fast = contextvars.ContextVar("fast", default=True)
 
 
 @contextlib.contextmanager
-def stock_operations(wanted=True):
+def stock_operations():
     """Have fast layers run the stock operations that they stand for.
 
     For a function, traced in this context, that will seldom be called: it is slower,
-    and compiled in less time and memory.
-
-    Args:
-        wanted: whether to do so; False changes nothing.
+    and compiled in less time and memory. One that `jax.jit` has traced before stays as
+    it is.
     """
-    token = _fast.set(_fast.get() and not wanted)
+    token = _fast.set(False)
     try:
         yield
     finally:
@@ -68,7 +66,8 @@ def fast_convolution(
     bias and ReLU may be added while it is in the processor's caches. All
     derivatives, of any order, forward and reverse, are exact. What the fast code does
     not cover (another type than float32, grouped channels, a symbolic batch size) runs
-    as the stock operation, as does everything on a GPU or a TPU.
+    as the stock operation, as does everything on a GPU or a TPU and under
+    `stock_operations`.
 
     Args:
         x: images, float32 of shape `(batch, height, width, channels)`.
@@ -78,9 +77,10 @@ def fast_convolution(
             `((top, bottom), (left, right))`.
         bias: float32 of shape `(filters,)`.
         relu: whether to return zero for what is negative.
-        source: `(images, scale, shift)` where `x` is `images * scale + shift`, the last
-            two of shape `(channels,)`. From them the kernel's gradient computes `x`
-            again in pieces, so that a training step need not keep it.
+        source: `(images, scale, shift)` where `x` is `images * scale + shift`, float32,
+            the last two of shape `(channels,)`. From them the kernel's gradient may
+            compute `x` again in pieces, so that a training step need not keep it. This
+            is not checked: of another source it would be another gradient.
 
     Returns:
         float32 of shape `(batch, new_height, new_width, filters)`.
@@ -102,21 +102,23 @@ def fast_convolution(
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
         return _finished(y, bias, relu)
+    bias = () if bias is None else (jnp.asarray(bias, x.dtype),)
+    # Images are cut among devices, the other arrays whole on each.
+    images, affine = source[:1], tuple(jnp.asarray(a, x.dtype) for a in source[1:])
     return _on_each_device(
         lambda batches, kernel, bias, affine: _finished_convolution(
-            *(batches[0], kernel, bias, (*batches[1:], *affine)),
-            *(strides, padding, relu),
+            batches[0], kernel, bias, (*batches[1:], *affine), strides, padding, relu
         ),
-        (x, *source[:1]),
-        *(kernel, () if bias is None else (jnp.asarray(bias),), source[1:]),
+        *((x, *images), kernel, bias, affine),
     )
 
 
 def _on_each_device(function, images, *others, result=_PART):
     """`function` of images and others; each device of a mesh takes its images.
 
-    Left to itself, XLA would send images from device to device for the loops over
-    blocks. The result is one for each image, or, as `_WHOLE`, the same on all.
+    `images` may be a tuple of arrays, of equally many. Left to itself, XLA would send
+    images from device to device for the loops over blocks. The result is one for each
+    image, or, as `_WHOLE`, the same on all.
     """
     if not _may_be_cut(images):
         return function(images, *others)
@@ -713,26 +715,6 @@ mlir.register_lowering(
 )
 
 
-def _after(x, other):
-    """`x`, on a CPU not before `other` has been computed: the order saves memory."""
-    return _wait.bind(x, other)
-
-
-_wait = Primitive("wait")
-_wait.def_impl(lambda x, _: x)
-_wait.def_abstract_eval(lambda x, _: x)
-ad.defjvp(_wait, lambda tangent, *_: tangent, None)
-batching.primitive_batchers[_wait] = lambda arrays, axes: (arrays[0], axes[0])
-mlir.register_lowering(_wait, lambda _, x, __: [x])
-mlir.register_lowering(
-    _wait,
-    mlir.lower_fun(
-        lambda x, other: jnp.where(_never(other), -x, x), multiple_results=False
-    ),
-    platform="cpu",
-)
-
-
 def _images_per_block(images, tiling, channels, filters):
     """Images a block, of so many channels; the products are of so many filters."""
     numbers = tiling.pieces**2 * channels
@@ -1014,7 +996,54 @@ def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
     return primitive
 
 
+def _advised_primitive(name, bilinear, *, shape, fast, stock):
+    """A primitive for a bilinear one's map, with advice on how a CPU computes it.
+
+    Args:
+        name, shape, stock: those of `_bilinear_primitive`.
+        bilinear: the primitive; it gives the derivatives.
+        fast: what a CPU runs, a function of the two arguments and the advice, further
+            arrays on which the value does not depend.
+    """
+    primitive = _primitive(
+        name,
+        lambda a, b, *_, **parameters: shape(a, b, **parameters),
+        fast,
+        lambda a, b, *_, **parameters: stock(a, b, **parameters),
+    )
+
+    def jvp(primals, tangents, **parameters):
+        (a, b, *_), (da, db, *_) = primals, tangents
+        y = primitive.bind(*primals, **parameters)
+        bind = functools.partial(bilinear.bind, **parameters)
+        return y, _sum_where_given(bind, ((da, b), (a, db)), y)
+
+    def transpose(ct, a, b, *advice, **parameters):
+        both = ad.primitive_transposes[bilinear](ct, a, b, **parameters)
+        return *both, *[None] * len(advice)
+
+    def batch(arguments, axes, **parameters):
+        bind = functools.partial(bilinear.bind, **parameters)
+        return jax.vmap(bind, axes[:2])(*arguments[:2]), 0
+
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _sum_where_given(function, pairs, like):
+    """The sum of a function of those pairs of arrays without a symbolic zero."""
+    terms = (
+        function(*pair)
+        for pair in pairs
+        if not any(type(array) is ad.Zero for array in pair)
+    )
+    return functools.reduce(jnp.add, terms, jnp.zeros_like(like))
+
+
 def _primitive(name, shape, fast, stock):
+    """A primitive without derivatives; for the arguments see `_bilinear_primitive`."""
     primitive = Primitive(name)
 
     @functools.cache
@@ -1087,36 +1116,29 @@ _weight_gradient = _bilinear_primitive(
 )
 
 
-# The same gradient of an `x` known to be `images * scale + shift`: `source` is these.
-
-_weight_gradient_of_source = _primitive(
+# The same gradient of an `x` that is known to be `images * scale + shift`.
+_weight_gradient_of_source = _advised_primitive(
     "fast_convolution_weight_gradient_of_source",
-    shape=lambda x, g, *_, taps, **__: (*taps, x.shape[3], g.shape[3]),
+    _weight_gradient,
+    shape=lambda x, g, *, taps, **_: (*taps, x.shape[3], g.shape[3]),
     fast=_fast_weight_gradient,
-    stock=lambda x, g, *_, **geometry: _stock_weight_gradient(x, g, **geometry),
+    stock=_stock_weight_gradient,
 )
 
 
-def _weight_gradient_of_source_jvp(primals, tangents, **geometry):
-    # A tangent of `x` says all about its source's.
-    (x, g, *_), (dx, dg, *_) = primals, tangents
-    terms = [
-        _weight_gradient.bind(*pair, **geometry)
-        for pair in ((dx, g), (x, dg))
-        if not any(type(array) is ad.Zero for array in pair)
-    ]
-    y = _weight_gradient_of_source.bind(*primals, **geometry)
-    return y, functools.reduce(jnp.add, terms, jnp.zeros_like(y))
+def _fast_input_gradient_last(g, kernel, *others, **geometry):
+    for other in others:
+        kernel = jnp.where(_never(other), -kernel, kernel)
+    return _fast_input_gradient(g, kernel, **geometry)
 
 
-def _weight_gradient_of_source_batch(arguments, axes, **geometry):
-    bind = functools.partial(_weight_gradient.bind, **geometry)
-    return jax.vmap(bind, axes[:2])(*arguments[:2]), 0
-
-
-ad.primitive_jvps[_weight_gradient_of_source] = _weight_gradient_of_source_jvp
-batching.primitive_batchers[_weight_gradient_of_source] = (
-    _weight_gradient_of_source_batch
+# The images' gradient, on a CPU not before other arrays have been computed.
+_input_gradient_last = _advised_primitive(
+    "fast_convolution_input_gradient_last",
+    _input_gradient,
+    shape=lambda g, kernel, *, size, **_: (g.shape[0], *size, kernel.shape[2]),
+    fast=_fast_input_gradient_last,
+    stock=_stock_input_gradient,
 )
 
 
@@ -1150,14 +1172,11 @@ def _tangent_jvp(primals, tangents, *, biased, **geometry):
     dx, dkernel, x, kernel, *_ = primals
     ddx, ddkernel, x_tangent, kernel_tangent, *others = tangents
     pairs = (ddx, kernel), (dx, kernel_tangent), (x_tangent, dkernel), (x, ddkernel)
-    terms = [
-        _convolution.bind(*pair, **geometry)
-        for pair in pairs
-        if not any(type(array) is ad.Zero for array in pair)
-    ]
-    terms += [term for term in others[:biased] if type(term) is not ad.Zero]
     y = _tangent.bind(*primals, biased=biased, **geometry)
-    return y, functools.reduce(jnp.add, terms, jnp.zeros_like(y))
+    bind = functools.partial(_convolution.bind, **geometry)
+    tangent = _sum_where_given(bind, pairs, y)
+    dbias = (term for term in others[:biased] if type(term) is not ad.Zero)
+    return y, functools.reduce(jnp.add, dbias, tangent)
 
 
 def _tangent_transpose(ct, dx, dkernel, x, kernel, *others, biased, **geometry):
@@ -1165,8 +1184,9 @@ def _tangent_transpose(ct, dx, dkernel, x, kernel, *others, biased, **geometry):
     weight_gradient = _weight_gradient_of_source if source else _weight_gradient
     dkernel = weight_gradient.bind(x, ct, *source, taps=kernel.shape[:2], **geometry)
     dbias = [ct.sum((0, 1, 2))] * biased
-    kernel = functools.reduce(_after, dbias, _after(kernel, dkernel))
-    dx = _input_gradient.bind(ct, kernel, size=x.shape[1:3], **geometry)
+    dx = _input_gradient_last.bind(
+        ct, kernel, dkernel, *dbias, size=x.shape[1:3], **geometry
+    )
     return dx, dkernel, None, None, *dbias, *[None] * len(source)
 
 
@@ -1212,6 +1232,21 @@ def _convolution_and_finish_batch(arguments, axes, *, relu, **geometry):
     return jax.vmap(apart, axes)(*arguments), 0
 
 
+def _convolution_and_finish_transpose(ct, x, kernel, *bias, relu, **geometry):
+    if relu:
+        raise NotImplementedError("ReLU is not linear: it has no transpose")
+    dx = dkernel = None
+    if ad.is_undefined_primal(x):
+        size = x.aval.shape[1:3]
+        dx = _input_gradient.bind(ct, kernel, size=size, **geometry)
+    if ad.is_undefined_primal(kernel):
+        taps = kernel.aval.shape[:2]
+        dkernel = _weight_gradient.bind(x, ct, taps=taps, **geometry)
+    linear = (ad.is_undefined_primal(each) for each in bias)
+    return dx, dkernel, *(ct.sum((0, 1, 2)) if each else None for each in linear)
+
+
+ad.primitive_transposes[_convolution_and_finish] = _convolution_and_finish_transpose
 batching.primitive_batchers[_convolution_and_finish] = _convolution_and_finish_batch
 
 
@@ -1395,14 +1430,16 @@ def _moments(x):
 
 
 # What BatchNorm has made of what, for the convolution that comes next: by the identity
-# of the result, `fast_convolution`'s argument `source`.
+# of the result, `fast_convolution`'s argument `source`. JAX's tracers take no attribute
+# and have no hash; an operation in between makes another one, which is not found.
 _SOURCES = {}
 
 
 def _remember(y, source):
-    """Keep what `y` comes from, for as long as there is `y`."""
-    _SOURCES[id(y)] = source
-    weakref.finalize(y, _SOURCES.pop, id(y))
+    """Keep what `y` comes from, for as long as `y` is being traced."""
+    if isinstance(y, jax.core.Tracer):
+        _SOURCES[id(y)] = source
+        weakref.finalize(y, _SOURCES.pop, id(y))
 
 
 class _Sharing:

@@ -182,7 +182,7 @@ def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
 
 
 # A block of tiles holds at most 40 images of 8 x 8 pixels with "same" padding, and 17
-# with "valid"; 20 where the kernel is cut in pieces.
+# with "valid"; 20 and 40 where the kernel is cut in pieces.
 @pytest.mark.parametrize("batch", [1, 33, 130])
 @pytest.mark.parametrize(
     ("width", "taps", "channels", "padding"),
@@ -384,6 +384,55 @@ def test_a_convolution_of_known_source_has_the_derivatives_of_any_other(taps):
         for source in ((images, scale, shift), ())
     )
     assert relative_error(wrong, right) > 0.1
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_functions_have_transposes(biased):
+    x, kernel, bias, g = arrays(14, (2, 6, 6, 16), (3, 3, 16, 16), (16,), (2, 6, 6, 16))
+
+    def fast(x, kernel):
+        return fast_convolution(x, kernel, 1, "same", bias if biased else None)
+
+    def stock(x, kernel):
+        return stock_convolution(x, kernel) + (bias if biased else 0)
+
+    def transposes(convolution):
+        back = jax.vjp(convolution, x, kernel)[1]
+        forward = jax.linearize(convolution, x, kernel)[1]
+        by_images = jax.linearize(lambda x: convolution(x, kernel), x)[1]
+        return jax.tree.leaves(
+            (
+                jax.linear_transpose(back, g)((x, kernel)),
+                jax.linear_transpose(forward, x, kernel)(g),
+                jax.linear_transpose(by_images, x)(g),
+            )
+        )
+
+    for one, other in zip(transposes(fast), transposes(stock), strict=True):
+        assert relative_error(one, other) < 3 * TOLERANCE[3]
+
+
+def test_a_linear_call_has_a_transpose():
+    """As where a convolution is a user's own derivative, or a solver's matrix."""
+    x, kernel, bias, g = arrays(15, (2, 6, 6, 16), (3, 3, 16, 16), (16,), (2, 6, 6, 16))
+
+    def transposes(convolution):
+        return [
+            *jax.linear_transpose(lambda x: convolution(x, kernel), x)(g),
+            *jax.linear_transpose(lambda kernel: convolution(x, kernel), kernel)(g),
+        ]
+
+    fast = transposes(lambda x, kernel: fast_convolution(x, kernel, 1, "same"))
+    for one, other in zip(fast, transposes(stock_convolution), strict=True):
+        assert relative_error(one, other) < TOLERANCE[3]
+    (dbias,) = jax.linear_transpose(
+        lambda b: fast_convolution(np.zeros_like(x), kernel, 1, "same", b), bias
+    )(g)
+    assert relative_error(dbias, g.sum((0, 1, 2))) < TOLERANCE[3]
+    with pytest.raises(NotImplementedError, match="ReLU is not linear"):
+        jax.linear_transpose(
+            lambda x: fast_convolution(x, kernel, 1, "same", bias, relu=True), x
+        )(g)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])

@@ -9,6 +9,7 @@ random draws, same arithmetic (see the tests).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -251,9 +252,10 @@ def training_function(
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State:
-        last = chosen.shape[1] < min(batch_size, SELDOM * len(images))
-        seldom = mesh is not None and last
-        with devices.tracing(mesh), stock_operations(seldom):
+        small_last = chosen.shape[1] < min(batch_size, SELDOM * len(images))
+        seldom = mesh is not None and small_last
+        operations = stock_operations() if seldom else contextlib.nullcontext()
+        with devices.tracing(mesh), operations:
             if len(chosen) == 1:
                 return step(state, images[chosen[0]], labels[chosen[0]])
             return jax.lax.scan(

@@ -314,7 +314,6 @@ def test_array_record_where_it_cannot_be_installed(tiny, tmp_path, monkeypatch):
 def test_array_record_is_read_without_tensorflow(tmp_path):
     code = """
 import sys
-from itertools import product
 import kerascnn.data
 heavy = {"tensorflow", "tensorflow_datasets", "PIL", "keras", "jax", "rich"}
 print(sorted(heavy & set(sys.modules)))

@@ -106,7 +106,7 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
         lambda x, *others: images.append(len(x)) or convolution(x, *others),
     )
     fast, expected = trained()
-    assert {10, 7} < set(images)  # of 20, a device's half
+    assert {10, 7} <= set(images)  # of 20, a device's half
     images.clear()
     monkeypatch.setattr(epoch, "SELDOM", 1 / 10)  # more than 7 of 87
     stock, logs = trained()
