@@ -58,8 +58,8 @@ def text(run: Run) -> str:
     if data["sample"]:
         lines.append(
             f"  A run on the bundled sample, {data['train_images']:,} training and "
-            f"{data['test_images']:,} test images, shows that it learns, not how far "
-            "it gets.\n"
+            f"{data['test_images']:,} test images, is for trying things: it does not "
+            "show how far the recipe gets.\n"
             f"  The full set: kerascnn data get {data['name']}"
         )
     return "\n".join(lines)
