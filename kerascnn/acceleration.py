@@ -163,8 +163,8 @@ def _trusted():
 
     XLA for the CPU has had releases that computed wrong values without an error
     (jax#39103). Once per process, at first use, a small convolution and its weight
-    gradient, in tiles, the most intricate code here, are compared with NumPy's; if
-    they differ, the stock operation is used for all.
+    gradient, in tiles, are compared with NumPy's; if they differ, the stock operation
+    is used for all.
     """
     if jax.default_backend() != "cpu":
         return True
@@ -574,8 +574,9 @@ _TILE_SIZES = {3: (4, 6), 5: (6, 8), 7: (7,)}
 _PIECES = {7: 2}
 
 # Numbers that a block holds at each point, about. Few, so that its transforms stay in
-# the cache; but as many squares as there are channels, so that the kernel's are not
-# read too often. Measured on two AVX-512 cores, each with images of its own.
+# the cache; but as many squares as there are channels or filters, whichever are fewer,
+# so that the kernel's transform is not read too often. Measured on two AVX-512 cores,
+# each with images of its own.
 _NUMBERS_PER_BLOCK = 10240
 
 
