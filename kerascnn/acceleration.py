@@ -98,13 +98,14 @@ def fast_convolution(
             x.shape[1:3], kernel.shape[:2], strides, padding.upper()
         )
     padding = tuple((int(low), int(high)) for low, high in padding)
+    bias = () if bias is None else (bias,)
     if not (_fast.get() and _covered(x, kernel, padding) and _trusted()):
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
         return _finished(y, bias, relu)
-    bias = () if bias is None else (jnp.asarray(bias, x.dtype),)
     # Images are cut among devices, the other arrays whole on each.
-    images, affine = source[:1], tuple(jnp.asarray(a, x.dtype) for a in source[1:])
+    images = source[:1]
+    bias, affine = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), (bias, source[1:]))
     return _on_each_device(
         lambda batches, kernel, bias, affine: _finished_convolution(
             batches[0], kernel, bias, (*batches[1:], *affine), strides, padding, relu
@@ -138,8 +139,8 @@ def _may_be_cut(images):
 
 
 def _finished(y, bias, relu):
-    if bias is not None:
-        y = y + bias
+    """`y` with a bias, of a tuple that may be empty, and ReLU."""
+    y = sum(bias, start=y)
     return jax.nn.relu(y) if relu else y
 
 
@@ -997,21 +998,24 @@ def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
     return primitive
 
 
-def _advised_primitive(name, bilinear, *, shape, fast, stock):
+def _advised_primitive(name, bilinear, fast):
     """A primitive for a bilinear one's map, with advice on how a CPU computes it.
 
     Args:
-        name, shape, stock: those of `_bilinear_primitive`.
-        bilinear: the primitive; it gives the derivatives.
-        fast: what a CPU runs, a function of the two arguments and the advice, further
-            arrays on which the value does not depend.
+        name: the name that a jaxpr shows.
+        bilinear: the primitive, which gives all but what a CPU runs.
+        fast: this, a function of the two arguments and the advice, further arrays on
+            which the value does not depend.
     """
-    primitive = _primitive(
-        name,
-        lambda a, b, *_, **parameters: shape(a, b, **parameters),
-        fast,
-        lambda a, b, *_, **parameters: stock(a, b, **parameters),
-    )
+
+    def unadvised(a, b, *_, **parameters):
+        return bilinear.bind(a, b, **parameters)
+
+    def shape(*arguments, **parameters):
+        bind = functools.partial(unadvised, **parameters)
+        return jax.eval_shape(bind, *arguments).shape
+
+    primitive = _primitive(name, shape, fast, unadvised)
 
     def jvp(primals, tangents, **parameters):
         (a, b, *_), (da, db, *_) = primals, tangents
@@ -1024,8 +1028,7 @@ def _advised_primitive(name, bilinear, *, shape, fast, stock):
         return *both, *[None] * len(advice)
 
     def batch(arguments, axes, **parameters):
-        bind = functools.partial(bilinear.bind, **parameters)
-        return jax.vmap(bind, axes[:2])(*arguments[:2]), 0
+        return jax.vmap(functools.partial(unadvised, **parameters), axes)(*arguments), 0
 
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
@@ -1121,9 +1124,7 @@ _weight_gradient = _bilinear_primitive(
 _weight_gradient_of_source = _advised_primitive(
     "fast_convolution_weight_gradient_of_source",
     _weight_gradient,
-    shape=lambda x, g, *, taps, **_: (*taps, x.shape[3], g.shape[3]),
-    fast=_fast_weight_gradient,
-    stock=_stock_weight_gradient,
+    _fast_weight_gradient,
 )
 
 
@@ -1137,9 +1138,7 @@ def _fast_input_gradient_last(g, kernel, *others, **geometry):
 _input_gradient_last = _advised_primitive(
     "fast_convolution_input_gradient_last",
     _input_gradient,
-    shape=lambda g, kernel, *, size, **_: (g.shape[0], *size, kernel.shape[2]),
-    fast=_fast_input_gradient_last,
-    stock=_stock_input_gradient,
+    _fast_input_gradient_last,
 )
 
 
@@ -1206,13 +1205,12 @@ batching.primitive_batchers[_tangent] = _tangent_batch
 
 
 def _finished_on_cpu(x, kernel, *bias, strides, padding, relu):
-    finish = functools.partial(_finished, bias=bias[0] if bias else None, relu=relu)
+    finish = functools.partial(_finished, bias=bias, relu=relu)
     return _fast_convolution(x, kernel, strides, padding, finish)
 
 
 def _finished_elsewhere(x, kernel, *bias, strides, padding, relu):
-    y = _stock_convolution(x, kernel, strides, padding)
-    return _finished(y, bias[0] if bias else None, relu)
+    return _finished(_stock_convolution(x, kernel, strides, padding), bias, relu)
 
 
 _convolution_and_finish = _primitive(
@@ -1227,8 +1225,7 @@ _convolution_and_finish = _primitive(
 
 def _convolution_and_finish_batch(arguments, axes, *, relu, **geometry):
     def apart(x, kernel, *bias):
-        y = _convolution.bind(x, kernel, **geometry)
-        return _finished(y, bias[0] if bias else None, relu)
+        return _finished(_convolution.bind(x, kernel, **geometry), bias, relu)
 
     return jax.vmap(apart, axes)(*arguments), 0
 
@@ -1380,8 +1377,13 @@ def fast_batch_normalization(x, gamma, beta, epsilon):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _normalised(x, gamma, beta, epsilon):
     mean, variance = _moments(x)
+    scale, shift = _scale_and_shift(gamma, beta, mean, variance, epsilon)
+    return x * scale + shift, mean, variance
+
+
+def _scale_and_shift(gamma, beta, mean, variance, epsilon):
     scale = gamma * lax.rsqrt(variance + epsilon)
-    return x * scale + (beta - mean * scale), mean, variance
+    return scale, beta - mean * scale
 
 
 @_normalised.defjvp
@@ -1553,8 +1555,8 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
         gamma = self.gamma.value if self.scale else jnp.ones_like(like)
         beta = self.beta.value if self.center else jnp.zeros_like(like)
         y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
-        scale = gamma * lax.rsqrt(variance + self.epsilon)
-        _remember(y, (inputs, scale, beta - mean * scale))
+        affine = _scale_and_shift(gamma, beta, mean, variance, self.epsilon)
+        _remember(y, (inputs, *affine))
         old, new = self.momentum, 1 - self.momentum
         self.moving_mean.assign(self.moving_mean * old + mean * new)
         self.moving_variance.assign(self.moving_variance * old + variance * new)

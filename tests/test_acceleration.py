@@ -40,6 +40,11 @@ def relative_error(value, exact):
     return np.max(np.abs(np.asarray(value, np.float64) - exact)) / np.max(np.abs(exact))
 
 
+def along(gradient, tangents):
+    """The derivative in a direction, a function of what `gradient` is a function of."""
+    return lambda *arguments: sum(map(jnp.vdot, gradient(*arguments), tangents))
+
+
 def stock_convolution(x, kernel, strides=(1, 1), padding="SAME", **kwargs):
     return lax.conv_general_dilated(
         x,
@@ -218,11 +223,7 @@ def test_derivatives_of_higher_order_equal_the_stock_ones(channels):
 
         gradient = jax.grad(loss, argnums=(0, 1))
         forward_over_reverse = jax.jvp(gradient, (x, kernel), (dx, dk))[1]
-
-        def directional(x, kernel):
-            by_x, by_kernel = gradient(x, kernel)
-            return jnp.vdot(by_x, dx) + jnp.vdot(by_kernel, dk)
-
+        directional = along(gradient, (dx, dk))
         reverse_over_reverse = jax.grad(directional, argnums=(0, 1))(x, kernel)
         third = jax.grad(lambda x: jnp.vdot(jax.grad(directional)(x, kernel), dx))(x)
         return jax.tree.leaves((forward_over_reverse, reverse_over_reverse, third))
@@ -318,9 +319,7 @@ def test_derivatives_with_bias_and_relu_equal_those_of_the_parts(relu):
             return jnp.mean(jnp.sin(convolution(*arguments)))
 
         gradient = jax.grad(loss, argnums=(0, 1, 2))
-
-        def directional(*arguments):
-            return sum(map(jnp.vdot, gradient(*arguments), tangents))
+        directional = along(gradient, tangents)
 
         return jax.tree.leaves(
             (
@@ -357,9 +356,7 @@ def test_a_convolution_of_known_source_has_the_derivatives_of_any_other(taps):
             return jnp.mean(jnp.sin(result(known, *arguments)))
 
         gradient = jax.grad(loss, argnums=range(5))
-
-        def directional(*arguments):
-            return sum(map(jnp.vdot, gradient(*arguments), tangents))
+        directional = along(gradient, tangents)
 
         return jax.tree.leaves(
             (

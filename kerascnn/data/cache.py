@@ -134,13 +134,13 @@ def _open(place: Path) -> tuple[dict, dict]:
     for name in ARRAYS:
         file = place / f"{name}.npy"
         mapped = functools.partial(np.load, file, mmap_mode="r", allow_pickle=False)
+        arrays[name] = mapped()
+        # Read through another map: what has been read counts as the process's memory.
         if (
-            list(mapped().shape) != record["shapes"][name]
+            list(arrays[name].shape) != record["shapes"][name]
             or digest(mapped()) != record["sha256"][name]
         ):
             raise ValueError(f"{file.name} is not what was written")
-        # Anew: what has been read through a map counts as the process's memory.
-        arrays[name] = mapped()
     return record, arrays
 
 
