@@ -862,16 +862,14 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
         lines = stored(_apply(outputs, list(products)))
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
+        # (images, rows, m, columns, m, filters)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
+        block = squares.reshape(size, *tiling.output, filters)[:, :height, :width]
         # Starts where `_block` does: the last block overlaps the one before.
-        return lax.dynamic_update_slice_in_dim(y, finish(squares), start, 0)
+        return lax.dynamic_update_slice_in_dim(y, finish(block), start, 0)
 
-    y = _room((images, rows, m, columns, m, filters), x)
-    y = _for_each_block(images, size, add_block, y)
-    y = y.reshape(images, *tiling.output, filters)
-    if tiling.output == (height, width):
-        return y
-    return stored(y[:, :height, :width])  # or the larger one would be kept as well
+    y = _room((images, height, width, filters), x)
+    return _for_each_block(images, size, add_block, y)
 
 
 def _tiled_input_gradient(g, kernel, padding, size):
@@ -897,11 +895,11 @@ def _tiled_input_gradient(g, kernel, padding, size):
         # (n, images, height, columns * channels)
         lines = stored(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
-        return lax.dynamic_update_slice_in_dim(x, squares, start, 0)
+        block = _without_padding(squares, padding, size)
+        return lax.dynamic_update_slice_in_dim(x, block, start, 0)
 
-    x = _room((images, *tiling.frame, channels), g)
-    x = _for_each_block(images, block_size, add_block, x)
-    return _without_padding(x, padding, size)
+    x = _room((images, *size, channels), g)
+    return _for_each_block(images, block_size, add_block, x)
 
 
 def _overlapping(matrix, parts, axis, step):
