@@ -240,14 +240,16 @@ def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
     if _tiles_pay(kernel.shape, strides):
         return _tiled_convolution(x, kernel, padding, finish=finish)
     if math.prod(kernel.shape[:3]) <= 32 and kernel.shape[3] <= 32:
-        return stored(finish(_summed_convolution(x, kernel, strides, padding)))
+        y = finish(_summed_convolution(x, kernel, strides, padding))
+        return _stored_on_cpu(y, kernel)
     shape = _output_shape(x, kernel, strides, padding)
     if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
         return finish(_banded_convolution(x, kernel, strides, padding))
     if strides != (1, 1):
         return _gathered_convolution(x, kernel, strides, padding, finish)
     # Stored, or the derivative might keep what is before bias and ReLU as well.
-    return stored(finish(_stock_convolution(x, kernel, strides, padding)))
+    y = finish(_stock_convolution(x, kernel, strides, padding))
+    return _stored_on_cpu(y, kernel)
 
 
 def _fast_input_gradient(g, kernel, strides, padding, size):
@@ -344,7 +346,7 @@ def _strided_input_gradient(g, kernel, strides, padding, size):
     images, height, width, filters = g.shape
     taps = kernel.shape[:2]
     results = jnp.dot(g.reshape(-1, filters), kernel.reshape(-1, filters).T)
-    results = stored(results).reshape(*g.shape[:3], *kernel.shape[:3])
+    results = _stored_on_cpu(results, g).reshape(*g.shape[:3], *kernel.shape[:3])
     lines = [
         pixels + (length - 1) // step
         for pixels, length, step in zip((height, width), taps, strides, strict=True)
@@ -412,10 +414,13 @@ def _row_weight_gradient(x, g, strides, padding, taps):
 
 
 def _bands_pay(shape, g_shape, strides, taps):
-    """Whether the lines are short enough: measured on two AVX2 cores."""
+    """Whether the lines are short enough, or the channels so few that others are slow.
+
+    Measured on two AVX2 cores, and with few channels on two AVX-512 cores.
+    """
     return (
         shape[1] * shape[2] <= 256
-        and g_shape[2] * g_shape[3] <= 256
+        and (g_shape[2] * g_shape[3] <= 256 or shape[2] <= 4)
         and strides[1] <= taps[1] <= g_shape[2] * strides[1] + 1
     )
 
@@ -484,13 +489,13 @@ def _banded_input_gradient(g, kernel, padding, size):
     taps, columns, channels, _ = kernel.shape
     band = _band_width(width, filters, 1, columns)
     matrix = _banded(kernel, 1, band)
-    lines = stored(jnp.dot(g.reshape(-1, band * filters), matrix.T))
+    lines = _stored_on_cpu(jnp.dot(g.reshape(-1, band * filters), matrix.T), g)
     lines = lines.reshape(images, height, width // band, taps, -1)
     frame = height + taps - 1, width // band
     x = functools.reduce(
         jnp.add, (_framed(lines[:, :, :, i], i, 0, *frame) for i in range(taps))
     )
-    x = stored(x)
+    x = _stored_on_cpu(x, g)
     own, beyond = jnp.split(x, [band * channels], axis=3)
     own = jnp.pad(own, ((0, 0), (0, 0), (0, 1), (0, 0)))
     rest = own.shape[3] - beyond.shape[3]
@@ -686,9 +691,15 @@ def _never(x):
     return (bits | 1) == 0
 
 
-def _stored_on_cpu(x):
+def _stored_on_cpu(x, witness=None):
+    """`stored` on a CPU, which asks a number of `witness`, or of `x` itself.
+
+    A witness is an array that has been computed before: of `x`, XLA would compile all
+    that it is computed from once more, for that one number.
+    """
+    never = _never(x if witness is None else witness)
     return lax.while_loop(
-        lambda state: state[0], lambda state: (state[0], -state[1]), (_never(x), x)
+        lambda state: state[0], lambda state: (state[0], -state[1]), (never, x)
     )[1]
 
 
@@ -730,7 +741,7 @@ def _evenly(images, at_most):
     return -(-images // blocks)
 
 
-def _transformed_tiles(matrix, block, counts, step):
+def _transformed_tiles(matrix, block, counts, step, witness):
     """Both one-dimensional transforms of every square of a block.
 
     Args:
@@ -738,6 +749,7 @@ def _transformed_tiles(matrix, block, counts, step):
         block: of shape `(images, height, width, channels)`.
         counts: the numbers of rows and of columns of squares.
         step: pixels from one square to the next.
+        witness: see `_stored_on_cpu`.
 
     Returns:
         The transformed squares, `(n * n, tiles, channels)`.
@@ -746,15 +758,19 @@ def _transformed_tiles(matrix, block, counts, step):
     images, height, width, channels = block.shape
     lines = block.reshape(images, height, width * channels)
     lines = _apply(matrix, _every(lines, 1, step, counts[0], pixels))
-    lines = stored(lines).reshape(-1, images, counts[0], width, channels)
+    lines = _stored_on_cpu(lines, witness)
+    lines = lines.reshape(-1, images, counts[0], width, channels)
     tiles = _apply(matrix, _every(lines, 3, step, counts[1], pixels), axis=1)
     return tiles.reshape(len(matrix) ** 2, -1, channels)
 
 
-def _spectra(tiling, kernel, turned=False):
-    """Each piece of the kernel at each point: a list of `(n * n, channels, filters)`.
+def _spectrum(tiling, kernel, turned=False):
+    """The kernel at each point, its pieces side by side in the channels.
 
     To be called before the loop over the blocks, so as not to be computed each time.
+
+    Returns:
+        An array of shape `(n * n, pieces * pieces * channels, filters)`.
     """
     n, m, pieces = tiling.n, tiling.m, tiling.pieces
     weights = tiling.matrices[1]
@@ -763,20 +779,18 @@ def _spectra(tiling, kernel, turned=False):
     taps = n - m + 1
     missing = (0, pieces * taps - len(kernel))
     kernel = jnp.pad(kernel, (missing, missing, (0, 0), (0, 0)))
-    return [
-        _both_axes(weights, kernel[i : i + taps, j : j + taps]).reshape(
-            n * n, *kernel.shape[2:]
-        )
-        for i, j in taps * np.array(list(np.ndindex(pieces, pieces)))
-    ]
+    kernel = kernel.reshape(pieces, taps, pieces, taps, *kernel.shape[2:])
+    kernel = kernel.transpose(1, 3, 0, 2, 4, 5)
+    return _both_axes(weights, kernel.reshape(taps, taps, -1, kernel.shape[5]))
 
 
-def _met(tiles, tiling):
+def _met(tiles, tiling, witness):
     """For each piece of the kernel, the transformed squares that it meets.
 
     Args:
         tiles: of shape `(n * n, images * rows * columns, channels)`, of the grid.
         tiling: the tiling.
+        witness: see `_stored_on_cpu`.
 
     Returns:
         A list of arrays `(n * n, tiles, channels)`, in the outputs' order.
@@ -784,7 +798,8 @@ def _met(tiles, tiling):
     if tiling.pieces == 1:
         return [tiles]
     points, _, channels = tiles.shape
-    tiles = stored(tiles).reshape(points, -1, *tiling.grid, channels)
+    tiles = _stored_on_cpu(tiles, witness)
+    tiles = tiles.reshape(points, -1, *tiling.grid, channels)
     rows, columns = tiling.counts
     return [
         tiles[:, :, i : i + rows, j : j + columns].reshape(points, -1, channels)
@@ -792,7 +807,7 @@ def _met(tiles, tiling):
     ]
 
 
-def _added(met, tiling):
+def _added(met, tiling, witness):
     """The transpose of `_met`: for each square of the image, the sum of its parts."""
     if tiling.pieces == 1:
         return met[0]
@@ -809,7 +824,8 @@ def _added(met, tiling):
             )
         ),
     )
-    return stored(total).reshape(len(total), -1, total.shape[4])
+    total = _stored_on_cpu(total, witness)
+    return total.reshape(len(total), -1, total.shape[4])
 
 
 def _product(tiles, spectrum, contracted):
@@ -832,9 +848,21 @@ def _framed(block, top, left, height, width):
 
 
 def _both_axes(matrix, x):
-    """`matrix` applied to the first and to the second axis of `x`."""
-    half = stored(_apply(matrix, list(x)))
-    return _apply(matrix, list(jnp.moveaxis(half, 1, 0)), axis=1)
+    """`matrix` applied to the first and to the second axis of `x`.
+
+    As one product: for a kernel that is as fast as two loops, and compiled in far less
+    time and memory.
+
+    Args:
+        matrix: of shape `(rows, columns)`.
+        x: of shape `(columns, columns, channels, filters)`.
+
+    Returns:
+        An array of shape `(rows * rows, channels, filters)`.
+    """
+    both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
+    y = jnp.dot(both, x.reshape(both.shape[1], -1))
+    return y.reshape(-1, *x.shape[2:])
 
 
 def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
@@ -847,8 +875,7 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
     tiling = _tiling(len(kernel), height, width)
     n, m, (rows, columns) = tiling.n, tiling.m, tiling.counts
     inputs, _, outputs = tiling.matrices
-    # Side by side: the pieces' products are added up in one matrix product.
-    spectrum = jnp.concatenate(_spectra(tiling, kernel, turned), axis=1)
+    spectrum = _spectrum(tiling, kernel, turned)
     filters = kernel.shape[2 if turned else 3]
     size = _images_per_block(images, tiling, x.shape[3], filters)
 
@@ -856,10 +883,12 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
         block = _framed(
             _block(x, start, size), padding[0][0], padding[1][0], *tiling.frame
         )
-        tiles = _met(_transformed_tiles(inputs, block, tiling.grid, m), tiling)
+        tiles = _transformed_tiles(inputs, block, tiling.grid, m, x)
+        tiles = _met(tiles, tiling, x)
+        # Side by side: one product adds up what the pieces contribute.
         tiles = jnp.concatenate(tiles, axis=2)
         products = _product(tiles, spectrum, 2 if turned else 1).reshape(n, -1)
-        lines = stored(_apply(outputs, list(products)))
+        lines = _stored_on_cpu(_apply(outputs, list(products)), x)
         lines = lines.reshape(m, n, size, rows, columns, filters)
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         # (images, rows, m, columns, m, filters)
@@ -882,17 +911,19 @@ def _tiled_input_gradient(g, kernel, padding, size):
     tiling = _tiling(len(kernel), height, width)
     n, m, (rows, columns) = tiling.n, tiling.m, tiling.grid
     inputs, _, outputs = tiling.matrices
-    spectra = _spectra(tiling, kernel)
+    # One by one: the products of all pieces together would not stay in the cache.
+    spectra = jnp.split(_spectrum(tiling, kernel), tiling.pieces**2, axis=1)
     channels = kernel.shape[2]
     block_size = _images_per_block(images, tiling, filters, channels)
 
     def add_block(start, x):
         g_block = _framed(_block(g, start, block_size), 0, 0, *tiling.output)
-        g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m)
-        products = _added([_product(g_tiles, s, 2) for s in spectra], tiling)
+        g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m, g)
+        products = _added([_product(g_tiles, s, 2) for s in spectra], tiling, g)
         products = products.reshape(n, n, block_size, rows, -1)
         lines = _overlapping(inputs.T, list(products), 2, m)
         # (n, images, height, columns * channels)
+        # Asked itself: with `g` as witness XLA makes a slower loop of these.
         lines = stored(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
         block = _without_padding(squares, padding, size)
@@ -948,9 +979,10 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
 
     def add_block(start, total):
         block = _framed(images_of(start), padding[0][0], padding[1][0], *tiling.frame)
-        tiles = _met(_transformed_tiles(inputs, block, tiling.grid, m), tiling)
+        tiles = _transformed_tiles(inputs, block, tiling.grid, m, x)
+        tiles = _met(tiles, tiling, x)
         g_block = _framed(_block_once(g, start, size), 0, 0, *tiling.output)
-        g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m)
+        g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m, g)
         return [
             part + lax.dot_general(seen, g_tiles, (((1,), (1,)), ((0,), (0,))))
             for part, seen in zip(total, tiles, strict=True)
@@ -958,7 +990,11 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
 
     total = [jnp.zeros((n * n, channels, filters), x.dtype)] * pieces**2
     total = _for_each_block(images, size, add_block, total)
-    parts = [_both_axes(weights.T, p.reshape(n, n, channels, filters)) for p in total]
+    piece = len(weights.T), len(weights.T), channels, filters
+    parts = [
+        _both_axes(weights.T, part.reshape(n, n, channels, filters)).reshape(piece)
+        for part in total
+    ]
     rows = [
         jnp.concatenate(parts[i : i + pieces], axis=1)
         for i in range(0, len(parts), pieces)
@@ -1449,9 +1485,14 @@ class _Sharing:
     _original = None
 
     @classmethod
-    def sharing(cls, layer):
-        """The fast twin of a built layer, with its variables and its `trainable`."""
-        twin = cls.from_config(layer.get_config())
+    def sharing(cls, layer, **changes):
+        """The fast twin of a built layer, with its variables and its `trainable`.
+
+        Args:
+            layer: the layer.
+            changes: what is to differ in the configuration.
+        """
+        twin = cls.from_config(layer.get_config() | changes)
         twin.autocast = layer.autocast  # not in the configuration
         # A function, for Keras would count the layer itself among the twin's own.
         twin._original = lambda: layer
@@ -1571,10 +1612,40 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
         )
 
 
+@keras.saving.register_keras_serializable(package="kerascnn")
+class Dropout(_Sharing, keras.layers.Dropout):
+    """`keras.layers.Dropout` with the same draws, for one line of numbers.
+
+    For an array of four axes, XLA on a CPU compiles them in five times the time and
+    twice the memory. Takes the arguments of its parent, and runs as the parent does on
+    a GPU or a TPU and with a `noise_shape`.
+    """
+
+    @classmethod
+    def sharing(cls, layer):
+        """The twin of a layer, which draws from the layer's own generator."""
+        twin = super().sharing(layer, rate=0)  # makes no generator
+        if layer.rate:
+            twin.rate, twin.seed_generator = layer.rate, layer.seed_generator
+        return twin
+
+    def build(self, input_shape):
+        """Nothing; without it, Keras would let no generator in after `__init__`."""
+
+    def call(self, inputs, training=False):
+        """Drop some of the numbers and scale the others, in training."""
+        on_cpu = keras.backend.backend() == "jax" and jax.default_backend() == "cpu"
+        if not (training and self.noise_shape is None and on_cpu):
+            return super().call(inputs, training=training)
+        flat = super().call(inputs.reshape(-1), training=training)
+        return flat.reshape(inputs.shape)
+
+
 _TWINS = {
     keras.layers.Conv2D: Conv2D,
     keras.layers.MaxPooling2D: MaxPooling2D,
     keras.layers.BatchNormalization: BatchNormalization,
+    keras.layers.Dropout: Dropout,
 }
 
 

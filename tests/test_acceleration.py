@@ -153,6 +153,9 @@ def test_value_and_gradients_equal_numpy(geometry):
         ((3, 6, 28, 1), (5, 5, 1, 6), (1, 1), "same"),
         ((3, 8, 14, 6), (5, 5, 6, 16), (1, 1), "valid"),
         ((3, 9, 28, 3), (3, 5, 3, 8), (2, 2), ((1, 1), (0, 2))),
+        ((3, 9, 32, 3), (7, 7, 3, 32), (1, 1), "valid"),
+        ((3, 9, 32, 3), (3, 3, 3, 64), (2, 2), "same"),
+        ((3, 9, 90, 3), (3, 3, 3, 8), (1, 1), "same"),
         ((3, 9, 40, 8), (3, 5, 8, 8), (1, 1), "same"),
         ((3, 9, 7, 40), (3, 3, 40, 56), (1, 1), ((1, 0), (0, 0))),
         ((5, 10, 9, 17), (3, 3, 17, 33), (1, 1), "same"),
@@ -175,6 +178,9 @@ def test_value_and_gradients_equal_numpy(geometry):
         "four bands in a row",
         "two bands in a row, images smaller",
         "two bands in a row, with stride",
+        "bands of many filters",
+        "bands of many filters, with stride",
+        "all rows at once",
         "rows",
         "tiles that overlap, uneven padding",
         "turned tiles",
@@ -573,8 +579,9 @@ def test_the_images_gradient_is_not_computed_where_nothing_asks_for_it():
         text = lowered(jax.grad(loss, argnums=argnums), "cpu", x, kernel)
         return text.count("stablehlo.dot_general")
 
-    assert products((0, 1)) == 3
-    assert products(1) == 2
+    # Forward and for the kernel one each, and one each that transforms the kernel.
+    assert products((0, 1)) == 5
+    assert products(1) == 4
 
 
 @pytest.fixture
@@ -884,6 +891,44 @@ def test_training_the_fast_model_equals_training_the_stock_one(tmp_path):
     trained.save(tmp_path / "fast.keras")
     loaded = keras.models.load_model(tmp_path / "fast.keras")
     assert relative_error(outputs(loaded, x), outputs(model, x)) < 1e-5
+
+
+@pytest.mark.parametrize("noise_shape", [None, (None, 1, 5)])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_dropout_draws_as_the_stock_layer(rate, noise_shape):
+    """The same numbers from one generator, which both models move on."""
+    (x,) = arrays(21, (6, 4, 5))
+
+    def of(convert):
+        image = keras.Input((4, 5))
+        y = layers.Dropout(rate, noise_shape=noise_shape, seed=3)(image)
+        model = keras.Model(image, y)
+        return model, convert(model)
+
+    stock, same = of(lambda model: model)
+    model, fast = of(accelerate)
+    assert same is stock
+    assert type(fast.layers[1]) is acceleration.Dropout
+    assert fast.layers[1].get_config() == model.layers[1].get_config()
+    assert [id(v) for v in fast.variables] == [id(v) for v in model.variables]
+    for _ in range(3):
+        np.testing.assert_array_equal(fast(x, training=True), stock(x, training=True))
+        np.testing.assert_array_equal(fast(x, training=False), x)
+    # What the fast one has drawn, the original will not draw again.
+    np.testing.assert_array_equal(model(x, training=True), stock(x, training=True))
+
+
+def test_dropout_draws_for_one_axis():
+    """For four, XLA on a CPU would compile five times as long."""
+    image = keras.Input((4, 5, 3))
+    fast = accelerate(keras.Model(image, layers.Dropout(0.5)(image)))
+    state = [v.value for v in fast.non_trainable_variables]
+
+    def train(state, x):
+        return fast.stateless_call([], state, x, training=True)
+
+    text = str(jax.make_jaxpr(train)(state, np.zeros((2, 4, 5, 3), np.float32)))
+    assert "random_bits[bit_width=32 shape=(120,)]" in text
 
 
 def test_frozen_layers_stay_frozen():
