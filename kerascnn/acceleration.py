@@ -244,7 +244,7 @@ def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
         return _stored_on_cpu(y, kernel)
     shape = _output_shape(x, kernel, strides, padding)
     if _bands_pay(x.shape[1:], shape, strides, kernel.shape[:2]):
-        return finish(_banded_convolution(x, kernel, strides, padding))
+        return _banded_convolution(x, kernel, strides, padding, finish)
     if strides != (1, 1):
         return _gathered_convolution(x, kernel, strides, padding, finish)
     # Stored, or the derivative might keep what is before bias and ReLU as well.
@@ -425,6 +425,10 @@ def _bands_pay(shape, g_shape, strides, taps):
     )
 
 
+# Numbers that the lines of a block hold, at most.
+_NUMBERS_IN_LINES = 2**21
+
+
 def _band_width(width, filters, stride, taps):
     """How many pixels of the output one band makes: a divisor of their number.
 
@@ -474,14 +478,30 @@ def _banded(kernel, stride, band):
     return jnp.stack(columns, axis=3).reshape(-1, band * kernel.shape[3])
 
 
-def _banded_convolution(x, kernel, strides, padding):
-    images, height, width, filters = _output_shape(x, kernel, strides, padding)
+def _images_per_band_block(x, g_shape, strides, taps, band):
+    """Images a block, so that the lines of all images are never there at once."""
+    _, height, width, _ = g_shape
+    line = taps[0] * ((band - 1) * strides[1] + taps[1]) * x.shape[3]
+    return _evenly(len(x), _NUMBERS_IN_LINES // (height * width // band * line))
+
+
+def _banded_convolution(x, kernel, strides, padding, finish):
+    shape = _output_shape(x, kernel, strides, padding)
+    _, height, width, filters = shape
     taps = kernel.shape[:2]
     band = _band_width(width, filters, strides[1], taps[1])
-    lines = _lines(x, strides, padding, taps, height, width, band)
     matrix = _banded(kernel, strides[1], band)
-    y = jnp.dot(lines.reshape(-1, len(matrix)), matrix)
-    return y.reshape(images, height, width, filters)
+    size = _images_per_band_block(x, shape, strides, taps, band)
+
+    def add_block(start, y):
+        block = _block(x, start, size)
+        lines = _lines(block, strides, padding, taps, height, width, band)
+        block = jnp.dot(lines.reshape(-1, len(matrix)), matrix)
+        block = finish(block.reshape(size, *shape[1:]))
+        return lax.dynamic_update_slice_in_dim(y, block, start, 0)
+
+    y = _for_each_block(len(x), size, add_block, _room(shape, x))
+    return _stored_on_cpu(y, kernel)  # for where one block is all
 
 
 def _banded_input_gradient(g, kernel, padding, size):
@@ -507,10 +527,18 @@ def _banded_input_gradient(g, kernel, padding, size):
 def _banded_weight_gradient(x, g, strides, padding, taps):
     _, height, width, filters = g.shape
     band = _band_width(width, filters, strides[1], taps[1])
-    lines = _lines(x, strides, padding, taps, height, width, band)
-    g = g.reshape(-1, band * filters)
-    matrix = jnp.dot(lines.reshape(len(g), -1).T, g)
-    matrix = matrix.reshape(taps[0], -1, x.shape[3], band, filters)
+    size = _images_per_band_block(x, g.shape, strides, taps, band)
+
+    def add_block(start, total):
+        block = _block(x, start, size)
+        lines = _lines(block, strides, padding, taps, height, width, band)
+        g_block = _block_once(g, start, size).reshape(-1, band * filters)
+        return total + jnp.dot(lines.reshape(len(g_block), -1).T, g_block)
+
+    pixels = (band - 1) * strides[1] + taps[1]
+    shape = taps[0], pixels, x.shape[3], band, filters
+    total = jnp.zeros((math.prod(shape[:3]), band * filters), x.dtype)
+    matrix = _for_each_block(len(x), size, add_block, total).reshape(shape)
     return functools.reduce(
         jnp.add,
         (
