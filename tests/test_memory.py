@@ -123,7 +123,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def work():
-    for _ in range(2):  # the second finds what the first has given back
+    for _ in range(5):  # each but the first finds what the one before has given back
         before = faults()
         array = bytearray(b"x") * 2**26
         del array
@@ -135,13 +135,15 @@ thread.start() if {thread} else work()
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    _, second = map(int, found.stdout.split())
+    # The fewest: once in a while the system is short of one huge page, and puts 512
+    # small ones in its place.
+    fewest = min(map(int, found.stdout.split()[1:]))
     if restarted and thread and "arena_max" not in tunables():
-        assert second < 2**26 / 2**21 + 8  # new pages, but huge ones
+        assert fewest < 2**26 / 2**21 + 8  # new pages, but huge ones
     elif restarted:
-        assert second < 5
+        assert fewest < 5
     else:
-        assert second > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
+        assert fewest > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
 
 
 @by_choice
