@@ -240,11 +240,16 @@ def _one_line(box: str) -> str:
         else:
             sections[-1].append(line)
     message = " ".join(sections[0]).split("Got errors:")[0].strip().rstrip(".:")
-    message = re.sub(r"^Error parsing \w+: ", "", message)
+    message = re.sub(r"^Error parsing (?:\w+: |(?=--))", "", message)
     message = re.sub(r"^Missing from .*?: ([A-Z]+)\b.*", r"\1 is missing", message)
     message = re.sub(
         r"no type matching \{None\}\|(INT|FLOAT) could be instantiated from \[(.*)\]",
         lambda m: f"expected a {'whole ' * (m[1] == 'INT')}number, not {m[2]}",
+        message,
+    )
+    message = re.sub(
+        r"(?:could not convert string to float|invalid literal for (int).*?): (.*)",
+        lambda m: f"expected a {'whole ' * bool(m[1])}number, not {m[2]}",
         message,
     )
     meant = [

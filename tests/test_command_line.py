@@ -162,7 +162,18 @@ def test_a_copied_recipe_needs_a_name_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "fashion_mlp", "--epochs", "abc"], "a whole number, not 'abc'"),
+        (
+            ["run", "fashion_mlp", "--epochs", "abc"],
+            "kerascnn: --epochs: expected a whole number, not 'abc'",
+        ),
+        (
+            ["run", "fashion_mlp", "--seed", "1.5"],
+            "kerascnn: --seed: expected a whole number, not '1.5'",
+        ),
+        (
+            ["run", "fashion_mlp", "--validation", "x"],
+            "kerascnn: --validation: expected a number, not 'x'",
+        ),
         (["run", "fashion_mlp", "--learning-rate", "x"], "a number, not 'x'"),
         (["show"], "RECIPE is missing (see"),
         (["resume", "nowhere"], "there is no run in nowhere"),

@@ -159,6 +159,12 @@ def compare(
         UsageError: None could build, or one ended before it had taken its turns.
     """
     ready, missing = [], []
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0  # none on Windows
+    if load > 1:
+        say(
+            f"other programs have kept {load:.1f} cores busy in the last minute: where "
+            "they go on, the figures are no good."
+        )
     try:
         for number, (name, label, words) in enumerate(names, 1):
             say(f"{number} of {len(names)}: {label}, its first step")

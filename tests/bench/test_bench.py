@@ -1,6 +1,7 @@
 """The benchmarks: what they count, what they compare, what they refuse."""
 
 import json
+import os
 
 import keras
 import numpy as np
@@ -133,3 +134,11 @@ def test_the_cost_of_checkpoints_is_measured(capsys):
     parameters = recipe.outline("fashion_mlp").parameters
     for form in ("run", "epoch"):
         assert rows[form]["size"] == pytest.approx(12 * parameters, rel=0.05)
+
+
+@pytest.mark.parametrize("load", [0.2, 3.0])
+def test_a_busy_machine_is_named(monkeypatch, capsys, load):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0), raising=False)
+    with pytest.raises(UsageError):  # nobody to compare
+        measure.compare([], rounds=1)
+    assert ("3.0 cores busy" in capsys.readouterr().err) == (load > 1)

@@ -17,6 +17,7 @@ import kerascnn
 from kerascnn import UsageError, data, recipe, training
 from kerascnn.runs import Run
 from kerascnn.training import epoch, fit, trainer
+from kerascnn.training.callbacks import Progress
 
 ROOT = str(Path(kerascnn.__file__).parents[1])
 
@@ -408,3 +409,20 @@ def test_images_of_other_channels_are_a_line(tmp_path, name):
             coloured, training.Overrides(data="sample", out=tmp_path / "run")
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"), [("jax", [True, False]), ("torch", [False, False])]
+)
+def test_an_epoch_says_where_its_seconds_include_compiling(
+    monkeypatch, capsys, backend, said
+):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    progress = Progress(epochs=2, steps=1)
+    logs = {"loss": 1.0, "accuracy": 0.5, "val_accuracy": 0.5}
+    progress.on_train_begin()
+    for epoch_number in range(2):
+        progress.on_epoch_begin(epoch_number)
+        progress.on_epoch_end(epoch_number, logs)
+    printed = capsys.readouterr().out.splitlines()
+    assert ["compiling included" in line for line in printed] == said
