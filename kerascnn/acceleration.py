@@ -42,8 +42,8 @@ def stock_operations():
     """Have fast layers run the stock operations that they stand for.
 
     For a function, traced in this context, that will seldom be called: it is slower,
-    and compiled in less time and memory. One that `jax.jit` has traced before stays as
-    it is.
+    and compiled in less time and memory (`Dropout`, whose twin is, stays a fast one).
+    One that `jax.jit` has traced before stays as it is.
     """
     token = _fast.set(False)
     try:
@@ -414,15 +414,24 @@ def _row_weight_gradient(x, g, strides, padding, taps):
 
 
 def _bands_pay(shape, g_shape, strides, taps):
-    """Whether the lines are short enough, or the channels so few that others are slow.
+    """Whether the lines are short enough: measured on two AVX2 cores.
 
-    Measured on two AVX2 cores, and with few channels on two AVX-512 cores.
+    With few channels all else is slow, and they may be longer, as long as the band is
+    not: a width that is prime has but one, mostly zeros. Measured on two AVX-512 cores.
     """
+    width, filters = g_shape[2:]
+    band = _band_width(width, filters, strides[1], taps[1])
+    narrow = _pixels(band, strides, taps) <= 3 * taps[1]
     return (
         shape[1] * shape[2] <= 256
-        and (g_shape[2] * g_shape[3] <= 256 or shape[2] <= 4)
-        and strides[1] <= taps[1] <= g_shape[2] * strides[1] + 1
+        and (width * filters <= 256 or (shape[2] <= 4 and narrow))
+        and strides[1] <= taps[1] <= width * strides[1] + 1
     )
+
+
+def _pixels(band, strides, taps):
+    """Pixels of a row of the image that a band follows from."""
+    return (band - 1) * strides[1] + taps[1]
 
 
 # Numbers that the lines of a block hold, at most.
@@ -481,7 +490,7 @@ def _banded(kernel, stride, band):
 def _images_per_band_block(x, g_shape, strides, taps, band):
     """Images a block, so that the lines of all images are never there at once."""
     _, height, width, _ = g_shape
-    line = taps[0] * ((band - 1) * strides[1] + taps[1]) * x.shape[3]
+    line = taps[0] * _pixels(band, strides, taps) * x.shape[3]
     return _evenly(len(x), _NUMBERS_IN_LINES // (height * width // band * line))
 
 
@@ -535,8 +544,7 @@ def _banded_weight_gradient(x, g, strides, padding, taps):
         g_block = _block_once(g, start, size).reshape(-1, band * filters)
         return total + jnp.dot(lines.reshape(len(g_block), -1).T, g_block)
 
-    pixels = (band - 1) * strides[1] + taps[1]
-    shape = taps[0], pixels, x.shape[3], band, filters
+    shape = taps[0], _pixels(band, strides, taps), x.shape[3], band, filters
     total = jnp.zeros((math.prod(shape[:3]), band * filters), x.dtype)
     matrix = _for_each_block(len(x), size, add_block, total).reshape(shape)
     return functools.reduce(
@@ -809,7 +817,7 @@ def _spectrum(tiling, kernel, turned=False):
     kernel = jnp.pad(kernel, (missing, missing, (0, 0), (0, 0)))
     kernel = kernel.reshape(pieces, taps, pieces, taps, *kernel.shape[2:])
     kernel = kernel.transpose(1, 3, 0, 2, 4, 5)
-    return _both_axes(weights, kernel.reshape(taps, taps, -1, kernel.shape[5]))
+    return _both_axes(weights, kernel.reshape(taps * taps, -1, kernel.shape[5]))
 
 
 def _met(tiles, tiling, witness):
@@ -883,14 +891,13 @@ def _both_axes(matrix, x):
 
     Args:
         matrix: of shape `(rows, columns)`.
-        x: of shape `(columns, columns, channels, filters)`.
+        x: of shape `(columns * columns, channels, filters)`.
 
     Returns:
         An array of shape `(rows * rows, channels, filters)`.
     """
     both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
-    y = jnp.dot(both, x.reshape(both.shape[1], -1))
-    return y.reshape(-1, *x.shape[2:])
+    return jnp.dot(both, x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
 
 
 def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
@@ -999,16 +1006,16 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
     channels = x.shape[3]
     size = _images_per_block(images, tiling, channels, filters)
 
-    def images_of(start):
-        if not source:
-            return _block(x, start, size)
-        images, scale, shift = source
-        return _block(images, start, size) * scale + shift
+    kept, *affine = source or (x,)
 
     def add_block(start, total):
-        block = _framed(images_of(start), padding[0][0], padding[1][0], *tiling.frame)
-        tiles = _transformed_tiles(inputs, block, tiling.grid, m, x)
-        tiles = _met(tiles, tiling, x)
+        block = _block(kept, start, size)
+        if affine:
+            scale, shift = affine
+            block = block * scale + shift
+        block = _framed(block, padding[0][0], padding[1][0], *tiling.frame)
+        tiles = _transformed_tiles(inputs, block, tiling.grid, m, kept)
+        tiles = _met(tiles, tiling, kept)
         g_block = _framed(_block_once(g, start, size), 0, 0, *tiling.output)
         g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m, g)
         return [
@@ -1018,9 +1025,9 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
 
     total = [jnp.zeros((n * n, channels, filters), x.dtype)] * pieces**2
     total = _for_each_block(images, size, add_block, total)
-    piece = len(weights.T), len(weights.T), channels, filters
+    side = n - m + 1
     parts = [
-        _both_axes(weights.T, part.reshape(n, n, channels, filters)).reshape(piece)
+        _both_axes(weights.T, part).reshape(side, side, channels, filters)
         for part in total
     ]
     rows = [
@@ -1680,8 +1687,9 @@ _TWINS = {
 def accelerate(model):
     """A model that computes the same from the same weights, with faster gradients.
 
-    Every `Conv2D`, `MaxPooling2D` and `BatchNormalization` is replaced by a fast twin,
-    in nested models too; every other layer is shared with the model that was passed.
+    Every `Conv2D`, `MaxPooling2D`, `BatchNormalization` and `Dropout` (at its present
+    rate) is replaced by a fast twin, in nested models too; every other layer is shared
+    with the model that was passed.
     All variables are the original's own, so training either model trains both, and a
     layer frozen in one is frozen in the other (set `trainable` of a whole model on the
     one that you train). Train the fast one, save the original: the file is plain Keras

@@ -217,6 +217,22 @@ def test_the_last_block_of_a_strided_convolution_may_be_smaller(batch):
     check_against_numpy((batch, 16, 16, 16), (3, 3, 16, 20), (2, 2))
 
 
+@pytest.mark.parametrize("batch", [1, 5, 8])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_the_last_block_of_bands_may_be_smaller(monkeypatch, batch, strides):
+    # With strides three images a block, whose lines hold 270 numbers each; else one.
+    monkeypatch.setattr(acceleration, "_NUMBERS_IN_LINES", 1000)
+    check_against_numpy((batch, 6, 14, 2), (3, 3, 2, 24), strides)
+
+
+@pytest.mark.parametrize("width", [28, 31])
+def test_bands_that_would_be_mostly_zeros_are_not_made(width):
+    """Of 28 pixels two make one band; of 31, a prime, all would."""
+    shape = 64, width + 2, 3
+    pays = acceleration._bands_pay(shape, (64, 62, width, 64), (1, 1), (3, 3))
+    assert pays == (width == 28)
+
+
 @pytest.mark.parametrize("channels", [2, 16], ids=["bands", "tiles"])
 def test_derivatives_of_higher_order_equal_the_stock_ones(channels):
     shapes = (2, 5, 5, channels), (3, 3, channels, 16)

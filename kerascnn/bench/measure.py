@@ -141,6 +141,14 @@ def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
     return [contender.result for contender in contenders]
 
 
+def _load() -> float:
+    """Return how many programs ran at once in the last minute; 0 where none can say."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # the former on Windows
+        return 0
+
+
 def compare(
     names: Sequence[tuple[str, str, Sequence[str]]], rounds: int
 ) -> tuple[list[Result], list[str]]:
@@ -159,11 +167,10 @@ def compare(
         UsageError: None could build, or one ended before it had taken its turns.
     """
     ready, missing = [], []
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0  # none on Windows
-    if load > 1:
+    if (load := _load()) > 1:
         say(
-            f"other programs have kept {load:.1f} cores busy in the last minute: where "
-            "they go on, the figures are no good."
+            f"in the last minute {load:.1f} programs were at work here: where they go "
+            "on, the figures are no good."
         )
     try:
         for number, (name, label, words) in enumerate(names, 1):

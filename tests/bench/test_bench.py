@@ -141,4 +141,4 @@ def test_a_busy_machine_is_named(monkeypatch, capsys, load):
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0), raising=False)
     with pytest.raises(UsageError):  # nobody to compare
         measure.compare([], rounds=1)
-    assert ("3.0 cores busy" in capsys.readouterr().err) == (load > 1)
+    assert ("3.0 programs were at work" in capsys.readouterr().err) == (load > 1)
