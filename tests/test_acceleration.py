@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.test_util import check_grads
 
 from kerascnn import UsageError, acceleration
 from kerascnn.acceleration import (
@@ -19,6 +20,7 @@ from kerascnn.acceleration import (
     fast_batch_normalization,
     fast_convolution,
     fast_max_pool,
+    fast_silu,
 )
 
 layers = keras.layers
@@ -514,6 +516,42 @@ def test_a_step_keeps_one_array_a_convolution(bias, normalised):
     # Six results, the gradient before and after a layer, and the blocks': 9. It was 17,
     # and 13 with BatchNorm, of whose results each would be kept as well.
     assert kept < 10
+
+
+def test_with_silu_a_step_keeps_two_arrays_a_convolution():
+    """What SiLU makes and what it is made of, not the sigmoid as well."""
+    images = keras.Input((32, 32, 16))
+    x = images
+    for _ in range(6):
+        x = layers.Conv2D(16, 3, padding="same", activation="silu")(x)
+    model = accelerate(keras.Model(images, x))
+    weights = [v.value for v in model.trainable_variables]
+
+    def loss(weights, images):
+        return model.stateless_call(weights, [], images, training=True)[0].sum()
+
+    (batch,) = arrays(10, (256, 32, 32, 16))
+    step = jax.jit(jax.grad(loss)).lower(weights, batch).compile()
+    kept = step.memory_analysis().temp_size_in_bytes / batch.nbytes
+    # Eleven, for the sum needs no last one, the gradient before and after a layer, and
+    # the blocks'.
+    assert kept < 14
+
+
+def test_silu_has_all_derivatives_of_the_stock_one():
+    (x,) = arrays(22, (4, 6))
+    with jax.enable_x64(True):
+        x = 4 * x.astype(np.float64)
+        check_grads(fast_silu, (x,), order=3, modes=("fwd", "rev"))
+
+        def gradient(silu):
+            return jax.grad(lambda x: jnp.sum(silu(x) ** 2))
+
+        for transform in (jax.jit, jax.vmap, jax.jacfwd, jax.jacrev):
+            fast = transform(gradient(fast_silu))(x)
+            stock = transform(gradient(jax.nn.silu))(x)
+            np.testing.assert_allclose(fast, stock, rtol=0, atol=1e-13)
+        np.testing.assert_array_equal(fast_silu(x), jax.nn.silu(x))
 
 
 def test_inside_scan_the_gradient_is_the_same():

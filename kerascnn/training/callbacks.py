@@ -147,11 +147,12 @@ class Progress(keras.callbacks.Callback):
     def _show(self, step: int) -> None:
         if self._bar is None:
             return
+        compiling = self._compiles and step == 0
+        doing = "compiling" if compiling else f"step {step}/{self.steps}"
         self._bar.update(
             self._task,
             completed=self._epoch * self.steps + step,
-            description=f"epoch {self._epoch + 1}/{self.epochs} "
-            f"step {step}/{self.steps}",
+            description=f"epoch {self._epoch + 1}/{self.epochs} {doing}",
         )
 
 
