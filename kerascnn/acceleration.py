@@ -324,14 +324,13 @@ def _gathered_convolution(x, kernel, strides, padding, finish):
     size = _evenly(shape[0], 4096 // math.prod(shape[1:3]))
     matrix = kernel.reshape(-1, shape[3])
 
-    def add_block(start, y):
+    def block_of(start):
         rows = _shifted(_block(x, start, size), kernel.shape[:2], strides, padding)
         seen = jnp.concatenate([image for row in rows for image in row], axis=3)
         block = jnp.dot(seen.reshape(-1, len(matrix)), matrix)
-        block = finish(block).reshape(size, *shape[1:])
-        return lax.dynamic_update_slice_in_dim(y, block, start, 0)
+        return finish(block).reshape(size, *shape[1:])
 
-    return _for_each_block(shape[0], size, add_block, _room(shape, x))
+    return _filled(shape, x, size, block_of)
 
 
 def _strided_input_gradient(g, kernel, strides, padding, size):
@@ -502,14 +501,13 @@ def _banded_convolution(x, kernel, strides, padding, finish):
     matrix = _banded(kernel, strides[1], band)
     size = _images_per_band_block(x, shape, strides, taps, band)
 
-    def add_block(start, y):
+    def block_of(start):
         block = _block(x, start, size)
         lines = _lines(block, strides, padding, taps, height, width, band)
         block = jnp.dot(lines.reshape(-1, len(matrix)), matrix)
-        block = finish(block.reshape(size, *shape[1:]))
-        return lax.dynamic_update_slice_in_dim(y, block, start, 0)
+        return finish(block.reshape(size, *shape[1:]))
 
-    y = _for_each_block(len(x), size, add_block, _room(shape, x))
+    y = _filled(shape, x, size, block_of)
     return _stored_on_cpu(y, kernel)  # for where one block is all
 
 
@@ -563,6 +561,16 @@ def _banded_weight_gradient(x, g, strides, padding, taps):
 def _for_each_block(images, size, body, init):
     steps = -(-images // size)
     return lax.fori_loop(0, steps, lambda i, state: body(i * size, state), init)
+
+
+def _filled(shape, images, size, block_of):
+    """An array of this shape, its images from `start` on being `block_of(start)`."""
+
+    def add_block(start, y):
+        # Starts where `_block` does: the last block overlaps the one before.
+        return lax.dynamic_update_slice_in_dim(y, block_of(start), start, 0)
+
+    return _for_each_block(shape[0], size, add_block, _room(shape, images))
 
 
 def _room(shape, images):
@@ -725,6 +733,11 @@ def _never(x):
     """False, from the bits of a number of `x` so that XLA cannot know it."""
     bits = lax.bitcast_convert_type(x.ravel()[0], f"uint{8 * x.dtype.itemsize}")
     return (bits | 1) == 0
+
+
+def _after(x, other):
+    """`x`, as XLA sees it another array, which it cannot have before `other`."""
+    return jnp.where(_never(other), -x, x)
 
 
 def _stored_on_cpu(x, witness=None):
@@ -914,7 +927,7 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
     filters = kernel.shape[2 if turned else 3]
     size = _images_per_block(images, tiling, x.shape[3], filters)
 
-    def add_block(start, y):
+    def block_of(start):
         block = _framed(
             _block(x, start, size), padding[0][0], padding[1][0], *tiling.frame
         )
@@ -928,12 +941,10 @@ def _tiled_convolution(x, kernel, padding, turned=False, finish=lambda y: y):
         squares = _apply(outputs, [lines[:, j] for j in range(n)], axis=4)
         # (images, rows, m, columns, m, filters)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
-        block = squares.reshape(size, *tiling.output, filters)[:, :height, :width]
-        # Starts where `_block` does: the last block overlaps the one before.
-        return lax.dynamic_update_slice_in_dim(y, finish(block), start, 0)
+        squares = squares.reshape(size, *tiling.output, filters)
+        return finish(squares[:, :height, :width])
 
-    y = _room((images, height, width, filters), x)
-    return _for_each_block(images, size, add_block, y)
+    return _filled((images, height, width, filters), x, size, block_of)
 
 
 def _tiled_input_gradient(g, kernel, padding, size):
@@ -951,7 +962,7 @@ def _tiled_input_gradient(g, kernel, padding, size):
     channels = kernel.shape[2]
     block_size = _images_per_block(images, tiling, filters, channels)
 
-    def add_block(start, x):
+    def block_of(start):
         g_block = _framed(_block(g, start, block_size), 0, 0, *tiling.output)
         g_tiles = _transformed_tiles(outputs.T, g_block, tiling.counts, m, g)
         products = _added([_product(g_tiles, s, 2) for s in spectra], tiling, g)
@@ -961,11 +972,9 @@ def _tiled_input_gradient(g, kernel, padding, size):
         # Asked itself: with `g` as witness XLA makes a slower loop of these.
         lines = stored(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
-        block = _without_padding(squares, padding, size)
-        return lax.dynamic_update_slice_in_dim(x, block, start, 0)
+        return _without_padding(squares, padding, size)
 
-    x = _room((images, *size, channels), g)
-    return _for_each_block(images, block_size, add_block, x)
+    return _filled((images, *size, channels), g, block_size, block_of)
 
 
 def _overlapping(matrix, parts, axis, step):
@@ -1005,7 +1014,6 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
     inputs, weights, outputs = tiling.matrices
     channels = x.shape[3]
     size = _images_per_block(images, tiling, channels, filters)
-
     kept, *affine = source or (x,)
 
     def add_block(start, total):
@@ -1096,12 +1104,8 @@ def _advised_primitive(name, bilinear, fast):
         both = ad.primitive_transposes[bilinear](ct, a, b, **parameters)
         return *both, *[None] * len(advice)
 
-    def batch(arguments, axes, **parameters):
-        return jax.vmap(functools.partial(unadvised, **parameters), axes)(*arguments), 0
-
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
-    batching.primitive_batchers[primitive] = batch
     return primitive
 
 
@@ -1116,7 +1120,10 @@ def _sum_where_given(function, pairs, like):
 
 
 def _primitive(name, shape, fast, stock):
-    """A primitive without derivatives; for the arguments see `_bilinear_primitive`."""
+    """A primitive without derivatives, vectorised as `stock` is.
+
+    For the arguments see `_bilinear_primitive`.
+    """
     primitive = Primitive(name)
 
     @functools.cache
@@ -1131,6 +1138,10 @@ def _primitive(name, shape, fast, stock):
     def abstract(*arguments, **parameters):
         return jax.core.ShapedArray(shape(*arguments, **parameters), arguments[0].dtype)
 
+    def batch(arguments, axes, **parameters):
+        return jax.vmap(functools.partial(stock, **parameters), axes)(*arguments), 0
+
+    batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(stock, multiple_results=False))
     mlir.register_lowering(
         primitive, mlir.lower_fun(fast, multiple_results=False), platform="cpu"
@@ -1199,7 +1210,7 @@ _weight_gradient_of_source = _advised_primitive(
 
 def _fast_input_gradient_last(g, kernel, *others, **geometry):
     for other in others:
-        kernel = jnp.where(_never(other), -kernel, kernel)
+        kernel = _after(kernel, other)
     return _fast_input_gradient(g, kernel, **geometry)
 
 
@@ -1359,8 +1370,8 @@ def _silu_tangent_of(dx, x):
 
 
 def _silu_tangent_anew(dx, x):
-    # Of another argument, as far as XLA can see: it cannot be the sigmoid of before.
-    return _silu_tangent_of(dx, jnp.where(_never(dx), -x, x))
+    # Of another array, as far as XLA can see: it cannot be the sigmoid of before.
+    return _silu_tangent_of(dx, _after(x, dx))
 
 
 _silu_tangent = _primitive(
@@ -1380,13 +1391,8 @@ def _silu_tangent_transpose(ct, dx, x):
     return _silu_tangent.bind(ct, x), None
 
 
-def _silu_tangent_batch(arguments, axes):
-    return jax.vmap(_silu_tangent_of, axes)(*arguments), 0
-
-
 ad.primitive_jvps[_silu_tangent] = _silu_tangent_jvp
 ad.primitive_transposes[_silu_tangent] = _silu_tangent_transpose
-batching.primitive_batchers[_silu_tangent] = _silu_tangent_batch
 
 
 @jax.custom_jvp
@@ -1578,6 +1584,10 @@ def _remember(y, source):
         weakref.finalize(y, _SOURCES.pop, id(y))
 
 
+def _on_cpu():
+    return keras.backend.backend() == "jax" and jax.default_backend() == "cpu"
+
+
 class _Sharing:
     """For a fast layer, which may share what another layer knows."""
 
@@ -1706,8 +1716,7 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
 
     def _covers(self, inputs):
         return (
-            keras.backend.backend() == "jax"
-            and jax.default_backend() == "cpu"
+            _on_cpu()
             and _fast.get()
             and not self.renorm
             and self.axis in (-1, inputs.ndim - 1)
@@ -1737,8 +1746,7 @@ class Dropout(_Sharing, keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Drop some of the numbers and scale the others, in training."""
-        on_cpu = keras.backend.backend() == "jax" and jax.default_backend() == "cpu"
-        if not (training and self.noise_shape is None and on_cpu):
+        if not (training and self.noise_shape is None and _on_cpu()):
             return super().call(inputs, training=training)
         flat = super().call(inputs.reshape(-1), training=training)
         return flat.reshape(inputs.shape)

@@ -227,6 +227,18 @@ def _drop_output() -> None:
         os.close(nowhere)
 
 
+# What tyro and Python say of a word that is no number: which kind, and the word.
+_NO_NUMBER = (
+    r"no type matching \{None\}\|(INT|FLOAT) could be instantiated from \[(.*)\]",
+    r"(?:could not convert string to float|invalid literal for (int).*?): (.*)",
+)
+
+
+def _expected_number(mistake: re.Match[str]) -> str:
+    kind, word = mistake.groups()
+    return f"expected a {'whole ' * (kind in ('INT', 'int'))}number, not {word}"
+
+
 def _one_line(box: str) -> str:
     """Take the message, and the option that was meant, out of tyro's framed text."""
     lines = [line.strip("│ \t") for line in box.splitlines()]
@@ -242,16 +254,8 @@ def _one_line(box: str) -> str:
     message = " ".join(sections[0]).split("Got errors:")[0].strip().rstrip(".:")
     message = re.sub(r"^Error parsing (?:\w+: |(?=--))", "", message)
     message = re.sub(r"^Missing from .*?: ([A-Z]+)\b.*", r"\1 is missing", message)
-    message = re.sub(
-        r"no type matching \{None\}\|(INT|FLOAT) could be instantiated from \[(.*)\]",
-        lambda m: f"expected a {'whole ' * (m[1] == 'INT')}number, not {m[2]}",
-        message,
-    )
-    message = re.sub(
-        r"(?:could not convert string to float|invalid literal for (int).*?): (.*)",
-        lambda m: f"expected a {'whole ' * bool(m[1])}number, not {m[2]}",
-        message,
-    )
+    for mistake in _NO_NUMBER:
+        message = re.sub(mistake, _expected_number, message)
     meant = [
         re.match(r"--[\w-]+", line)
         for section in sections

@@ -86,7 +86,8 @@ class Progress(keras.callbacks.Callback):
         self.steps = steps
         self.evaluated = "validation" if validation else "test"
         self._bar = None
-        self._begun = keras.backend.backend() == "torch"  # which compiles nothing
+        # In its first epoch a model is compiled, but by PyTorch.
+        self._compiles = keras.backend.backend() != "torch"
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         """Open the bar, if standard output is a terminal."""
@@ -111,8 +112,6 @@ class Progress(keras.callbacks.Callback):
         """Start the epoch's clock."""
         self._epoch = epoch
         self._start = time.perf_counter()
-        # In its first epoch a model is compiled.
-        self._compiles, self._begun = not self._begun, True
         self._show(step=0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
@@ -129,6 +128,7 @@ class Progress(keras.callbacks.Callback):
             f"  {time.perf_counter() - self._start:.1f} s"
             f"{', compiling included' if self._compiles else ''}"
         )
+        self._compiles = False
         if self._bar is None:
             print(line, flush=True)
         else:
