@@ -114,6 +114,31 @@ def fast_convolution(
     )
 
 
+def is_fast_in_a_loop(layer):
+    """Whether a CPU computes a built layer as fast inside `jax.lax.scan` as outside.
+
+    XLA's own convolutions take twenty times as long there, forward and backward.
+
+    Args:
+        layer: the layer; all but convolutions are fast.
+    """
+    if not isinstance(layer, keras.layers.Conv2D):
+        return True
+    if type(layer) is not Conv2D or layer.compute_dtype != "float32":
+        return False
+    image, strides = layer.input.shape[1:], layer.strides
+    shape = (*layer.kernel_size, image[2] // layer.groups, layer.filters)
+    if _tiles_pay(shape, strides) and layer._is_covered and _fast.get() and _trusted():
+        return True  # without having to look
+
+    def step(images, kernel):
+        return layer.convolution_op(images, kernel).sum()
+
+    arrays = (jax.ShapeDtypeStruct(each, jnp.float32) for each in ((1, *image), shape))
+    text = jax.jit(jax.value_and_grad(step, (0, 1))).lower(*arrays).as_text()
+    return "stablehlo.convolution" not in text
+
+
 def _on_each_device(function, images, *others, result=_PART):
     """`function` of images and others; each device of a mesh takes its images.
 
@@ -1042,7 +1067,9 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
         jnp.concatenate(parts[i : i + pieces], axis=1)
         for i in range(0, len(parts), pieces)
     ]
-    return jnp.concatenate(rows)[:taps, :taps]
+    total = jnp.concatenate(rows)[:taps, :taps]
+    # Of what waits for a number of this, XLA would wait for that number's piece alone.
+    return total if pieces == 1 else _stored_on_cpu(total, g)
 
 
 def _bilinear_primitive(name, *, shape, fast, stock, first, second, images):
@@ -1601,7 +1628,14 @@ class _Sharing:
             layer: the layer.
             changes: what is to differ in the configuration.
         """
-        twin = cls.from_config(layer.get_config() | changes)
+        config = layer.get_config()
+        # Keras could not make a function of the user's again from its name.
+        objects = {
+            name: getattr(layer, name)
+            for name, value in config.items()
+            if isinstance(value, dict) and name != "dtype"
+        }
+        twin = cls.from_config(config | objects | changes)
         twin.autocast = layer.autocast  # not in the configuration
         # A function, for Keras would count the layer itself among the twin's own.
         twin._original = lambda: layer

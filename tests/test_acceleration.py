@@ -1029,6 +1029,23 @@ def test_layers_that_are_not_covered_compute_as_they_did():
     np.testing.assert_array_equal(outputs(fast, images), outputs(model, images))
 
 
+def test_functions_of_the_user_s_need_not_be_registered():
+    def double(x):
+        return 2 * x
+
+    def tenth(shape, dtype):
+        return keras.ops.full(shape, 0.1, dtype)
+
+    image = keras.Input((5, 5, 3))
+    conv = layers.Conv2D(
+        4, 3, activation=double, kernel_initializer=tenth, kernel_constraint=double
+    )
+    model = keras.Model(image, conv(image))
+    fast = accelerate(model)
+    assert type(fast.layers[1]) is acceleration.Conv2D
+    np.testing.assert_allclose(outputs(fast, np.ones((1, 5, 5, 3))), 5.4, rtol=1e-6)
+
+
 def test_sequential_and_compiled_models_come_back_so():
     model = keras.Sequential(
         [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)]

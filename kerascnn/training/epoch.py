@@ -227,10 +227,32 @@ def training_function(
 
     gradient = jax.grad(loss_of, has_aux=True)
 
-    def step(state: State, images: jax.Array, labels: jax.Array) -> State:
-        gradients, (others, sums) = gradient(
-            state["weights"], state["others"], state["optimizer"], images, labels
-        )
+    def gradient_of(
+        state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
+    ) -> tuple[list, tuple[list, State]]:
+        def of(weights, chosen):
+            batch = images[chosen], labels[chosen]
+            return gradient(weights, state["others"], state["optimizer"], *batch)
+
+        if len(parts) == 1:
+            return of(state["weights"], parts[0])
+
+        def add(total, chosen):
+            # What follows from weights that are the same for all parts, as a kernel's
+            # transform, XLA would compute before the loop and keep.
+            weights, chosen = jax.lax.optimization_barrier((state["weights"], chosen))
+            gradients, (_, sums) = of(weights, chosen)
+            return jax.tree.map(jnp.add, total, (gradients, sums)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, state["weights"]), _zeros()
+        (gradients, sums), _ = jax.lax.scan(add, zeros, parts)
+        gradients = [each / len(parts) for each in gradients]
+        return gradients, (state["others"], sums)
+
+    def step(
+        state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
+    ) -> State:
+        gradients, (others, sums) = gradient_of(state, images, labels, parts)
         weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]
         )
@@ -257,9 +279,10 @@ def training_function(
         operations = stock_operations() if seldom else contextlib.nullcontext()
         with devices.tracing(mesh), operations:
             if len(chosen) == 1:
-                return step(state, images[chosen[0]], labels[chosen[0]])
+                parts = devices.in_parts(mesh, model, chosen[0])
+                return step(state, images, labels, parts)
             return jax.lax.scan(
-                lambda state, batch: (step(state, images[batch], labels[batch]), None),
+                lambda state, batch: (step(state, images, labels, batch[None]), None),
                 state,
                 chosen,
             )[0]

@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import keras
 
     from kerascnn.recipe import Recipe
@@ -61,13 +63,22 @@ def multiplications(model: keras.Model) -> list[int]:
     One for each weight and place that it is used at; those of models inside the model
     count too.
     """
+    return [
+        math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+        for layer in _with_kernels(model)
+    ]
+
+
+def results(model: keras.Model) -> list[int]:
+    """Count, for each kernel, the numbers that come of one image; see above."""
+    return [math.prod(layer.output.shape[1:]) for layer in _with_kernels(model)]
+
+
+def _with_kernels(model: keras.Model) -> Iterator[keras.Layer]:
     import keras
 
-    counts = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            counts += multiplications(layer)
+            yield from _with_kernels(layer)
         elif getattr(layer, "kernel", None) is not None:
-            places = math.prod(layer.output.shape[1:-1])
-            counts.append(math.prod(layer.kernel.shape) * places)
-    return counts
+            yield layer

@@ -22,7 +22,7 @@ if keras.backend.backend() != "jax":
 
 import jax
 
-from kerascnn.training import devices, epoch
+from kerascnn.training import devices, epoch, guard
 
 
 def network() -> keras.Model:
@@ -176,6 +176,149 @@ def test_as_many_devices_as_divide_a_batch(cut, monkeypatch):
     monkeypatch.setattr(devices, "Mesh", lambda chosen, *_, **__: chosen)
     assert [devices.mesh(model, n) is None for n in (1, 7)] == [True, True]
     assert [len(devices.mesh(model, n)) for n in (6, 8, 9)] == [3, 4, 3]
+
+
+def singly(*, last=(), **convolution) -> keras.Model:
+    """Images each for itself, through more numbers than there are weights."""
+    image = keras.Input((16, 16, 3))
+    x = layers.Rescaling(1 / 255)(image)
+    x = layers.Conv2D(16, 3, padding="same", kernel_regularizer="l2")(x)
+    x = layers.Activation("relu")(x)
+    x = layers.Conv2D(
+        **{"filters": 16, "kernel_size": 3, "activation": "silu", **convolution}
+    )(x)
+    x = layers.Conv2D(16, 3, strides=2, activation="relu")(layers.MaxPooling2D()(x))
+    for layer in last:
+        x = layer(x)
+    return keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+
+
+def parts(model: keras.Model, images: int = 16) -> int:
+    mesh = devices.mesh(model, images)
+    with devices.tracing(mesh):
+        return len(devices.in_parts(mesh, model, jax.numpy.arange(images)))
+
+
+def training(model: keras.Model, images: int):
+    """A compiled training step of a model, and what it takes."""
+    model.compile(keras.optimizers.SGD(0.05))
+    model.optimizer.build(model.trainable_variables)
+    guard.index(model.optimizer)
+    mesh, data = devices.mesh(model, images), split(images)
+    arguments = (
+        devices.copied(mesh, epoch.read_state(model)),
+        *devices.copied(mesh, (data.images, data.labels)),
+        devices.cut(mesh, np.arange(images, dtype=np.int32)[None]),
+    )
+    function = epoch.training_function(model, mesh).function
+    return function.lower(*arguments).compile(), arguments
+
+
+def test_a_batch_s_gradient_in_parts_is_that_of_the_whole(cut, monkeypatch):
+    """Of stock Keras, which takes the batch at once."""
+    model, data = singly(), split(48)
+    monkeypatch.setattr(devices, "AT_ONCE", 200_000)
+    assert parts(accelerate(model), 48) == 4
+    step, (state, *others) = training(accelerate(model), 48)
+    # Before the step, which is given the state.
+    with jax.enable_x64(False):
+
+        def loss(weights):
+            logits, _, penalties = model.stateless_call(
+                weights, [], data.images, training=True, return_losses=True
+            )
+            entropy = keras.ops.sparse_categorical_crossentropy(
+                data.labels, logits, from_logits=True
+            )
+            return entropy.mean() + sum(penalties)
+
+        weights = [v.value.copy() for v in model.trainable_variables]
+        expected, gradients = jax.value_and_grad(loss)(weights)
+    state = step(state, *others)
+    for new, old, gradient in zip(state["weights"], weights, gradients, strict=True):
+        # Another order of adding: seven digits of numbers up to 1.
+        np.testing.assert_allclose(new, old - 0.05 * gradient, rtol=0, atol=2e-7)
+    assert float(state["sums"]["loss"]) == pytest.approx(48 * float(expected), rel=1e-6)
+    assert float(state["sums"]["images"]) == 48
+
+
+def test_a_step_in_parts_takes_the_memory_of_a_part(cut, monkeypatch):
+    """And of the gradients' sums, but keeps no kernel's transform between parts."""
+    monkeypatch.setattr(devices, "_is_computed_singly", lambda model: parted)
+
+    def bytes_of(images):
+        step, _ = training(accelerate(singly(kernel_size=7)), images)
+        return step.memory_analysis().temp_size_in_bytes
+
+    parted = False
+    part = bytes_of(64)
+    parted = True
+    sums = 4 * singly(kernel_size=7).count_params()
+    assert bytes_of(128) < part + 2 * sums
+
+
+def test_a_large_kernel_s_gradient_is_done_before_the_images(cut):
+    """Whole, not one piece of it: each piece has a sum of its own, as large."""
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(64, 3, activation="relu")(image)
+    x = layers.Conv2D(128, 7, activation="relu")(x)
+    model = keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+    step, _ = training(accelerate(model), 62)
+    sums = 4 * 196 * 64 * 128  # four pieces at 49 points
+    # It was 3.6 of them, with three pieces' sums beside what the images' takes.
+    assert step.memory_analysis().temp_size_in_bytes < 3.2 * sums
+
+
+def test_each_device_s_parts_are_of_its_own_images(cut, monkeypatch):
+    monkeypatch.setattr(devices, "_is_computed_singly", lambda model: True)
+    monkeypatch.setattr(devices.models, "results", lambda model: [10**6])
+    model = compiled()
+    found = devices.in_parts(devices.mesh(model, 8), model, np.arange(8))
+    np.testing.assert_array_equal(found, [[0, 1, 4, 5], [2, 3, 6, 7]])
+
+
+def test_parts_as_many_as_pay(cut, monkeypatch):
+    model = accelerate(singly())
+    # 16 x 16 x 16, 14 x 14 x 16, 3 x 3 x 16 and 10.
+    assert models.results(model) == [4096, 3136, 144, 10]
+    # A part is to keep at least twice as many numbers as there are weights.
+    assert model.count_params() == 6538
+    assert [parts(model, 2 * n) for n in (1, 2, 3, 4, 6, 8)] == [1, 1, 1, 2, 2, 2]
+    monkeypatch.setattr(devices, "AT_ONCE", 4 * 7386 * 2)
+    assert [parts(model, 2 * n) for n in (2, 4, 6, 8, 12, 16)] == [1, 2, 2, 4, 4, 8]
+    assert len(devices.in_parts(None, model, np.arange(16))) == 1
+    mesh = devices.mesh(model, 16)
+    assert len(devices.in_parts(mesh, model, np.arange(15))) == 1  # each computes all
+
+
+def own_activation(x):
+    return x - keras.ops.mean(x, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: singly(last=[layers.BatchNormalization()]),
+        lambda: singly(last=[layers.Dropout(0.5)]),
+        lambda: singly(last=[layers.Lambda(own_activation)]),
+        lambda: singly(last=[own_activation]),
+        lambda: singly(activation=own_activation),
+        lambda: singly(activity_regularizer="l2"),
+    ],
+)
+def test_batches_are_not_parted_whose_images_depend_on_others(cut, make):
+    assert parts(accelerate(singly())) == 2
+    assert parts(accelerate(make())) == 1
+
+
+@pytest.mark.parametrize(
+    "slow", [{"dilation_rate": 2}, {"groups": 2}, {"dtype": "mixed_bfloat16"}]
+)
+def test_batches_are_not_parted_for_slow_loops(cut, slow):
+    assert parts(accelerate(singly(**slow))) == 1
+    assert parts(singly()) == 1
+    with acceleration.stock_operations():
+        assert parts(accelerate(singly())) == 1
 
 
 def test_images_are_not_copied_where_xla_takes_their_place(cut):
