@@ -31,7 +31,7 @@ WORTH = 1e9
 # Bytes of results that a part of a device's images keeps for the way back, at most. Two
 # parts pay well below: a step's memory comes new from the system, which clears it, so
 # that half of it is less time too. Measured on two AVX-512 cores: 2 to 19 % less.
-AT_ONCE = 96e6
+AT_ONCE = 64e6
 
 # Layers that compute a result for each image from this image alone.
 _SINGLY = {
