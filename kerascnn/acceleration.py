@@ -1780,10 +1780,13 @@ class Dropout(_Sharing, keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Drop some of the numbers and scale the others, in training."""
-        if not (training and self.noise_shape is None and _on_cpu()):
+        if not (training and self.rate and self.noise_shape is None and _on_cpu()):
             return super().call(inputs, training=training)
-        flat = super().call(inputs.reshape(-1), training=training)
-        return flat.reshape(inputs.shape)
+        drawn = super().call(jnp.ones(inputs.size, inputs.dtype), training=training)
+        # As bytes: XLA would keep eight for each number, and draw from them again.
+        seed = self.seed_generator.state.value
+        kept = _stored_on_cpu((drawn > 0).astype("uint8"), seed)
+        return jnp.where(kept.reshape(inputs.shape), inputs / (1 - self.rate), 0)
 
 
 _TWINS = {
