@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.experimental import serialize_executable
 
 from kerascnn import data, memory
 from kerascnn.acceleration import stock_operations
@@ -270,12 +272,15 @@ def training_function(
         new["optimizer"][counter] = counts
         return new
 
+    def is_seldom(_, images: jax.Array, __, chosen: jax.Array) -> bool:
+        small = chosen.shape[1] < min(batch_size, SELDOM * len(images))
+        return mesh is not None and small
+
     @functools.partial(jax.jit, donate_argnums=0, **devices.options(mesh))
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State:
-        small_last = chosen.shape[1] < min(batch_size, SELDOM * len(images))
-        seldom = mesh is not None and small_last
+        seldom = is_seldom(state, images, labels, chosen)
         operations = stock_operations() if seldom else contextlib.nullcontext()
         with devices.tracing(mesh), operations:
             if len(chosen) == 1:
@@ -287,7 +292,7 @@ def training_function(
                 chosen,
             )[0]
 
-    return Programs(steps)
+    return Programs(steps, is_seldom)
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[..., State]:
@@ -321,10 +326,15 @@ class Programs:
 
     Args:
         function: What `jax.jit` returns, of a state and arrays.
+        is_seldom: Whether arguments are those of a call that comes once an epoch. Its
+            program is kept as bytes, a twentieth of its memory; for `cifar_vgg_aug`
+            loading them takes half a second.
     """
 
-    def __init__(self, function: Any):
-        self.function = function
+    def __init__(
+        self, function: Any, is_seldom: Callable[..., bool] = lambda *_: False
+    ):
+        self.function, self.is_seldom = function, is_seldom
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, *arguments: Any) -> State:
@@ -337,7 +347,24 @@ class Programs:
             lowered = self.function.lower(*arguments)
             memory.forget_compiled()
             self._programs[kind] = lowered.compile()
-        return self._programs[kind](*arguments)
+        program = self._programs[kind]
+        if not self.is_seldom(*arguments):
+            return program(*arguments)
+        if isinstance(program, tuple):
+            on = sorted(jax.tree.leaves(arguments)[0].devices(), key=lambda d: d.id)
+            load = serialize_executable.deserialize_and_load
+            program = load(*program, execution_devices=on)
+        else:
+            self._programs[kind] = _as_bytes(program)
+        return jax.block_until_ready(program(*arguments))
+
+
+def _as_bytes(program: Any) -> Any:
+    """Return what to load a program from; itself where it calls back into Python."""
+    try:
+        return serialize_executable.serialize(program)
+    except (AttributeError, TypeError, ValueError, pickle.PicklingError):
+        return program
 
 
 def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:

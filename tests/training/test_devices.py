@@ -112,9 +112,37 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
     stock, logs = trained()
     assert 10 in images
     assert 7 not in images
-    for a, b in zip(stock.variables, fast.variables, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=a.path)
-    assert logs == pytest.approx(expected, rel=1e-4)
+    for _ in range(2):  # the second epoch's program is loaded from bytes
+        for a, b in zip(stock.variables, fast.variables, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=a.path)
+        assert logs == pytest.approx(expected, rel=1e-4)
+        _, logs = trained(1, stock)
+        _, expected = trained(1, fast)
+
+
+@pytest.mark.parametrize("calls_back", [False, True])
+def test_a_program_that_is_seldom_called_is_kept_as_bytes(monkeypatch, calls_back):
+    """But where it calls back into Python, which bytes can't say."""
+    loads = []
+    load = epoch.serialize_executable.deserialize_and_load
+    monkeypatch.setattr(
+        epoch.serialize_executable,
+        "deserialize_and_load",
+        lambda *kept, **on: loads.append(len(kept[0])) or load(*kept, **on),
+    )
+
+    @jax.jit
+    def add(state, array):
+        if calls_back:
+            array = jax.pure_callback(lambda a: a, jax.typeof(array), array)
+        return {"sum": state["sum"] + array.sum()}
+
+    add = epoch.Programs(add, lambda state, array: len(array) < 3)
+    state = {"sum": jax.numpy.zeros(())}
+    for images in (3, 2, 3, 2, 2):
+        state = add(state, jax.numpy.ones(images))
+    assert float(state["sum"]) == 12
+    assert len(loads) == (0 if calls_back else 2)
 
 
 def test_the_weights_are_one_device_s_afterwards_and_train_on(cut):
