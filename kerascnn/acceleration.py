@@ -117,18 +117,19 @@ def fast_convolution(
 def is_fast_in_a_loop(layer):
     """Whether a CPU computes a built layer as fast inside `jax.lax.scan` as outside.
 
-    XLA's own convolutions take twenty times as long there, forward and backward.
+    The gradients of XLA's own convolutions take twenty times as long there.
 
     Args:
         layer: the layer; all but convolutions are fast.
     """
     if not isinstance(layer, keras.layers.Conv2D):
         return True
-    if type(layer) is not Conv2D or layer.compute_dtype != "float32":
+    covered = type(layer) is Conv2D and layer._is_covered
+    if not (covered and layer.compute_dtype == "float32" and _fast.get()):
         return False
-    image, strides = layer.input.shape[1:], layer.strides
-    shape = (*layer.kernel_size, image[2] // layer.groups, layer.filters)
-    if _tiles_pay(shape, strides) and layer._is_covered and _fast.get() and _trusted():
+    image = layer.input.shape[1:]
+    shape = (*layer.kernel_size, image[2], layer.filters)
+    if _tiles_pay(shape, layer.strides) and _trusted():
         return True  # without having to look
 
     def step(images, kernel):
@@ -1068,7 +1069,8 @@ def _tiled_weight_gradient(x, g, padding, taps, source=()):
         for i in range(0, len(parts), pieces)
     ]
     total = jnp.concatenate(rows)[:taps, :taps]
-    # Of what waits for a number of this, XLA would wait for that number's piece alone.
+    # `_after` asks for one number, of one piece: XLA would keep the other pieces' sums
+    # until the images' gradient is done.
     return total if pieces == 1 else _stored_on_cpu(total, g)
 
 
@@ -1629,11 +1631,11 @@ class _Sharing:
             changes: what is to differ in the configuration.
         """
         config = layer.get_config()
-        # Keras could not make a function of the user's again from its name.
+        # Of a function of the user's, it holds a name alone.
         objects = {
             name: getattr(layer, name)
-            for name, value in config.items()
-            if isinstance(value, dict) and name != "dtype"
+            for name in config
+            if callable(getattr(layer, name, None))
         }
         twin = cls.from_config(config | objects | changes)
         twin.autocast = layer.autocast  # not in the configuration
@@ -1780,10 +1782,11 @@ class Dropout(_Sharing, keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Drop some of the numbers and scale the others, in training."""
-        if not (training and self.rate and self.noise_shape is None and _on_cpu()):
+        some = 0 < self.rate < 1
+        if not (training and some and self.noise_shape is None and _on_cpu()):
             return super().call(inputs, training=training)
         drawn = super().call(jnp.ones(inputs.size, inputs.dtype), training=training)
-        # As bytes: XLA would keep eight for each number, and draw from them again.
+        # A byte for each number: XLA would keep eight, what the draw is made of.
         seed = self.seed_generator.state.value
         kept = _stored_on_cpu((drawn > 0).astype("uint8"), seed)
         return jnp.where(kept.reshape(inputs.shape), inputs / (1 - self.rate), 0)
@@ -1830,7 +1833,7 @@ def accelerate(model):
     """
     if keras.backend.backend() != "jax":
         return model
-    if not _is_graph(model):
+    if not is_graph(model):
         raise UsageError(
             f"accelerate() got a {type(model).__name__}; it takes a Functional or "
             "Sequential model: pass its inputs and outputs to keras.Model first."
@@ -1843,7 +1846,8 @@ def accelerate(model):
     return _fast_model(model, twins={})
 
 
-def _is_graph(layer):
+def is_graph(layer):
+    """Whether a layer is a model that is its layers, Functional or Sequential."""
     # Keras exports no class for Functional models; their list of operations is public.
     return isinstance(layer, keras.Sequential) or (
         isinstance(layer, keras.Model) and hasattr(layer, "operations")
@@ -1859,7 +1863,7 @@ def _fast_model(model, twins):
         return twins[id(layer)]
 
     def make(layer):
-        if _is_graph(layer):
+        if is_graph(layer):
             return _fast_model(layer, twins)
         # A subclass may compute something else, and LoRA changes the kernel.
         fast = _TWINS.get(type(layer))

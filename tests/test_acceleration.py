@@ -968,6 +968,11 @@ def test_dropout_draws_as_the_stock_layer(rate, noise_shape):
     for _ in range(3):
         np.testing.assert_array_equal(fast(x, training=True), stock(x, training=True))
         np.testing.assert_array_equal(fast(x, training=False), x)
+    gradients = [
+        jax.grad(lambda x, model=each: model(x, training=True).sum())(x)
+        for each in (fast, stock)
+    ]
+    np.testing.assert_array_equal(*gradients)
     # What the fast one has drawn, the original will not draw again.
     np.testing.assert_array_equal(model(x, training=True), stock(x, training=True))
 
@@ -1029,9 +1034,14 @@ def test_layers_that_are_not_covered_compute_as_they_did():
     np.testing.assert_array_equal(outputs(fast, images), outputs(model, images))
 
 
-def test_functions_of_the_user_s_need_not_be_registered():
+@pytest.mark.parametrize("name", ["double", "gelu"])
+def test_functions_of_the_user_s_need_not_be_registered(name):
+    """And may have the names of Keras's."""
+
     def double(x):
         return 2 * x
+
+    double.__name__ = name
 
     def tenth(shape, dtype):
         return keras.ops.full(shape, 0.1, dtype)

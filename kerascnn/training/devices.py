@@ -28,9 +28,10 @@ from kerascnn.training import models
 # 0.1 billion take 8 % longer, the strided net's 2.6 billion 12 % less.
 WORTH = 1e9
 
-# Bytes of results that a part of a device's images keeps for the way back, at most. Two
-# parts pay well below: a step's memory comes new from the system, which clears it, so
-# that half of it is less time too. Measured on two AVX-512 cores: 2 to 19 % less.
+# Bytes of results, kept for the way back, above which a part of a device's images is
+# halved again. In two halves it is computed anyway: a step's memory comes new from the
+# system, which clears it, and the less of it, the less time. The steps of eight nets
+# took 1 to 19 % less on two AVX-512 cores.
 AT_ONCE = 64e6
 
 # Layers that compute a result for each image from this image alone.
@@ -112,10 +113,12 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
         chosen: The indices, int32.
 
     Returns:
-        One part where there is no mesh; where an image's result depends on others, as
-        with BatchNorm, or on a draw; where a layer is slower inside a loop; and where
-        the parts would keep less than twice the bytes of the weights, whose gradients
-        are one more array to add to.
+        One part where there is no mesh or its devices don't share the images evenly;
+        where not every layer is known to compute each image by itself, in float32 and
+        as fast inside a loop; where a variable does not train, as those of BatchNorm
+        and of random layers; where the images can't be halved; and where a part would
+        keep less than twice the bytes of the weights, for whose gradients it takes one
+        more array to add to.
     """
     parts = 1
     if mesh is not None and len(chosen) % mesh.size == 0 and _is_computed_singly(model):
@@ -135,18 +138,15 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
 
 
 def _is_computed_singly(model: keras.Model) -> bool:
-    """Whether each image is computed from itself alone, and as fast in a loop.
-
-    Statistics and draws are kept in variables that do not train.
-    """
-
+    """Whether each image is known to be computed by itself, and as fast in a loop."""
     operations = getattr(model, "operations", model.layers)  # Sequential has layers
     return not model.non_trainable_variables and all(
         _is_computed_singly(each)
-        if isinstance(each, keras.Model)
+        if acceleration.is_graph(each)
         else type(each) in _SINGLY
         and each.activity_regularizer is None
         and _is_keras_own(getattr(each, "activation", keras.activations.linear))
+        and (not each.variables or each.dtype_policy.name == "float32")
         and acceleration.is_fast_in_a_loop(each)
         for each in operations
     )

@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 STEPS_A_CALL = 50
 
 # A large net's last batch is a program of its own for one step an epoch. Where it is
-# smaller than this part of the set, it is made of the stock operations: its step takes
-# one and a half to five times as long, but compiling it half as long and 500 MB less,
-# and the program 100 MB less. Measured with 80 images of cifar_vgg_aug.
+# smaller than this part of the set, the program is made of the stock operations and
+# kept as bytes between the epochs: its step takes one and a half to five times as long,
+# but compiling it half as long and 500 MB less. Measured with 80 images of
+# cifar_vgg_aug.
 SELDOM = 1 / 200
 
 State = dict[str, Any]
@@ -343,27 +344,31 @@ class Programs:
             jax.tree.structure(arguments),
             *((a.shape, a.dtype) for a in arguments if not isinstance(a, dict)),
         )
-        if kind not in self._programs:
+        seldom = self.is_seldom(*arguments)
+        program = self._programs.get(kind)
+        if program is None:
             lowered = self.function.lower(*arguments)
             memory.forget_compiled()
-            self._programs[kind] = lowered.compile()
-        program = self._programs[kind]
-        if not self.is_seldom(*arguments):
-            return program(*arguments)
-        if isinstance(program, tuple):
+            program = lowered.compile()
+            self._programs[kind] = _as_bytes(program) if seldom else program
+        elif isinstance(program, tuple):
             on = sorted(jax.tree.leaves(arguments)[0].devices(), key=lambda d: d.id)
             load = serialize_executable.deserialize_and_load
             program = load(*program, execution_devices=on)
-        else:
-            self._programs[kind] = _as_bytes(program)
-        return jax.block_until_ready(program(*arguments))
+        state = program(*arguments)
+        # The program goes when it has run.
+        return jax.block_until_ready(state) if seldom else state
 
 
 def _as_bytes(program: Any) -> Any:
-    """Return what to load a program from; itself where it calls back into Python."""
+    """Return what to load a program from, or itself where it can't be bytes.
+
+    So it is with one that calls back into Python, and with some of JAX's options.
+    """
+    refusals = AttributeError, TypeError, ValueError, pickle.PicklingError
     try:
         return serialize_executable.serialize(program)
-    except (AttributeError, TypeError, ValueError, pickle.PicklingError):
+    except (*refusals, NotImplementedError):
         return program
 
 

@@ -70,7 +70,10 @@ def multiplications(model: keras.Model) -> list[int]:
 
 
 def results(model: keras.Model) -> list[int]:
-    """Count, for each kernel, the numbers that come of one image; see above."""
+    """Count, for each kernel, the numbers that one image's forward pass makes.
+
+    Those of models inside the model count too; a layer used twice counts once.
+    """
     return [math.prod(layer.output.shape[1:]) for layer in _with_kernels(model)]
 
 
