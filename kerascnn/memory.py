@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from kerascnn import command_line, cores
+from kerascnn import command_line, cores, postponed
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -75,13 +75,15 @@ def restart() -> None:
     """Start this process again with these variables, if it needs any.
 
     For the start of a program, before anything heavy is imported; its cores are
-    devices from then on (`cores.as_devices`).
+    devices from then on (`cores.as_devices`), and what it hardly needs is not imported
+    before it does (`postponed`).
     """
     global _is_program
     _is_program = True
     cores.as_devices()
     if needed := variables():
         command_line.restart(needed)
+    postponed.postpone()
 
 
 def keep_less() -> None:

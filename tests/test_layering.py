@@ -23,7 +23,8 @@ ALLOWED = {
     "acceleration": set(),
     "command_line": set(),
     "cores": set(),
-    "memory": {"command_line", "cores"},
+    "memory": {"command_line", "cores", "postponed"},
+    "postponed": set(),
     "data": {"command_line"},
     "recipes": {
         "blocks",

@@ -12,19 +12,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.experimental import serialize_executable
 
 from kerascnn import data, memory
 from kerascnn.acceleration import stock_operations
 from kerascnn.training import devices, guard
+from kerascnn.training.programs import Programs
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -126,6 +125,7 @@ def fit(
                 if session:
                     session.after_step(done, functools.partial(_measured, model, state))
             guard.check(state["optimizer"][counter])
+            training.put_away()
         finally:
             # The variables' own arrays were given away: without this, an interrupted
             # run would leave a model with no weights.
@@ -144,6 +144,7 @@ def fit(
                 session.after_step(done, functools.partial(_measured, model, state))
         validation = _means(sums)
         hooks.on_test_end(validation)
+        evaluation.put_away()
         memory.trim()
 
         logs |= {f"val_{name}": value for name, value in validation.items()}
@@ -189,7 +190,7 @@ def fits(*splits: Split) -> bool:
 @functools.lru_cache(maxsize=1)
 def _functions(
     model: keras.Model, optimizer: keras.Optimizer, mesh: Mesh | None, batch_size: int
-) -> tuple[Callable[..., State], Callable[..., State]]:
+) -> tuple[Programs, Programs]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
     training = training_function(model, mesh, batch_size)
@@ -198,7 +199,7 @@ def _functions(
 
 def training_function(
     model: keras.Model, mesh: Mesh | None = None, batch_size: int = 0
-) -> Callable[..., State]:
+) -> Programs:
     """Return the compiled training step of a model.
 
     Args:
@@ -277,7 +278,6 @@ def training_function(
         small = chosen.shape[1] < min(batch_size, SELDOM * len(images))
         return mesh is not None and small
 
-    @functools.partial(jax.jit, donate_argnums=0, **devices.options(mesh))
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State:
@@ -293,11 +293,10 @@ def training_function(
                 chosen,
             )[0]
 
-    return Programs(steps, is_seldom)
+    return Programs(steps, {"donate_argnums": 0, **devices.options(mesh)}, is_seldom)
 
 
-def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[..., State]:
-    @functools.partial(jax.jit, donate_argnums=1, **devices.options(mesh))
+def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Programs:
     def evaluate(
         state: State,
         sums: State,
@@ -316,60 +315,8 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Callable[...,
             new = _measure(logits, labels[chosen[0]], penalties)
             return jax.tree.map(jnp.add, sums, new)
 
-    return Programs(evaluate)
-
-
-class Programs:
-    """A jitted function, compiled before its first call so that JAX can forget more.
-
-    What JAX keeps of tracing a large net's step, for calls that need another program,
-    takes as much memory as the program.
-
-    Args:
-        function: What `jax.jit` returns, of a state and arrays.
-        is_seldom: Whether arguments are those of a call that comes once an epoch. Its
-            program is kept as bytes, a twentieth of its memory; for `cifar_vgg_aug`
-            loading them takes half a second.
-    """
-
-    def __init__(
-        self, function: Any, is_seldom: Callable[..., bool] = lambda *_: False
-    ):
-        self.function, self.is_seldom = function, is_seldom
-        self._programs: dict[Any, Any] = {}
-
-    def __call__(self, *arguments: Any) -> State:
-        # Of one model's state only the parts may change: which weights are trained.
-        kind = (
-            jax.tree.structure(arguments),
-            *((a.shape, a.dtype) for a in arguments if not isinstance(a, dict)),
-        )
-        seldom = self.is_seldom(*arguments)
-        program = self._programs.get(kind)
-        if program is None:
-            lowered = self.function.lower(*arguments)
-            memory.forget_compiled()
-            program = lowered.compile()
-            self._programs[kind] = _as_bytes(program) if seldom else program
-        elif isinstance(program, tuple):
-            on = sorted(jax.tree.leaves(arguments)[0].devices(), key=lambda d: d.id)
-            load = serialize_executable.deserialize_and_load
-            program = load(*program, execution_devices=on)
-        state = program(*arguments)
-        # The program goes when it has run.
-        return jax.block_until_ready(state) if seldom else state
-
-
-def _as_bytes(program: Any) -> Any:
-    """Return what to load a program from, or itself where it can't be bytes.
-
-    So it is with one that calls back into Python, and with some of JAX's options.
-    """
-    refusals = AttributeError, TypeError, ValueError, pickle.PicklingError
-    try:
-        return serialize_executable.serialize(program)
-    except (*refusals, NotImplementedError):
-        return program
+    options = {"donate_argnums": 1, **devices.options(mesh)}
+    return Programs(evaluate, options, lambda *_: mesh is not None)
 
 
 def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:

@@ -208,10 +208,10 @@ class Session(keras.callbacks.Callback):
         values = measured()
         random = _random_states() if self._random is None else self._random
         guard.check(guard.counts(model.optimizer))
-        # Copies, on the device: the next step overwrites the arrays, and the thread
-        # fetches the copies while it computes.
+        # Copies: the next step overwrites the arrays, and the thread fetches the copies
+        # while it computes.
         copies = {
-            f"{group}/{index:04}/{getattr(value, 'path', '')}": ops.copy(value)
+            f"{group}/{index:04}/{getattr(value, 'path', '')}": _copy(value)
             for group, values in (
                 *_groups(model),
                 ("measured", values),
@@ -264,6 +264,19 @@ class Session(keras.callbacks.Callback):
             *(self.callbacks, saved.manifest["callbacks"], saved.arrays),
             renewed={"params", *self.renewed},  # Keras says the epochs anew
         )
+
+
+def _copy(value: Any) -> Any:
+    """Copy a value where it is.
+
+    For a copy on the device JAX compiles a program for each shape, over a megabyte
+    each; on a CPU NumPy's is as good.
+    """
+    if keras.backend.backend() == "jax":
+        array = ops.convert_to_tensor(value)
+        if all(device.platform == "cpu" for device in array.devices()):
+            return np.array(array)
+    return ops.copy(value)
 
 
 def _random_states() -> list[Any]:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import test_engines
+import test_programs
 from keras import layers
 
 from kerascnn import accelerate, acceleration, cores
@@ -87,18 +88,6 @@ def trained(begun: int = 0, model: keras.Model | None = None):
     return model, logs.kept[-1]
 
 
-def counted_loads(monkeypatch) -> list:
-    """The sizes, in bytes, of the programs that are loaded."""
-    loads, load = [], epoch.serialize_executable.deserialize_and_load
-
-    def counted(program, *trees, **on):
-        loads.append(len(program))
-        return load(program, *trees, **on)
-
-    monkeypatch.setattr(epoch.serialize_executable, "deserialize_and_load", counted)
-    return loads
-
-
 def test_one_device_and_two_train_the_same(cut, monkeypatch):
     two, logs = trained()
     monkeypatch.setattr(devices, "WORTH", np.inf)
@@ -110,7 +99,7 @@ def test_one_device_and_two_train_the_same(cut, monkeypatch):
 
 
 def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
-    images, loads = [], counted_loads(monkeypatch)
+    images, loads = [], test_programs.counted_loads(monkeypatch)
     convolution = acceleration._finished_convolution
     monkeypatch.setattr(
         acceleration,
@@ -124,35 +113,16 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
     stock, logs = trained()
     assert 10 in images
     assert 7 not in images
-    assert not loads
     for _ in range(2):
         for a, b in zip(stock.variables, fast.variables, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=a.path)
         assert logs == pytest.approx(expected, rel=1e-4)
+        loads.clear()
         _, logs = trained(1, stock)
-        assert len(loads) == 1  # the second epoch's program comes from bytes
+        assert len(loads) == 2  # this program, and the evaluation's
         with monkeypatch.context() as patch:
             patch.setattr(epoch, "SELDOM", 0)
             _, expected = trained(1, fast)
-
-
-@pytest.mark.parametrize("calls_back", [False, True])
-def test_a_program_that_is_seldom_called_is_kept_as_bytes(monkeypatch, calls_back):
-    """But where it calls back into Python, which bytes can't say."""
-    loads = counted_loads(monkeypatch)
-
-    @jax.jit
-    def add(state, array):
-        if calls_back:
-            array = jax.pure_callback(lambda a: a, jax.typeof(array), array)
-        return {"sum": state["sum"] + array.sum()}
-
-    add = epoch.Programs(add, lambda state, array: len(array) < 3)
-    state = {"sum": jax.numpy.zeros(())}
-    for images in (3, 2, 3, 2, 2):
-        state = add(state, jax.numpy.ones(images))
-    assert float(state["sum"]) == 12
-    assert len(loads) == (0 if calls_back else 2)
 
 
 def test_the_weights_are_one_device_s_afterwards_and_train_on(cut):

@@ -310,32 +310,6 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
 
 
 @jax_only
-def test_what_tracing_leaves_is_forgotten_before_a_program_is_compiled(monkeypatch):
-    order = []
-
-    class Jitted:
-        def lower(self, *arguments):
-            order.append("traced")
-            return self
-
-        def compile(self):
-            order.append("compiled")
-            return lambda state, images: len(images)
-
-    monkeypatch.setattr(
-        epoch.memory, "forget_compiled", lambda: order.append("forgotten")
-    )
-    programs = epoch.Programs(Jitted())
-    images = np.zeros((3, 2), np.uint8)
-    assert programs({}, images) == programs({}, images) == 3
-    assert order == ["traced", "forgotten", "compiled"]
-    # What is of another kind needs another program.
-    for state, others in (({}, images[:1]), ({}, images / 2), ({"a": 1}, images)):
-        programs(state, others)
-    assert order == 4 * ["traced", "forgotten", "compiled"]
-
-
-@jax_only
 @pytest.mark.parametrize("scale", [2.0**15, 2.0**12])
 def test_the_scale_of_half_precision_changes_no_update(splits, scale):
     """It changes as a run goes on: after an overflow, and after many steps without."""
