@@ -39,14 +39,30 @@ class _Postponed(types.ModuleType):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)  # which `import` reads
+        # `import` reads these two.
+        self.__spec__ = ModuleSpec(name, None)
+        self.__path__ = _Path(name)
 
     def __getattr__(self, name: str) -> object:
         # Called for what is not here. `inspect` asks all modules for their files.
         if name == "__file__":
             raise AttributeError(name)
-        library = self.__name__.partition(".")[0]
-        for each, module in list(sys.modules.items()):
-            if each.partition(".")[0] == library and isinstance(module, _Postponed):
-                sys.modules.pop(each, None)
-        return getattr(importlib.import_module(self.__name__), name)
+        return getattr(_imported(self.__name__), name)
+
+
+class _Path(list[str]):
+    """Where to look for what is inside a postponed package, once anybody looks."""
+
+    def __init__(self, package: str):
+        self.package = package
+
+    def __iter__(self):
+        return iter(_imported(self.package).__path__)
+
+
+def _imported(name: str) -> types.ModuleType:
+    library = name.partition(".")[0]
+    for each in (library, *(f"{library}.{inner}" for inner in _LIBRARIES[library])):
+        if isinstance(sys.modules.get(each), _Postponed):
+            del sys.modules[each]
+    return importlib.import_module(name)
