@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 import torch
 from keras import layers
 
-from kerascnn import UsageError, __main__, recipe, shapes, transforms
-from kerascnn.bench import command, measure, plain_torch
+from kerascnn import UsageError, __main__, data, recipe, shapes, transforms
+from kerascnn.bench import command, description, measure, plain_torch, with_keras
 from kerascnn.training import trainer
 
 
@@ -27,7 +29,7 @@ def test_the_torch_net_has_the_same_layers():
     """With the weights moved over, it gives the same logits."""
     trainer.set_seed(0)
     network = recipe.load("cifar_vgg_bn").network()
-    twin = plain_torch.network(network).eval()
+    twin = plain_torch.network(description.network(network)).eval()
     ours = [layer for layer in network.layers if layer.weights]
     theirs = [module for module in twin if list(module.parameters())]
     for layer, module in zip(ours, theirs, strict=True):
@@ -56,16 +58,53 @@ def test_a_net_that_branches_is_refused():
     x = layers.Conv2D(3, 3, padding="same")(image)
     x = layers.Add()([x, image])
     with pytest.raises(UsageError, match=r"branches|can't rebuild"):
-        plain_torch.network(keras.Model(image, layers.Flatten()(x)))
+        description.network(keras.Model(image, layers.Flatten()(x)))
+
+
+def test_plain_torch_is_plain():
+    """Keras and JAX would be 200 MB of a process that is to have PyTorch alone."""
+    program = """
+import sys
+from kerascnn.bench import contenders
+for images in (0, 32):
+    contenders.build("torch-eager", "fashion_lenet", 16, images, True)(2)
+print({"keras", "jax", "tensorflow"} & set(sys.modules))
+try:
+    contenders.build("torch-eager", "cifar_skip_12", 16, 0, True)
+except contenders.UsageError as error:
+    print(error)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    plain, refused = found.stdout.splitlines()
+    assert plain == "set()"
+    assert "branches at" in refused or "can't rebuild" in refused
+
+
+def test_steps_are_taken_on_the_scaled_batch():
+    """As the other contenders get it."""
+    lenet = recipe.load("fashion_lenet")
+    described = description.describe(lenet, 16, 0, True)
+    batch = with_keras.scaled_batch(lenet, 16)
+    np.testing.assert_array_equal(described.images, batch.images)
+    first = data.load("fashion_mnist").train.images[:16]
+    scaled = first.astype("float32") / 127.5 - 1
+    np.testing.assert_allclose(batch.images, scaled, atol=1e-6)
+    assert description.describe(lenet, 16, 32, True).images is None
 
 
 def test_the_torch_transform_crops_and_mirrors_as_ours():
     """Every result is one of the 25 x 2 crops, and all of them appear."""
     torch.manual_seed(0)
     image = np.random.default_rng(0).integers(1, 255, (1, 6, 6, 1), np.uint8)
-    apply = plain_torch.transform(
-        [transforms.RandomCrop(2), layers.RandomFlip("horizontal"), transforms.unit()]
-    )
+    ours = [transforms.RandomCrop(2), layers.RandomFlip("horizontal")]
+    steps = description.transform([*ours, transforms.unit()])
+    apply = plain_torch.transform(steps)
     batch = apply(torch.from_numpy(np.repeat(image, 2000, 0))).numpy()
     assert batch.shape == (2000, 1, 6, 6)
     padded = np.pad(image[0, :, :, 0], 2)

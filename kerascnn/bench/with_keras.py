@@ -1,0 +1,139 @@
+"""The contenders that are made with Keras: this package's engine, and stock Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from kerascnn import data, memory
+from kerascnn import recipe as recipes
+from kerascnn.bench.contenders import repeated
+from kerascnn.data import Split
+from kerascnn.training import models, trainer
+from kerascnn.training.plan import Plan
+
+if TYPE_CHECKING:
+    from kerascnn.recipe import Recipe
+
+# Takes a number of steps (or epochs) and returns when they are done.
+Work = Callable[[int], None]
+
+
+class SameBatch(keras.utils.PyDataset):
+    """One batch, over and over: what `fit` costs without any loading of data."""
+
+    def __init__(self, batch: Split, steps: int):
+        super().__init__()
+        self.batch, self.steps = batch, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.batch.images, self.batch.labels
+
+
+def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
+    """Build a contender's net.
+
+    Args:
+        contender: `kerascnn`, or `keras-BACKEND`.
+        name: The recipe whose net, optimiser and transform to take.
+        batch: Images a step.
+        images: Images an epoch; 0 to take steps on one scaled batch instead.
+        random: Whether epochs draw the recipe's random transforms.
+    """
+    ours = contender == "kerascnn"
+    if ours:
+        memory.trim_after_compiling()
+    trainer.set_seed(0)
+    recipe = recipes.load(name)
+    if not random:
+        recipe = without_random(recipe)
+    if images:
+        train = repeated(data.load(recipe.dataset).train, images)
+        plan = Plan(epochs=1, batch_size=batch, seed=0, drop_last=True)
+        return epochs(recipe, train, plan, "epoch" if ours else "fit")
+    steps = kerascnn_steps if ours else keras_steps
+    return steps(recipe, scaled_batch(recipe, batch))
+
+
+def without_random(recipe: Recipe) -> Recipe:
+    """Return a recipe without its random transforms."""
+    fixed = [layer for layer in recipe.transform() if not models.is_random(layer)]
+    return dataclasses.replace(recipe, transform=lambda: fixed)
+
+
+def scaled_batch(recipe: Recipe, batch: int) -> Split:
+    """Return a batch as a recipe's fixed transforms leave it, float32."""
+    first = repeated(data.load(recipe.dataset).train, batch)
+    images = first.images
+    for layer in without_random(recipe).transform():
+        images = keras.ops.convert_to_numpy(layer(images))
+    return Split(images, first.labels)
+
+
+def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
+    """Steps of this package's engine on JAX, on scaled images."""
+    import jax
+
+    from kerascnn.acceleration import accelerate
+    from kerascnn.training import devices, epoch, guard
+
+    model = accelerate(recipe.network())
+    trainer.compile_model(model, recipe)
+    model.optimizer.build(model.trainable_variables)
+    counter = guard.index(model.optimizer)
+    mesh = devices.mesh(model, len(batch))
+    if mesh is not None:
+        memory.keep_less()
+    step = epoch.training_function(model, mesh)
+    state = devices.copied(mesh, epoch.read_state(model))
+    images, labels = devices.copied(mesh, (batch.images, batch.labels))
+    chosen = devices.cut(mesh, np.arange(len(labels), dtype=np.int32)[None])
+
+    def work(number: int) -> None:
+        nonlocal state
+        for _ in range(number):
+            guard.check(state["optimizer"][counter])  # waits, as the engine does
+            state = step(state, images, labels, chosen)
+        jax.block_until_ready(state)
+
+    return work
+
+
+def keras_steps(recipe: Recipe, batch: Split) -> Work:
+    """Steps of stock Keras's `fit` on the backend in use, on scaled images."""
+    model = recipe.network()
+    trainer.compile_model(model, recipe)
+    return lambda number: model.fit(
+        SameBatch(batch, number), epochs=1, shuffle=False, verbose=0
+    )
+
+
+def epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
+    """Epochs from raw images, by one of this package's engines or stock `fit`."""
+    model, _ = models.build(recipe, train.images.shape[1:])
+    if engine == "epoch":
+        from kerascnn.acceleration import accelerate
+        from kerascnn.training import epoch as module
+
+        model = accelerate(model)
+    else:
+        from kerascnn.training import fit as module
+    trainer.compile_model(model, recipe)
+    # The smallest test set there is: its evaluation is not what is timed.
+    test = Split(train.images[:1], train.labels[:1])
+    begun = 0
+
+    def work(number: int) -> None:
+        nonlocal begun
+        begun += number
+        chosen = dataclasses.replace(plan, epochs=begun, initial_epoch=begun - number)
+        module.fit(model, train, test, chosen)
+
+    return work
