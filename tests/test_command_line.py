@@ -130,6 +130,13 @@ def test_an_unknown_backend_in_the_environment_is_one_line(module):
     )
 
 
+def test_a_misspelt_recipe_after_m_is_one_line():
+    done = run_python("-m", "kerascnn.recipes.fashion_mpl", KERAS_BACKEND="jax")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kerascnn: there is no recipe 'fashion_mpl': did you")
+    assert done.stderr.count("\n") == 1
+
+
 def test_importing_the_package_is_fast_and_imports_no_framework():
     script = (
         "import sys, time; start = time.perf_counter(); import kerascnn;"
