@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,12 @@ def _read(file: Path | None) -> bytes:
 
 def _write(file: Path | None, code: bytes) -> None:
     """Keep a program's bytes where that can be done; half a file has no name."""
-    if not file or not code:
+    if not file:
         return
+    part = file.with_name(f"{file.name}-{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            part.write(hashlib.sha256(code).digest() + code)
-        Path(part.name).replace(file)
+        part.write_bytes(hashlib.sha256(code).digest() + code)
+        part.replace(file)
     except OSError:
-        pass
+        with contextlib.suppress(OSError):
+            part.unlink()
