@@ -2,14 +2,18 @@
 
 Keras imports matplotlib for its galleries of images, JAX scipy for sparse solvers:
 43 MB, and 0.4 of the 1.1 seconds that importing Keras takes. Here they are imported
-when something of them is first asked for.
+when these parts of Keras and JAX first use them.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 import types
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
+from typing import Any
 
 # Each of them with the modules that are imported by name.
 _LIBRARIES = {
@@ -19,50 +23,105 @@ _LIBRARIES = {
 
 
 def postpone() -> None:
-    """Postpone importing these libraries, for the start of a program.
+    """Have Keras, once it is imported, postpone these libraries.
 
-    `import scipy.sparse` then gives a module that is imported when an attribute of it
-    is read. One that is imported already, or not installed, is left as it is.
+    For the start of a program, on the JAX backend; without effect where Keras is
+    imported already. Once it is, the libraries are imported by others as ever.
     """
-    for library, inner in _LIBRARIES.items():
-        if library in sys.modules or not importlib.util.find_spec(library):
-            continue
-        for name in (library, *(f"{library}.{each}" for each in inner)):
-            module = sys.modules[name] = _Postponed(name)
-            parent, _, last = name.rpartition(".")
-            if parent:
-                setattr(sys.modules[parent], last, module)
+    if os.environ.get("KERAS_BACKEND") == "jax" and "keras" not in sys.modules:
+        sys.meta_path.insert(0, _AtKeras())
+
+
+class _AtKeras:
+    """Finds Keras as Python does, and postpones the libraries while it is imported."""
+
+    loader: Any = None
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec:
+            self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__loader__ = self.loader
+        if module.__spec__:
+            module.__spec__.loader = self.loader
+        with _postponed():
+            self.loader.exec_module(module)
+
+
+@contextlib.contextmanager
+def _postponed() -> Iterator[None]:
+    for library, parts in _LIBRARIES.items():
+        if library not in sys.modules and importlib.util.find_spec(library):
+            for name in (library, *(f"{library}.{part}" for part in parts)):
+                module = sys.modules[name] = _Postponed(name)
+                parent, _, last = name.rpartition(".")
+                if parent:
+                    setattr(sys.modules[parent], last, module)
+    others = _OtherParts()
+    sys.meta_path.insert(0, others)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(others)
+        for library in _LIBRARIES:
+            _forget(library)
+
+
+def _forget(library: str) -> None:
+    """Let the next import of a postponed library be the real one."""
+    for name in (library, *(f"{library}.{part}" for part in _LIBRARIES[library])):
+        if isinstance(sys.modules.get(name), _Postponed):
+            sys.modules.pop(name, None)
 
 
 class _Postponed(types.ModuleType):
-    """A module that is imported when something of it is asked for."""
+    """What stands for a module, and imports it when something of it is asked for."""
 
     def __init__(self, name: str):
         super().__init__(name)
         # `import` reads these two.
         self.__spec__ = ModuleSpec(name, None)
-        self.__path__ = _Path(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> object:
-        # Called for what is not here. `inspect` asks all modules for their files.
-        if name == "__file__":
+        # Called for what is not here.
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
-        return getattr(_imported(self.__name__), name)
+        _forget(self.__name__.partition(".")[0])
+        return getattr(importlib.import_module(self.__name__), name)
 
 
-class _Path(list[str]):
-    """Where to look for what is inside a postponed package, once anybody looks."""
+class _OtherParts:
+    """Imports a postponed library after all, where something needs another part."""
 
-    def __init__(self, package: str):
-        self.package = package
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        library, _, part = name.partition(".")
+        if not part or not isinstance(sys.modules.get(library), _Postponed):
+            return None
+        _forget(library)
+        module = importlib.import_module(name)
+        # Python takes the module's own spec, and would load it once more.
+        module.__spec__ = ModuleSpec(name, _Imported(module))
+        return module.__spec__
 
-    def __iter__(self):
-        return iter(_imported(self.package).__path__)
 
+class _Imported:
+    """The loader of a module that is there."""
 
-def _imported(name: str) -> types.ModuleType:
-    library = name.partition(".")[0]
-    for each in (library, *(f"{library}.{inner}" for inner in _LIBRARIES[library])):
-        if isinstance(sys.modules.get(each), _Postponed):
-            del sys.modules[each]
-    return importlib.import_module(name)
+    def __init__(self, module: types.ModuleType):
+        self.module, self.spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        return self.module
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__spec__ = self.spec

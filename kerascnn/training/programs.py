@@ -6,19 +6,19 @@ import contextlib
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jaxlib
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from kerascnn import memory
 from kerascnn.training import environment
-
-# How the machine code in a program's bytes begins: on Linux and on macOS.
-_MACHINE_CODE = b"\x7fELF", b"\xcf\xfa\xed\xfe"
 
 
 class Programs:
@@ -28,10 +28,10 @@ class Programs:
     takes as much memory as the program.
 
     Args:
-        function: A function of a state, a dictionary, and arrays.
+        function: A function of dictionaries of arrays, such as a state, and arrays.
         options: Arguments of `jax.jit`.
-        is_seldom: Whether arguments are those of a call that comes once an epoch, or at
-            its end alone.
+        is_seldom: Whether arguments are those of calls that come at an epoch's end
+            alone: see `put_away`.
 
     Attributes:
         function: What `jax.jit` returns.
@@ -43,20 +43,26 @@ class Programs:
         options: dict[str, Any] | None = None,
         is_seldom: Callable[..., bool] = lambda *_: False,
     ):
-        self.options = options or {}
+        # Where JAX left unused arguments out, two functions might differ in nothing but
+        # what they are given, and have one name in `_file`.
+        self.options = {"keep_unused": True, **(options or {})}
         self.function = jax.jit(function, **self.options)
         self.is_seldom = is_seldom
         self._loaded: dict[Any, Callable[..., Any]] = {}
         self._bytes: dict[Any, tuple] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        # Of one model's state only the parts may change: which weights are trained.
+        # In the dictionaries the shapes are always the same; which arrays there are may
+        # change: which weights are trained.
         kind = (
             jax.tree.structure(arguments),
             *((a.shape, a.dtype) for a in arguments if not isinstance(a, dict)),
         )
         if kind not in self._loaded:
-            self._loaded[kind] = self._ready(kind, arguments)
+            if kind in self._bytes:
+                self._loaded[kind] = _load(self._bytes[kind], arguments)
+            else:
+                self._loaded[kind] = self._compiled(kind, arguments)
             memory.trim()
         return self._loaded[kind](*arguments)
 
@@ -69,72 +75,106 @@ class Programs:
         for kind in self._bytes:
             self._loaded.pop(kind, None)
 
-    def _ready(self, kind: Any, arguments: tuple) -> Callable[..., Any]:
-        if kind not in self._bytes:
-            lowered = self.function.lower(*arguments)
-            memory.forget_compiled()
-            if not self.is_seldom(*arguments):
-                return lowered.compile()
-            file = self._file(lowered)
-            code = _read(file)
-            program = None if code else lowered.compile()
-            if program and (code := _as_bytes(program)):
-                _write(file, code)
-            if code:
-                self._bytes[kind] = code, lowered.in_tree, lowered.out_tree
-            if program:
-                return program
-        devices = sorted(jax.tree.leaves(arguments)[0].devices(), key=lambda d: d.id)
-        return serialize_executable.deserialize_and_load(
-            *self._bytes[kind], execution_devices=devices
-        )
+    def _compiled(self, kind: Any, arguments: tuple) -> Callable[..., Any]:
+        lowered = self.function.lower(*arguments)
+        memory.forget_compiled()
+        if not self.is_seldom(*arguments):
+            return lowered.compile()
+        file = self._file(lowered)
+        trees = lowered.in_tree, lowered.out_tree
+        with contextlib.suppress(Exception):  # whatever is wrong with it
+            serialized = _read(file), *trees
+            program = _load(serialized, arguments)
+            self._bytes[kind] = serialized
+            return program
+        with _without_jaxs_cache():
+            program = lowered.compile()
+        if code := _as_bytes(program):
+            self._bytes[kind] = code, *trees
+            _write(file, code)
+        return program
 
     def _file(self, lowered: jax.stages.Lowered) -> Path | None:
-        """Where the program's bytes are kept: beside what JAX keeps.
+        """Where a program's bytes are kept: beside what JAX keeps.
 
-        JAX's own cache is asked too, but a program from there can't be bytes again.
+        Loading them runs what is in them: as JAX's, the folder is to be the user's own.
         """
         folder = jax.config.jax_compilation_cache_dir
-        if not folder or not jax.config.jax_enable_compilation_cache:
+        is_kept = jax.config.jax_enable_compilation_cache
+        if not folder or "://" in folder or not is_kept:
             return None
-        here = environment.processor(), os.environ.get("XLA_FLAGS", "")
-        versions = jax.__version__, jaxlib.__version__
-        parts = *here, *versions, repr(self.options), lowered.as_text()
+        parts = (
+            *(platform.machine(), environment.processor(), _processor_flags()),
+            *(jax.__version__, jaxlib.__version__, os.environ.get("XLA_FLAGS", "")),
+            *(repr(self.options), str(lowered.in_tree), str(lowered.out_tree)),
+            lowered.as_text(),
+        )
         name = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return Path(folder) / f"kerascnn-{name}"
+
+
+def _load(serialized: tuple, arguments: tuple) -> Callable[..., Any]:
+    devices = sorted(jax.tree.leaves(arguments)[0].devices(), key=lambda d: d.id)
+    return serialize_executable.deserialize_and_load(
+        *serialized, execution_devices=devices
+    )
+
+
+@contextlib.contextmanager
+def _without_jaxs_cache() -> Iterator[None]:
+    """Have JAX compile: the bytes of a program from its cache lack the machine code."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # it remembers whether it is enabled
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def _as_bytes(program: jax.stages.Compiled) -> bytes:
     """Return what to load a program from; nothing where it can't be bytes.
 
-    So it is with one that calls back into Python, with some of JAX's options, and with
-    one that was itself loaded: its bytes would lack the machine code.
+    So it is with one that calls back into Python, and with some of JAX's options.
     """
     refusals = AttributeError, TypeError, ValueError, pickle.PicklingError
     try:
-        code, _, _ = serialize_executable.serialize(program)
+        return serialize_executable.serialize(program)[0]
     except (*refusals, NotImplementedError):
         return b""
-    return code if any(begin in code for begin in _MACHINE_CODE) else b""
+
+
+def _processor_flags() -> str:
+    """What the processor can do, where Linux says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((x for x in lines if x.startswith(("flags", "Features"))), "")
 
 
 def _read(file: Path | None) -> bytes:
-    try:
-        kept = file.read_bytes() if file else b""
-    except OSError:
-        return b""
+    """Return what `_write` has kept; raises an error where there is nothing whole."""
+    if file is None:
+        raise FileNotFoundError
+    kept = file.read_bytes()
     digest, code = kept[:32], kept[32:]
-    return code if hashlib.sha256(code).digest() == digest else b""
+    if hashlib.sha256(code).digest() != digest:
+        raise ValueError(f"{file} is damaged")
+    return code
 
 
 def _write(file: Path | None, code: bytes) -> None:
-    """Keep a program's bytes where that can be done; half a file has no name."""
-    if not file:
+    """Keep a program's bytes where that can be done: all or nothing."""
+    if file is None:
         return
-    part = file.with_name(f"{file.name}-{os.getpid()}")
-    try:
-        part.write_bytes(hashlib.sha256(code).digest() + code)
-        part.replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(dir=file.parent, prefix="unfinished-")
+        try:
+            with os.fdopen(number, "wb") as unfinished:
+                unfinished.write(hashlib.sha256(code).digest() + code)
+            Path(name).replace(file)
+        except OSError:
+            Path(name).unlink()
