@@ -130,11 +130,37 @@ def test_an_unknown_backend_in_the_environment_is_one_line(module):
     )
 
 
-def test_a_misspelt_recipe_after_m_is_one_line():
-    done = run_python("-m", "kerascnn.recipes.fashion_mpl", KERAS_BACKEND="jax")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "kerascnn.recipes.fashion_mpl"],
+        ["-bmkerascnn.recipes.fashion_mpl"],
+        ["-X", "utf8", "-m", "kerascnn.recipes.fashion_mpl", "--limit", "5"],
+    ],
+)
+def test_a_misspelt_recipe_after_m_is_one_line(words):
+    done = run_python(*words, KERAS_BACKEND="jax")
     assert done.returncode == 2
     assert done.stderr.startswith("kerascnn: there is no recipe 'fashion_mpl': did you")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_package_of_the_users_that_imports_a_recipe_starts_as_ever(tmp_path):
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from kerascnn.recipes import fashion_lenet")
+    (package / "train.py").write_text(
+        "import os, sys; print(sys.argv[1:], os.environ.get('GLIBC_TUNABLES'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment.pop("GLIBC_TUNABLES", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "mine.train", "5"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "['5'] None\n"), done.stderr
 
 
 def test_importing_the_package_is_fast_and_imports_no_framework():
