@@ -75,8 +75,8 @@ def restart() -> None:
     """Start this process again with these variables, if it needs any.
 
     For the start of a program, before anything heavy is imported; its cores are
-    devices from then on (`cores.as_devices`), and what it hardly needs is not imported
-    before it does (`postponed`).
+    devices from then on (`cores.as_devices`), and Keras will not import matplotlib and
+    scipy before it uses them (`postponed`).
     """
     global _is_program
     _is_program = True

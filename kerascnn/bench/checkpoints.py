@@ -14,7 +14,7 @@ from typing import Any
 
 from kerascnn import data
 from kerascnn.acceleration import accelerate
-from kerascnn.bench.contenders import repeated
+from kerascnn.bench.sets import repeated
 from kerascnn.data import Split
 from kerascnn.recipe import Recipe
 from kerascnn.runs import Run

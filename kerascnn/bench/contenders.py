@@ -17,20 +17,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-import numpy as np
-
 from kerascnn import UsageError, data, memory, spare_tensorflow
-from kerascnn.data import Split
+from kerascnn.bench.sets import repeated
 from kerascnn.training import environment
-
-
-def repeated(split: Split, images: int) -> Split:
-    """Return so many images of a set, again and again if it has fewer.
-
-    The work is the same.
-    """
-    chosen = np.arange(images) % len(split)
-    return Split(split.images[chosen], split.labels[chosen])
 
 
 def build(

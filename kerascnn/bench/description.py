@@ -2,9 +2,9 @@
 
     python -m kerascnn.bench.description RECIPE BATCH IMAGES TRANSFORM
 
-writes a pickled `Description` to standard output. A process of its own reads the recipe
-for the contender: Keras and JAX, which a recipe imports, take 200 MB, and a program in
-plain PyTorch would not hold them.
+writes a pickled `Description`, or the `UsageError`, to standard output. A process of
+its own reads the recipe for the contender: Keras and JAX, which a recipe imports, take
+200 MB, and a program in plain PyTorch would not hold them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from kerascnn.recipe import Recipe
 
-ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "silu": "SiLU"}
+# Keras's names and the modules of `torch.nn`.
+ACTIVATIONS = {"relu": "ReLU", "sigmoid": "Sigmoid", "silu": "SiLU", "linear": ""}
 
 # The name of what to make, and its arguments.
 Call = tuple[str, tuple[Any, ...]]
@@ -57,40 +58,45 @@ def of(name: str, batch: int, images: int, random: bool) -> Description:
     """Describe a recipe's training; another process reads the recipe.
 
     Args:
-        name: The recipe's.
+        name: The recipe's name.
         batch: Images a step.
         images: Images an epoch; 0 for steps on one scaled batch.
         random: Whether epochs draw the recipe's random transforms.
 
     Raises:
-        UsageError: The network or the transform has no twin in PyTorch.
+        UsageError: The network, the optimiser or the transform has no twin in PyTorch.
+        subprocess.CalledProcessError: The other process failed; it has said why.
     """
     transform = "random" if random else "fixed"
     done = subprocess.run(
         [sys.executable, "-m", __name__, name, str(batch), str(images), transform],
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        check=False,
+        stdout=subprocess.PIPE,
+        check=True,
     )
-    if done.returncode:
-        error = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UsageError((error or ["no word of why"])[-1])
-    return pickle.loads(done.stdout)
+    found = pickle.loads(done.stdout)
+    if isinstance(found, UsageError):
+        raise found
+    return found
 
 
 def describe(recipe: Recipe, batch: int, images: int, random: bool) -> Description:
     """Describe a recipe's training, as `of` does."""
+    import keras
+
     from kerascnn import shapes
     from kerascnn.bench import with_keras
 
     recipe = recipe if random else with_keras.without_random(recipe)
+    optimizer = recipe.optimizer()
+    if not isinstance(optimizer, keras.optimizers.Adam):
+        raise UsageError(
+            f"the benchmarks have no plain PyTorch for {type(optimizer).__name__}."
+        )
     # The Keras network is read for its settings: it need not have weights.
-    description = Description(
-        network(shapes.without_weights(recipe.network)),
-        [],
-        float(recipe.optimizer().learning_rate),
-        recipe.dataset,
-    )
+    layers = network(shapes.without_weights(recipe.network))
+    rate = float(optimizer.learning_rate)
+    description = Description(layers, [], rate, recipe.dataset)
     if images:
         description.transform = transform(recipe.transform())
     else:
@@ -161,7 +167,9 @@ def _modules(layer: keras.layers.Layer) -> list[Call]:
 
 def _activation(layer: keras.layers.Layer) -> list[Call]:
     name = layer.activation.__name__
-    return [] if name == "linear" else [(ACTIVATIONS[name], ())]
+    if name not in ACTIVATIONS:
+        raise UsageError(f"the benchmarks have no plain PyTorch for {name}.")
+    return [(ACTIVATIONS[name], ())] if ACTIVATIONS[name] else []
 
 
 def transform(layers: Sequence[keras.layers.Layer]) -> list[Call]:
@@ -180,7 +188,7 @@ def _step(layer: keras.layers.Layer) -> Call:
     match name := type(layer).__name__:
         case "Rescaling":
             return "rescale", (layer.scale, layer.offset)
-        case "RandomFlip":
+        case "RandomFlip" if layer.mode == "horizontal":
             return "flip", ()
         case "RandomCrop":
             return "crop", (layer.padding,)
@@ -200,7 +208,7 @@ def main() -> None:
             recipes.load(name), int(batch), int(images), transform == "random"
         )
     except UsageError as error:
-        sys.exit(str(error))
+        found = error
     pickle.dump(found, output)
     output.close()
 

@@ -91,7 +91,7 @@ def epochs(
         batch: Images a step.
     """
     trainer = Trainer(description, form)
-    prepare = transform(description.transform)
+    prepare = transform(description.transform, trainer.device)
     images = torch.from_numpy(np.array(train.images)).to(trainer.device)
     labels = torch.from_numpy(np.array(train.labels)).long().to(trainer.device)
     whole = len(labels) // batch * batch
@@ -108,33 +108,44 @@ def epochs(
     return work
 
 
-def transform(steps: Sequence[Call]) -> Callable[[torch.Tensor], torch.Tensor]:
+def transform(
+    steps: Sequence[Call], device: str = "cpu"
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a transform for a whole batch at once.
 
     Args:
         steps: As `description.transform` names them: `rescale`, `flip` and `crop`.
+        device: Where the batches are.
 
     Returns:
         A function from uint8 `(batch, height, width, channels)` to float32 `(batch,
         channels, height, width)`.
     """
+    parts = [_part(device, *step) for step in steps]
 
     def apply(images: torch.Tensor) -> torch.Tensor:
-        for name, settings in steps:
-            images = _STEPS[name](images, *settings)
+        for part in parts:
+            images = part(images)
         return images.permute(0, 3, 1, 2)
 
     return apply
 
 
-def _rescale(images: torch.Tensor, scale: float, offset: float) -> torch.Tensor:
-    scales, offsets = (torch.tensor(x, device=images.device) for x in (scale, offset))
-    return images * scales + offsets
-
-
-def _flip(images: torch.Tensor) -> torch.Tensor:
-    heads = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(heads, images.flip(2), images)
+def _part(
+    device: str, name: str, settings: tuple
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    match name:
+        case "rescale":
+            scale, offset = (torch.tensor(each, device=device) for each in settings)
+            return lambda images: images * scale + offset
+        case "flip":
+            return lambda images: torch.where(
+                torch.rand(len(images), 1, 1, 1, device=device) < 0.5,
+                images.flip(2),
+                images,
+            )
+        case _:
+            return lambda images: _crop(images, *settings)
 
 
 def _crop(images: torch.Tensor, padding: int) -> torch.Tensor:
@@ -145,6 +156,3 @@ def _crop(images: torch.Tensor, padding: int) -> torch.Tensor:
     columns = first[1] + torch.arange(width, device=images.device)
     which = torch.arange(batch, device=images.device)[:, None, None]
     return padded[which, rows[:, :, None], columns[:, None, :]]
-
-
-_STEPS = {"rescale": _rescale, "flip": _flip, "crop": _crop}

@@ -11,7 +11,7 @@ import numpy as np
 
 from kerascnn import data, memory
 from kerascnn import recipe as recipes
-from kerascnn.bench.contenders import repeated
+from kerascnn.bench.sets import repeated
 from kerascnn.data import Split
 from kerascnn.training import models, trainer
 from kerascnn.training.plan import Plan

@@ -39,9 +39,8 @@ STEPS_A_CALL = 50
 
 # A large net's last batch is a program of its own for one step an epoch. Where it is
 # smaller than this part of the set, the program is made of the stock operations and
-# kept as bytes between the epochs: its step takes one and a half to five times as long,
-# but compiling it half as long and 500 MB less. Measured with 80 images of
-# cifar_vgg_aug.
+# put away between the epochs: its step takes one and a half to five times as long, but
+# compiling it half as long and 500 MB less. Measured with 80 images of cifar_vgg_aug.
 SELDOM = 1 / 200
 
 State = dict[str, Any]

@@ -1,5 +1,6 @@
 """The benchmarks: what they count, what they compare, what they refuse."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -59,6 +60,26 @@ def test_a_net_that_branches_is_refused():
     x = layers.Add()([x, image])
     with pytest.raises(UsageError, match=r"branches|can't rebuild"):
         description.network(keras.Model(image, layers.Flatten()(x)))
+
+
+def single(layer: layers.Layer) -> keras.Model:
+    image = keras.Input((28, 28, 1))
+    return keras.Model(image, layer(image))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optimizer": lambda: keras.optimizers.SGD(0.1)}, "SGD"),
+        ({"transform": lambda: [layers.RandomFlip("vertical")]}, "RandomFlip"),
+        ({"network": lambda: single(layers.ELU())}, "ELU"),
+        ({"network": lambda: single(layers.Dense(2, activation="tanh"))}, "tanh"),
+    ],
+)
+def test_what_has_no_twin_in_plain_torch_is_refused(changed, message):
+    changed = dataclasses.replace(recipe.load("fashion_lenet"), **changed)
+    with pytest.raises(UsageError, match=message):
+        description.describe(changed, 16, 32, True)
 
 
 def test_plain_torch_is_plain():
