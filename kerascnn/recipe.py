@@ -151,8 +151,8 @@ def load(name: str) -> Recipe:
         name: The name of a file in `kerascnn/recipes`, without `.py`.
 
     Raises:
-        UsageError: There is no such recipe (the message offers the nearest names), or
-            Keras's backend can't train.
+        UsageError: There is no such recipe (the message offers the nearest names), its
+            file is not Python or has no `RECIPE`, or Keras's backend can't train.
 
     Example:
         >>> load("fashion_lenet").batch_size
@@ -161,7 +161,13 @@ def load(name: str) -> Recipe:
     check_name(name)
     check_backend()
     spare_tensorflow()
-    found = importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
+    try:
+        found = importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
+    except (SyntaxError, AttributeError) as error:
+        if isinstance(error, AttributeError) and error.name != "RECIPE":
+            raise
+        file = Path(__file__).parent / "recipes" / f"{name}.py"
+        raise UsageError(f"{file} can't be read as a recipe ({error}).") from error
     _check_named(found, name)
     return found
 

@@ -16,8 +16,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from kerascnn import UsageError, shapes, training
 from kerascnn import recipe as recipes
-from kerascnn import shapes, training
+from kerascnn import recipes as recipe_files
 from kerascnn.report import difference
 from kerascnn.training import models
 
@@ -1014,3 +1015,14 @@ def test_other_backends_train_too(backend, names, passes_on):
     tests = [f"{__file__}::{step}[{name}]" for name in names]
     tests.append(f"{__file__}::{test_resizing_is_average_pooling.__name__}")
     passes_on(backend, *tests)
+
+
+@pytest.mark.parametrize("text", ["x = (", "x = 1"])
+def test_a_file_that_is_no_recipe_is_a_users_mistake(tmp_path, monkeypatch, text):
+    folders = [*recipe_files.__path__, str(tmp_path)]
+    monkeypatch.setattr(recipe_files, "__path__", folders)
+    monkeypatch.setattr(recipes, "check_name", lambda name: None)
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=r"mine.py can't be read as a recipe"):
+        recipes.load("mine")
+    sys.modules.pop("kerascnn.recipes.mine", None)

@@ -148,5 +148,7 @@ class Signals:
                     self.say("Stopping after this step; once more stops at once.")
                 else:
                     if sys.stdout.isatty():
-                        os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+                        # A progress bar hides the cursor, and is on this line.
+                        os.write(1, b"\x1b[?25h\n")
+                    os.write(2, b"kerascnn: stopped at once.\n")
                     os._exit(128 + number)

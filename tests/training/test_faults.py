@@ -532,6 +532,7 @@ def test_a_second_signal_stops_at_once():
     )
     assert done.returncode == 130, done.stderr
     assert "once more stops at once" in done.stdout
+    assert done.stderr.splitlines()[-1] == "kerascnn: stopped at once."
 
 
 # Damaged files.
