@@ -323,7 +323,8 @@ def report(
     # A line of 80 columns holds it.
     table = Table(
         title=title,
-        caption=f"{machine()}; matmul peak {peak / 1e9:.0f} GFLOP/s; first: the first "
+        caption=f"{machine()}; matmul peak {peak / 1e9:.0f} GFLOP/s; a convolution "
+        "counts as its direct sum, of which kerascnn computes a part; first: the first "
         "step, compilation included",
         box=box.SIMPLE_HEAD,
         padding=0,
