@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -66,7 +67,8 @@ def keep_compiled(folder: Path) -> None:
 
     A folder of its own for each kind of processor: code compiled for one may not run
     on another that shares the disk. A folder that `JAX_COMPILATION_CACHE_DIR` or the
-    program has chosen already stays.
+    program has chosen already stays, and so does a least time,
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
 
     Args:
         folder: Where to keep it; it need not exist, and nothing is kept where it can't
@@ -81,8 +83,10 @@ def keep_compiled(folder: Path) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         kind = re.sub(r"\W+", "-", f"{processor()} {platform.machine()}").strip("-")
         jax.config.update("jax_compilation_cache_dir", str(folder / kind))
-        # Of initial weights, too: each is quick, but together they take a second.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.01)
+    least = "jax_persistent_cache_min_compile_time_secs"
+    if least.upper() not in os.environ and getattr(jax.config, least) == 1:  # JAX's own
+        # What draws the initial weights, too: each is quick, together four seconds.
+        jax.config.update(least, 0.01)
 
 
 def device(backend: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """What a process says of itself."""
 
+import os
 import subprocess
 import sys
 
@@ -30,3 +31,34 @@ def test_peak_memory_is_what_this_process_has_held():
     assert 256 <= peak(PEAK) < 400
     if sys.platform == "linux":
         assert 256 <= peak(STARTS_ANOTHER) < 400
+
+
+@pytest.mark.parametrize(
+    ("chosen", "first", "kept"),
+    [
+        ({}, "", "0.01"),
+        ({"JAX_COMPILATION_CACHE_DIR": "mine"}, "", "0.01"),
+        ({"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}, "", "1.0"),
+        ({}, "jax.config.update(LEAST, 5.0)", "5.0"),
+    ],
+)
+def test_quick_compilations_are_kept_too_unless_the_user_says_otherwise(
+    tmp_path, chosen, first, kept
+):
+    """Together, those that draw a network's weights take four seconds."""
+    program = f"""
+import jax
+from pathlib import Path
+from kerascnn.training import environment
+LEAST = "jax_persistent_cache_min_compile_time_secs"
+{first}
+environment.keep_compiled(Path({str(tmp_path)!r}))
+print(getattr(jax.config, LEAST), jax.config.jax_compilation_cache_dir)
+"""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    found = subprocess.check_output(
+        [sys.executable, "-c", program], env=plain | chosen, text=True
+    )
+    seconds, folder = found.split(maxsplit=1)
+    assert seconds == kept
+    assert (folder.strip() == "mine") == ("JAX_COMPILATION_CACHE_DIR" in chosen)
