@@ -98,7 +98,9 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
     known = list(known)
     if word in known:
         return word
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    # As --lr for --learning-rate.
+    near = [each for each in known if re.sub(r"(\w)\w*-?", r"\1", each) == word]
+    near += difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}."
     raise UsageError(f"there is no {what} {word!r}: {hint}")
 

@@ -30,6 +30,7 @@ def test_options_are_typed():
     ("words", "expected"),
     [
         (["--epoch", "5"], "there is no option '--epoch': did you mean --epochs?"),
+        (["--dd", "x"], "there is no option '--dd': did you mean --data-dir?"),
         (["--data_dri", "5"], "did you mean --data-dir?"),
         (["--epochs", "five"], "--epochs"),
         (["--epochs"], "--epochs"),
