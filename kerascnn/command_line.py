@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from kerascnn import UsageError
 
@@ -148,6 +148,17 @@ def _joined(text: str) -> str:
 def say(line: str) -> None:
     """Tell the user something beside the results: on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def answers() -> BinaryIO:
+    """Return this process's standard output, for answers to the one that started it.
+
+    Anything else that is printed must not mix with them: from now on it goes to
+    standard error.
+    """
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return output
 
 
 def restart(variables: Mapping[str, str]) -> NoReturn:

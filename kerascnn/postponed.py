@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-# Each of them with the modules that are imported by name.
+# Each of them with all its modules that are imported by name, outer ones first.
 _LIBRARIES = {
-    "matplotlib": ("pyplot", "patches"),
-    "scipy": ("sparse", "sparse.linalg"),
+    "matplotlib": ("matplotlib", "matplotlib.pyplot", "matplotlib.patches"),
+    "scipy": ("scipy", "scipy.sparse", "scipy.sparse.linalg"),
 }
 
 
@@ -59,9 +59,9 @@ class _AtKeras:
 
 @contextlib.contextmanager
 def _postponed() -> Iterator[None]:
-    for library, parts in _LIBRARIES.items():
+    for library, names in _LIBRARIES.items():
         if library not in sys.modules and importlib.util.find_spec(library):
-            for name in (library, *(f"{library}.{part}" for part in parts)):
+            for name in names:
                 module = sys.modules[name] = _Postponed(name)
                 parent, _, last = name.rpartition(".")
                 if parent:
@@ -78,7 +78,7 @@ def _postponed() -> Iterator[None]:
 
 def _forget(library: str) -> None:
     """Let the next import of a postponed library be the real one."""
-    for name in (library, *(f"{library}.{part}" for part in _LIBRARIES[library])):
+    for name in _LIBRARIES[library]:
         if isinstance(sys.modules.get(name), _Postponed):
             sys.modules.pop(name, None)
 

@@ -138,10 +138,12 @@ class Outline:
     changes: frozenset[str] | set[str] = frozenset()
 
 
+_FOLDER = Path(__file__).parent / "recipes"
+
+
 def names() -> list[str]:
     """Return the names of all recipes, in alphabetical order."""
-    folder = Path(__file__).parent / "recipes"
-    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+    return sorted(module.name for module in pkgutil.iter_modules([str(_FOLDER)]))
 
 
 def load(name: str) -> Recipe:
@@ -166,7 +168,7 @@ def load(name: str) -> Recipe:
     except (SyntaxError, AttributeError) as error:
         if isinstance(error, AttributeError) and error.name != "RECIPE":
             raise
-        file = Path(__file__).parent / "recipes" / f"{name}.py"
+        file = _FOLDER / f"{name}.py"
         raise UsageError(f"{file} can't be read as a recipe ({error}).") from error
     _check_named(found, name)
     return found
@@ -197,7 +199,7 @@ def outline(name: str) -> Outline:
         UsageError: There is no such recipe, or its facts are not literals.
     """
     check_name(name)
-    file = Path(__file__).parent / "recipes" / f"{name}.py"
+    file = _FOLDER / f"{name}.py"
     try:
         found = _outline(ast.parse(file.read_text("utf-8"), str(file)))
         _check_named(found, name)

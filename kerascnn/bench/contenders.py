@@ -10,6 +10,7 @@ own framework alone, and only the one that was asked works.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from kerascnn import UsageError, data, memory, spare_tensorflow
+from kerascnn import UsageError, command_line, data, memory, spare_tensorflow
 from kerascnn.bench.sets import repeated
 from kerascnn.training import environment
 
@@ -59,9 +60,7 @@ def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
     memory.restart()
     contender, name, batch, images, transform = sys.argv[1:]
-    # Anything that a framework prints must not mix with the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    answers = io.TextIOWrapper(command_line.answers())
     try:
         random = transform == "random"
         work = build(contender, name, int(batch), int(images), random)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError
+from kerascnn import UsageError, command_line
 
 if TYPE_CHECKING:
     import keras
@@ -200,9 +200,7 @@ def main() -> None:
     from kerascnn import recipe as recipes
 
     name, batch, images, transform = sys.argv[1:]
-    # Anything that is printed on the way must not mix with it.
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    output = command_line.answers()
     try:
         found = describe(
             recipes.load(name), int(batch), int(images), transform == "random"

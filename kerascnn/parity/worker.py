@@ -9,6 +9,7 @@ the cores: two frameworks' threads on the same cores wait for each other.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerascnn import UsageError, cores, memory
+from kerascnn import UsageError, command_line, cores, memory
 from kerascnn import recipe as recipes
 
 # The processes share a GPU's memory.
@@ -190,9 +191,7 @@ def results(
 def main() -> None:
     """Serve standard input."""
     number, of, accelerate, steps = map(int, sys.argv[1:])
-    # Anything that a framework prints must not mix with the answers.
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    output = io.TextIOWrapper(command_line.answers())
     share_cores(number, of)
     for name in sys.stdin:
         found = answer(name.strip(), bool(accelerate), steps or None)

@@ -111,13 +111,22 @@ def device(backend: str | None = None) -> str:
 
 def processor() -> str:
     """Return the processor's name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+    name = _said("/proc/cpuinfo", "model name")
+    return name or platform.processor() or platform.machine()
+
+
+def processor_flags() -> str:
+    """Return what the processor can do, in its own words; nothing off Linux."""
+    return _said("/proc/cpuinfo", "flags", "Features")
+
+
+def _said(file: str, *names: str) -> str:
+    """Return what Linux says in a file of lines `name: value`, the first of these."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text().splitlines():
+            if line.startswith(names):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def peak_memory() -> int | None:
@@ -126,10 +135,8 @@ def peak_memory() -> int | None:
     `None` on Windows, whose Python does not tell.
     """
     # On Linux `getrusage` counts what the process that started this one held.
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if peak := _said("/proc/self/status", "VmHWM"):
+        return int(peak.split()[0]) * 1024
     try:
         import resource
     except ImportError:

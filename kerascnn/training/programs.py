@@ -104,7 +104,8 @@ class Programs:
         if not folder or "://" in folder or not is_kept:
             return None
         parts = (
-            *(platform.machine(), environment.processor(), _processor_flags()),
+            *(platform.machine(), environment.processor()),
+            environment.processor_flags(),
             *(jax.__version__, jaxlib.__version__, os.environ.get("XLA_FLAGS", "")),
             *(repr(self.options), str(lowered.in_tree), str(lowered.out_tree)),
             lowered.as_text(),
@@ -143,15 +144,6 @@ def _as_bytes(program: jax.stages.Compiled) -> bytes:
         return serialize_executable.serialize(program)[0]
     except (*refusals, NotImplementedError):
         return b""
-
-
-def _processor_flags() -> str:
-    """What the processor can do, where Linux says so."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((x for x in lines if x.startswith(("flags", "Features"))), "")
 
 
 def _read(file: Path | None) -> bytes:
