@@ -14,6 +14,7 @@ import functools
 import gc
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from kerascnn import command_line, cores, postponed
@@ -41,8 +42,11 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 _HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
 
 
-def variables() -> dict[str, str]:
+def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment variables with which a process keeps its memory.
+
+    Args:
+        environment: The variables that it has; by default this process's.
 
     Returns:
         Names and values; none where the C library is not glibc, or where the user has
@@ -50,7 +54,7 @@ def variables() -> dict[str, str]:
         and later, which takes any threshold; huge pages are asked for, by 2.35 and
         later, where the system leaves the choice.
     """
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in environment:
         return {}
     library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     if library != "glibc":

@@ -52,6 +52,7 @@ ALLOWED = {
     "bench": {
         "acceleration",
         "command_line",
+        "cores",
         "data",
         "memory",
         "recipe",

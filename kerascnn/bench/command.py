@@ -18,7 +18,7 @@ from rich.table import Table
 
 from kerascnn import UsageError, command_line, shapes
 from kerascnn import recipe as recipes
-from kerascnn.bench import measure
+from kerascnn.bench import against, measure
 from kerascnn.training import environment, models
 
 if TYPE_CHECKING:
@@ -41,8 +41,15 @@ class Step:
     """Whose network to train."""
     batch: int = 256
     """Images a step."""
-    rounds: int = 7
-    """Turns of each contender; the medians are shown."""
+    rounds: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Turns of each contender; the medians are shown (default: 7, with --against 15,
+    which is the least)."""
+    against: Annotated[
+        str | None, tyro.conf.arg(metavar="COMMIT", help_behavior_hint="")
+    ] = None
+    """Compare with another commit of this checkout alone, from a git worktree. Exit
+    code 1 where this checkout's step is slower: where the 95 % interval of the ratio
+    of the times, over pairs of turns, lies wholly above 1.03."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -50,11 +57,14 @@ class Step:
         command_line.check_positive(self, "batch", "rounds")
 
     def __call__(self) -> None:
+        if self.against is not None:
+            self.compare(self.against)
+            return
         recipe = recipes.load(self.recipe)
         contenders = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
         words = [self.recipe, str(self.batch), "0", "fixed"]
         results, missing = measure.compare(
-            [(name, name, words) for name in contenders], self.rounds
+            [(name, name, words) for name in contenders], self.rounds or 7
         )
         work = self.batch * _operations(recipe)
         report(
@@ -65,6 +75,44 @@ class Step:
             operations=work,
             as_json=self.json,
         )
+
+    def compare(self, commit: str) -> None:
+        """Print the comparison with another commit; exit with 1 where it is slower."""
+        pairs = against.PAIRS if self.rounds is None else self.rounds
+        if pairs < against.PAIRS:
+            raise UsageError(
+                f"--rounds {pairs}: expected {against.PAIRS} or more with --against."
+            )
+        recipes.check_name(self.recipe)
+        words = [self.recipe, str(self.batch), "0", "fixed"]
+        found = against.compare(words, commit, pairs)
+        title = f"{self.recipe}: one training step, batch {self.batch}"
+        if self.json:
+            more = {"title": title, "machine": machine(), "slower": found.slower}
+            more["memory_ratio"] = found.memory_ratio
+            print(json.dumps(more | dataclasses.asdict(found)))
+        else:
+            table = Table(title=title, caption=f"{machine()}; {pairs} pairs of turns")
+            table.add_column("code", no_wrap=True)
+            for column in ("time", "fastest", "peak memory", "first"):
+                table.add_column(column, justify="right")
+            for side in (found.ours, found.theirs):
+                table.add_row(
+                    side.name,
+                    _time(side.seconds),
+                    _time(side.fastest),
+                    f"{side.memory / 2**20:,.0f} M",
+                    f"{side.compile:.1f} s",
+                )
+            Console().print(table)
+            verdict = "slower" if found.slower else "not shown to be slower"
+            print(
+                f"kerascnn takes {found.ratio:.3f} of the time of {found.theirs.name} "
+                f"(95 % interval {found.low:.3f} to {found.high:.3f}) and "
+                f"{found.memory_ratio:.3f} of its peak memory: {verdict}."
+            )
+        if found.slower:
+            raise SystemExit(1)
 
 
 @dataclasses.dataclass
@@ -367,10 +415,12 @@ def machine() -> str:
 def _cells(result: Result, images: int, operations: int) -> list[str]:
     return [
         result.name,
-        f"{result.seconds:.3f} s"
-        if result.seconds >= 0.1
-        else f"{result.seconds * 1e3:.2f} ms",
+        _time(result.seconds),
         f"{images / result.seconds:,.0f}",
         f"{operations / result.seconds / 1e9:.0f}",
         f"{result.memory / 2**20:,.0f} M",
     ]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"

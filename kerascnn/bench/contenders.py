@@ -4,6 +4,7 @@
 
 Ready, it writes a line; then it reads numbers, takes that many steps (or epochs), and
 answers each with a line of JSON: seconds, and the process's peak memory in bytes.
+`bench step --against` starts this module of another commit: what is said above stays.
 Processes of their own keep the frameworks' threads and memory apart, each imports its
 own framework alone, and only the one that was asked works.
 """

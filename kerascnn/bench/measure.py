@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerascnn import UsageError
@@ -54,19 +54,26 @@ class Contender:
         name: The contender, see `contenders.build`.
         label: Its name in the table.
         words: The further arguments of `kerascnn.bench.contenders`.
+        environment: The environment variables of its process; by default this one's.
 
     Raises:
         UsageError: It ended before it was ready.
     """
 
-    def __init__(self, name: str, words: list[str], label: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        words: list[str],
+        label: str | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ):
         self.label = label or name
         kind, _, rest = name.partition("-")
         backend = BACKENDS.get(kind, rest)
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kerascnn.bench.contenders", name, *words],
-            env={**os.environ, **SHARED_GPU, "KERAS_BACKEND": backend},
+            env={**environment, **SHARED_GPU, "KERAS_BACKEND": backend},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

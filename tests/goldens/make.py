@@ -101,7 +101,7 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def of_object(thing: Any) -> str:
-    """Return a layer's, optimiser's or callback's class and a digest of its settings."""
+    """Return the class of a layer, optimiser or callback, and its settings' digest."""
     if hasattr(thing, "get_config"):
         settings = thing.get_config()
     else:

@@ -1,0 +1,186 @@
+"""This checkout's training step against another commit's, in paired turns.
+
+Each side is a process that runs `kerascnn.bench.contenders` from its own code. That
+module's name, its arguments and the lines that it reads and writes are the protocol
+between commits, so they stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kerascnn import UsageError, cores, memory
+from kerascnn.bench.measure import Contender, Result
+from kerascnn.command_line import say
+
+ROOT = Path(__file__).parents[2]
+
+# The fewest turns of each side: with fewer, the interval is too wide to say anything.
+PAIRS = 15
+
+# A lower end of the interval above this ratio is "slower".
+SLOWER = 1.03
+
+
+@dataclasses.dataclass
+class Comparison:
+    """What was measured of the two sides.
+
+    Args:
+        commit: The other commit's SHA-1.
+        ours: Of this checkout's code.
+        theirs: Of the other commit's.
+        pairs: Turns of each.
+        ratio: Our time divided by theirs, median of the pairs.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+    """
+
+    commit: str
+    ours: Result
+    theirs: Result
+    pairs: int
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def slower(self) -> bool:
+        """Whether the whole interval lies above `SLOWER`."""
+        return self.low > SLOWER
+
+    @property
+    def memory_ratio(self) -> float:
+        """Our peak memory divided by theirs."""
+        return self.ours.memory / self.theirs.memory
+
+
+def compare(words: Sequence[str], commit: str, pairs: int) -> Comparison:
+    """Let this checkout's code and another commit's take steps in turns.
+
+    Args:
+        words: The arguments of `kerascnn.bench.contenders` after the contender.
+        commit: What git knows the other commit by.
+        pairs: Turns of each that count; one more warms up.
+
+    Raises:
+        UsageError: There is no such commit, or one of the two can't take steps.
+    """
+    with contextlib.ExitStack() as stack:
+        name, place = stack.enter_context(worktree(commit))
+        sides = []
+        for label, root in (("kerascnn", ROOT), (f"commit {name[:9]}", place)):
+            say(f"{label}: its first step")
+            side = Contender("kerascnn", list(words), label, environment(root))
+            stack.callback(side.close)
+            sides.append(side)
+        for number in range(pairs + 1):
+            say(f"pair {number} of {pairs}" if number else "a pair to warm up")
+            # Each comes first in every other pair, so that neither always follows.
+            for side in sides[:: 1 if number % 2 else -1]:
+                side.turn()
+        ours, theirs = sides
+        logs = np.log(ours.times[1:]) - np.log(theirs.times[1:])
+        ratio, low, high = np.exp(interval(logs)).tolist()
+        return Comparison(name, ours.result, theirs.result, pairs, ratio, low, high)
+
+
+def interval(
+    values: np.ndarray, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the median of some values and its 95 % bootstrap interval (percentiles).
+
+    The median, because a turn that something else on the machine has disturbed moves
+    the mean.
+    """
+    chosen = np.random.default_rng(seed).integers(
+        len(values), size=(resamples, len(values))
+    )
+    low, high = np.quantile(np.median(values[chosen], axis=1), [0.025, 0.975])
+    return float(np.median(values)), float(low), float(high)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Return the environment in which Python imports `kerascnn` from a folder.
+
+    What `memory.restart` has set in this process is left out: each side sets its own.
+    """
+    variables = dict(os.environ)
+    devices = str(min(cores.available(), 4))
+    if variables.get("JAX_NUM_CPU_DEVICES") == devices:
+        del variables["JAX_NUM_CPU_DEVICES"]
+    tunables = variables.pop("GLIBC_TUNABLES", None)
+    if tunables is not None:
+        own = memory.variables(variables).get("GLIBC_TUNABLES")
+        if tunables != own:  # the user's
+            variables["GLIBC_TUNABLES"] = tunables
+    paths = [str(root), *variables.get("PYTHONPATH", "").split(os.pathsep)]
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # Without this, `python -m` would look in the working directory first, which may
+    # hold a checkout.
+    variables["PYTHONSAFEPATH"] = "1"
+    return variables
+
+
+@contextlib.contextmanager
+def worktree(commit: str) -> Iterator[tuple[str, Path]]:
+    """Check a commit out into a temporary folder, for the time of the `with` block.
+
+    Yields:
+        The commit's SHA-1, and the folder that holds its `kerascnn`.
+
+    Raises:
+        UsageError: This package does not run from a git checkout, there is no such
+            commit, or its `kerascnn` can't be compared.
+    """
+    try:
+        git("ls-files", "--error-unmatch", "kerascnn/__init__.py")
+        prefix = git("rev-parse", "--show-prefix")
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(
+            f"--against {commit}: {ROOT} is no git checkout of kerascnn, or git is not "
+            "installed."
+        ) from error
+    try:
+        name = git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+    except subprocess.CalledProcessError as error:
+        raise UsageError(
+            f"--against {commit}: git knows no such commit; `git log` shows them."
+        ) from error
+    for file, what in (
+        ("kerascnn/__init__.py", "kerascnn"),
+        ("kerascnn/bench/contenders.py", "benchmark to compare with"),
+    ):
+        try:
+            git("cat-file", "-e", f"{name}:./{file}")
+        except subprocess.CalledProcessError as error:
+            raise UsageError(
+                f"--against {commit}: the commit holds no {what} ({file})."
+            ) from error
+    with tempfile.TemporaryDirectory(prefix="kerascnn-bench-") as folder:
+        place = Path(folder, "worktree")
+        try:
+            git("worktree", "add", "--detach", str(place), name)
+            yield name, place / prefix
+        finally:
+            if place.exists():
+                git("worktree", "remove", "--force", str(place))
+
+
+def git(*words: str) -> str:
+    """Return what git says in this checkout; no hook of the user's runs."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "-c", f"core.hooksPath={os.devnull}", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
