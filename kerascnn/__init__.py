@@ -10,11 +10,15 @@ import sys
 
 __version__ = "0.1.0"
 
-# Keras has chosen by itself, and the command line starts again with ours.
-KERAS_CAME_FIRST = "keras" in sys.modules and "KERAS_BACKEND" not in os.environ
+# The backend that was asked for, where Keras was imported first and runs on another.
+MISSED_BACKEND: str | None = None
+
+# Keras takes an empty variable for none.
+_asked = os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "jax"
 if "keras" in sys.modules:  # too late to choose
     os.environ["KERAS_BACKEND"] = sys.modules["keras"].backend.backend()
-os.environ.setdefault("KERAS_BACKEND", "jax")
+    if os.environ["KERAS_BACKEND"] != _asked:
+        MISSED_BACKEND = _asked
 
 
 class UsageError(ValueError):
@@ -47,6 +51,23 @@ def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> Non
         )
 
 
+def say_missed_backend() -> None:
+    """Say in one line, once a process, which backend is in use where Keras chose it."""
+    global _missed_is_said
+    if MISSED_BACKEND and not _missed_is_said:
+        _missed_is_said = True
+        print(
+            f"kerascnn: Keras was imported first and runs on "
+            f"{os.environ['KERAS_BACKEND']}, not {MISSED_BACKEND}: import kerascnn "
+            "before keras.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+_missed_is_said = False
+
+
 def spare_tensorflow() -> None:
     """Keep Keras from importing TensorFlow where it is installed but not the backend.
 
@@ -69,6 +90,7 @@ def spare_tensorflow() -> None:
 def __getattr__(name: str):
     # `kerascnn.accelerate` imports Keras and JAX when it is first asked for.
     if name == "accelerate":
+        say_missed_backend()
         from kerascnn.acceleration import accelerate
 
         return accelerate

@@ -84,10 +84,11 @@ ALLOWED = {
 }
 
 ROOT = {
-    "KERAS_CAME_FIRST",
+    "MISSED_BACKEND",
     "UsageError",
     "__version__",
     "check_backend",
+    "say_missed_backend",
     "spare_tensorflow",
 }
 

@@ -29,12 +29,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kerascnn import data
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import ops
-
-from kerascnn import data
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from keras import layers, ops
-
 from kerascnn import data
 from kerascnn.lessons import page
+
+import numpy as np
+from keras import layers, ops
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

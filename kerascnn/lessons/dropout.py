@@ -24,11 +24,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import ops
-
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,11 +25,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from keras import ops
-
 from kerascnn import data, edges
 from kerascnn.lessons import page
+
+import numpy as np
+from keras import ops
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

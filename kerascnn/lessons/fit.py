@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kerascnn import optim
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import layers, ops
-
-from kerascnn import optim
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,11 +31,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import ops
-
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from kerascnn import data, optim, recipe
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import ops
-
-from kerascnn import data, optim, recipe
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import layers
-
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,12 +26,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kerascnn import data, optim, transforms
+from kerascnn.lessons import page
+
 import keras
 import numpy as np
 from keras import layers, ops
-
-from kerascnn import data, optim, transforms
-from kerascnn.lessons import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,12 +18,12 @@ running variance, which inference uses, is biased in Keras and unbiased in PyTor
 differ by n / (n - 1), where n, batch times places of the map, is 1,024 or more.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -12,12 +12,12 @@ because the learning rate is a hundred times smaller. Initial weights are PyTorc
 default, as the lecture sets none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -14,12 +14,12 @@ batch size and number of epochs are ours. The five maps are on the scale on whic
 computes them, Scharr four times as large as Sobel.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import edges, initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -12,12 +12,12 @@ Deviations from the lecture: as in cifar_edges. "As many" counts maps: the five 
 cifar_edges take nine fixed kernels, two for each of the four that measure a length.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import edges, initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

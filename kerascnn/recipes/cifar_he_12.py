@@ -13,12 +13,12 @@ the plain one is used. Of three seeds two had left chance after 160 steps of 64 
 one not after 300 (recipes/README.md).
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -11,12 +11,12 @@ Deviations from the lecture: the number of epochs is ours, the slides give none;
 cifar_relu_12's although the steps are smaller.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

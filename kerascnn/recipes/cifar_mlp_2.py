@@ -10,12 +10,12 @@ back what flattening threw away.
 Deviations from the lecture: the number of epochs is ours, the slides give none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

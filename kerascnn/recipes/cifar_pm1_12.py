@@ -11,12 +11,12 @@ the lecture's plot showed is lost. Of ours, in batches of 64, two seeds of three
 left chance after 140 and 180 steps; one still guessed after 600 (recipes/README.md).
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

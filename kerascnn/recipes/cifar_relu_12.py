@@ -10,12 +10,12 @@ can hardly be told apart. The six solutions that follow each change one thing.
 Deviations from the lecture: the number of epochs is ours, the slides give none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

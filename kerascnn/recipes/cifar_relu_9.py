@@ -12,12 +12,12 @@ one not in 300, one not in 1,200 (recipes/README.md). The whole run, in batches 
 is of that last seed.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -20,12 +20,12 @@ weights in the dense layers, which the slide's loop leaves alone, change nothing
 when it leaves chance (12 epochs, one seed).
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -10,12 +10,12 @@ before.
 Deviations from the lecture: the number of epochs is ours, the slides give none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

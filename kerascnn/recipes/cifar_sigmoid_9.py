@@ -9,12 +9,12 @@ it: after ten of them next to nothing reaches the first kernels.
 Deviations from the lecture: the number of epochs is ours, the slides give none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

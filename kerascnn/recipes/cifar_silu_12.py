@@ -12,12 +12,12 @@ weights; that the data are cifar_standard_12's is our reading. The number of epo
 ours.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

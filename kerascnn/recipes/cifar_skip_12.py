@@ -12,12 +12,12 @@ Scaling, initial weights and the number of epochs are cifar_relu_12's, the slide
 none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

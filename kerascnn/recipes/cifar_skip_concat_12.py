@@ -10,12 +10,12 @@ Deviations from the lecture: it names concatenation among the variants and links
 DenseNet; that every block of cifar_skip_12 concatenates is our choice.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

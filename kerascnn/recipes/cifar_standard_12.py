@@ -15,12 +15,12 @@ of 32 images, where most runs of solutions 2 to 6 had left chance after 160
 does in whole epochs was not measured.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

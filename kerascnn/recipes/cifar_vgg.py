@@ -16,12 +16,12 @@ it is what the slides no longer show, the widths above all; nobody has measured 
 (That they read off the best epoch would explain 0.6 points.)
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

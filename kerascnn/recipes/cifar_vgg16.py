@@ -11,12 +11,12 @@ Deviations from the lecture: it prints the architecture alone. Scaling, initial 
 learning rate, batch size and number of epochs are ours.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

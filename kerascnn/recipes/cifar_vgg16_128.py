@@ -12,12 +12,12 @@ Deviations from the lecture: it prints the architecture alone. Scaling, initial 
 are ours.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -17,12 +17,12 @@ accuracy 1.9: likely for the width and the dropout rate, on which it depends mos
 a network of this size reaches under transforms, and of which the slides show neither.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -11,12 +11,12 @@ Deviations from the lecture: the number of epochs is ours, as many as cifar_vgg'
 running variance is Keras's, biased, as in cifar_bn_12.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -11,12 +11,12 @@ Deviations from the lecture: as in cifar_vgg_aug. The number of epochs, ours, no
 decides how small the last steps are.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -13,12 +13,12 @@ last five of 60 epochs, on 500 images of each class held out of the training set
 number of epochs is ours, as many as cifar_vgg's.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

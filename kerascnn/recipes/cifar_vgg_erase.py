@@ -13,12 +13,12 @@ known of the cause. 1.5 of the points lie between our last epoch and the best of
 curve, which only the test set could have chosen.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

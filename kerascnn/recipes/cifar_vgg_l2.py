@@ -12,12 +12,12 @@ kernels alone. The dropout rate and the number of epochs are ours, as in
 cifar_vgg_dropout.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -10,12 +10,12 @@ to stretch over.)
 Deviations from the lecture: as in cifar_vgg_decay.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

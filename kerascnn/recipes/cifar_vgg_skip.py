@@ -12,12 +12,12 @@ convolution with stride 2 and ReLU, without BatchNorm, with the same L2 penalty 
 kernels, and added after the dropout. Otherwise as in cifar_vgg_wide.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

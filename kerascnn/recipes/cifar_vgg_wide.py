@@ -12,12 +12,12 @@ dropout rate is cifar_vgg_dropout's, chosen there for half the filters. The numb
 epochs is ours; a larger network on harder data gets more of them.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -9,12 +9,12 @@ Deviations from the lecture: the widths were in a picture, now lost; ours double
 cifar_vgg_skip's. Otherwise as there.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

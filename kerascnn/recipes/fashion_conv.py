@@ -9,12 +9,12 @@ Deviations from the lecture: the number of epochs is ours, the slides give none.
 weights are PyTorch's default, as the lecture sets none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

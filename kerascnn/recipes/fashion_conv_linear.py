@@ -14,12 +14,12 @@ learning rate is a hundred times smaller. Initial weights are PyTorch's default,
 lecture sets none.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -9,12 +9,12 @@ single peaks are flattened.
 Deviations from the lecture: batch size and number of epochs are fashion_down_max's.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

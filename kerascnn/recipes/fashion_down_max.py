@@ -11,12 +11,12 @@ networks. The number of epochs is ours. At the end accuracy still rises, by 0.2 
 an epoch, in all four networks alike.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

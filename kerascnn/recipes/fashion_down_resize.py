@@ -11,12 +11,12 @@ Deviations from the lecture: it prints no optimiser for this network; this and b
 size and number of epochs are fashion_down_avg's.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

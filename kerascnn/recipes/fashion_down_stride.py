@@ -10,12 +10,12 @@ Deviations from the lecture: this network is ours, to complete its comparison; i
 the stride in a larger one, fashion_stride. All settings are fashion_down_max's.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

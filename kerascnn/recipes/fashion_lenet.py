@@ -12,12 +12,12 @@ number of epochs are ours; initial weights are PyTorch's default, as everywhere 
 lectures 1 and 2.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

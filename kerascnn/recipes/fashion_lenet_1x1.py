@@ -16,12 +16,12 @@ scaling turns into -1, while the convolutions' own padding is 0.
 Deviations from the lecture: as in fashion_lenet_fc.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -12,12 +12,12 @@ pictures beside the code halve the map by strided convolutions; the code, which 
 is followed.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

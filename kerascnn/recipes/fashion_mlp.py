@@ -10,12 +10,12 @@ Deviations from the lecture: the number of epochs is ours, the slides give none.
 slide's code says learning rate 1e-3, a caption 1e-4; the code is followed.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -16,12 +16,12 @@ aliasing. `--data sample` tries the recipe on CIFAR-10's small images; `--datase
 ./pets` trains on your own.
 """
 
-import keras
-from keras import layers
-
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import main
+
+import keras
+from keras import layers
 
 
 def network() -> keras.Model:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascnn import KERAS_CAME_FIRST, UsageError, check_backend, command_line, runs
+from kerascnn import MISSED_BACKEND, UsageError, check_backend, command_line, runs
 from kerascnn import recipe as recipes
 from kerascnn.training import determinism, resuming, signals
 
@@ -101,8 +101,8 @@ def use_environment(overrides: Overrides) -> None:
     Raises:
         UsageError: The backend is not installed.
     """
-    # `python kerascnn/recipes/NAME.py` imports Keras before this package.
-    wanted = overrides.backend or ("jax" if KERAS_CAME_FIRST else None)
+    # A file of the user's may import Keras before this package.
+    wanted = overrides.backend or MISSED_BACKEND
     backend = wanted or os.environ["KERAS_BACKEND"]
     use_backend(
         wanted,

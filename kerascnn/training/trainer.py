@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import UsageError, data, memory, optim, runs, spare_tensorflow
+from kerascnn import (
+    UsageError,
+    data,
+    memory,
+    optim,
+    runs,
+    say_missed_backend,
+    spare_tensorflow,
+)
 from kerascnn import recipe as recipes
 from kerascnn.command_line import say
 from kerascnn.data.cache import cache_directory
@@ -82,6 +90,7 @@ def train(
         >>> run.result["test_accuracy"]
     """
     spare_tensorflow()
+    say_missed_backend()
     overrides = overrides or Overrides()
     if overrides.resume is None:
         return _train(recipe, overrides, None)
