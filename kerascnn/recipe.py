@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError, check_backend, shapes, spare_tensorflow
+from kerascnn import UsageError, check_backend, settings, shapes, spare_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -67,7 +67,8 @@ class Recipe:
     """One case of the course: data, network, training, and what the course says.
 
     `network`, `transform`, `optimizer` and `callbacks` are functions, called once a
-    run, so that importing a recipe builds nothing.
+    run, so that importing a recipe builds nothing. They run under Keras's own defaults,
+    whatever keras.json or `keras.config` say (see `settings.keras_defaults`).
 
     Args:
         name: The name of the recipe's file, without `.py`.
@@ -80,7 +81,8 @@ class Recipe:
         optimizer: Returns a `keras.Optimizer`.
         batch_size: Images a step.
         epochs: Passes over the training set.
-        parameters: Number of trainable parameters of the network.
+        parameters: Number of trainable parameters of the network, with which the one
+            that is trained is compared; 0 where it is not stated.
         course: What the lectures say about the case.
         drop_last: Whether training leaves out the last batch of an epoch when it is
             smaller than `batch_size`, as `torch.utils.data.DataLoader` means it.
@@ -103,6 +105,10 @@ class Recipe:
     after: str | None = None
     changes: frozenset[str] | set[str] = frozenset()
 
+    def __post_init__(self):
+        for part in ("network", "transform", "optimizer", "callbacks"):
+            object.__setattr__(self, part, _under_defaults(getattr(self, part)))
+
     @property
     def idea(self) -> str:
         """The docstring of the recipe's file: what it changes and why."""
@@ -112,6 +118,35 @@ class Recipe:
     def command(self) -> str:
         """The command that trains it."""
         return f"python -m kerascnn.recipes.{self.name}"
+
+
+def _under_defaults(build: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that calls `build` under Keras's defaults."""
+    if hasattr(build, "under_defaults"):  # of a recipe that another was made from
+        return build
+
+    def built() -> Any:
+        with settings.keras_defaults():
+            return build()
+
+    functools.update_wrapper(built, build, updated=())
+    built.under_defaults = True  # type: ignore[attr-defined]
+    return built
+
+
+def check_parameters(recipe: Recipe, model: keras.Model) -> None:
+    """Raise `UsageError` unless a model has the recipe's number of parameters.
+
+    Args:
+        recipe: The recipe.
+        model: Its network, or a model that holds it.
+    """
+    count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    if recipe.parameters not in (0, count):
+        raise UsageError(
+            f"{recipe.name} says parameters={recipe.parameters:_}, and its network has "
+            f"{count:_}: correct whichever of the two is wrong."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

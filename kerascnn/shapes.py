@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,7 +17,7 @@ def without_weights(build: Callable[[], Built]) -> Built:
     next thing that Keras makes draws all that wait: minutes for large networks, and an
     error for those that no memory holds. The list belongs to a thread, so `build` runs
     in one of its own, and the list ends with it. Of this thread's settings the other
-    has the data type policy alone.
+    has the data type policy and the context variables alone.
 
     Args:
         build: Called without arguments, e.g. `recipe.network`.
@@ -38,4 +39,4 @@ def without_weights(build: Callable[[], Built]) -> Built:
             return build()
 
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(run).result()
+        return thread.submit(contextvars.copy_context().run, run).result()

@@ -11,8 +11,9 @@ PACKAGE = Path(kerascnn.__file__).parent
 
 # Each part may import the parts named here, and what `kerascnn/__init__.py` defines.
 ALLOWED = {
+    "settings": set(),
     "shapes": set(),
-    "recipe": {"shapes"},
+    "recipe": {"settings", "shapes"},
     "transforms": set(),
     "blocks": set(),
     "edges": set(),
@@ -48,6 +49,7 @@ ALLOWED = {
         "recipe",
         "report",
         "runs",
+        "settings",
     },
     "bench": {
         "acceleration",
@@ -57,6 +59,7 @@ ALLOWED = {
         "memory",
         "recipe",
         "runs",
+        "settings",
         "shapes",
         "training",
     },
@@ -69,6 +72,7 @@ ALLOWED = {
         "memory",
         "recipe",
         "report",
+        "settings",
         "training",
     },
     "lessons": {
@@ -79,6 +83,7 @@ ALLOWED = {
         "initializers",
         "optim",
         "recipe",
+        "settings",
         "transforms",
     },
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from kerascnn import data, memory
+from kerascnn import data, memory, settings
 from kerascnn import recipe as recipes
 from kerascnn.bench.sets import repeated
 from kerascnn.data import Split
@@ -37,6 +37,7 @@ class SameBatch(keras.utils.PyDataset):
         return self.batch.images, self.batch.labels
 
 
+@settings.keras_defaults()
 def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
     """Build a contender's net.
 
@@ -57,9 +58,11 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
     if images:
         train = repeated(data.load(recipe.dataset).train, images)
         plan = Plan(epochs=1, batch_size=batch, seed=0, drop_last=True)
-        return epochs(recipe, train, plan, "epoch" if ours else "fit")
-    steps = kerascnn_steps if ours else keras_steps
-    return steps(recipe, scaled_batch(recipe, batch))
+        work = epochs(recipe, train, plan, "epoch" if ours else "fit")
+    else:
+        steps = kerascnn_steps if ours else keras_steps
+        work = steps(recipe, scaled_batch(recipe, batch))
+    return settings.keras_defaults()(work)
 
 
 def without_random(recipe: Recipe) -> Recipe:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascnn import UsageError, command_line
+from kerascnn import UsageError, command_line, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,4 +145,5 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     Raises:
         SystemExit: Always; code 0, or 2 after a user's mistake.
     """
-    sys.exit(command_line.run(lambda: main(sys.argv[1:])))
+    lesson = settings.keras_defaults()(main)
+    sys.exit(command_line.run(lambda: lesson(sys.argv[1:])))

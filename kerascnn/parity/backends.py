@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerascnn import UsageError
+from kerascnn import UsageError, settings
 
 if TYPE_CHECKING:
     import keras
@@ -201,6 +201,7 @@ def drawn(start: Any, shape: Sequence[int], dice: np.random.Generator) -> np.nda
     )
 
 
+@settings.keras_defaults()
 def train(name: str, steps: int, batch: int) -> Result:
     """Train a recipe on the backend in use.
 

@@ -29,7 +29,7 @@ from kerascnn.parity.side import Side, Step, side
 from kerascnn.parity.twins.twin import Twin
 from kerascnn.parity.weights import Layout
 from kerascnn.parity.witness import Batch, Witness
-from kerascnn.recipe import Recipe
+from kerascnn.recipe import Recipe, check_parameters
 from kerascnn.training import trainer
 from kerascnn.training.plan import Plan
 
@@ -160,6 +160,7 @@ def compare(
     torch.manual_seed(0)
     with quick_draws():
         network = recipe.network()
+    check_parameters(recipe, network)
     if mistake:
         breaking.check(mistake, recipe, network)
     network = breaking.broken_network(mistake, network)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerascnn import UsageError, command_line, cores, memory
+from kerascnn import UsageError, command_line, cores, memory, settings
 from kerascnn import recipe as recipes
 
 # The processes share a GPU's memory.
@@ -43,6 +43,7 @@ def share_cores(number: int, of: int) -> None:
     torch.set_num_threads(max(1, cores.available() // 2))
 
 
+@settings.keras_defaults()
 def result(
     name: str, accelerate: bool, mistake: str | None, steps: int | None
 ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kerascnn import shapes
+from kerascnn.recipe import check_parameters
 from kerascnn.report import wording
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     console.print()
     console.print(_settings(recipe))
     console.print()
-    console.print(_layers(shapes.without_weights(recipe.network)))
+    network = shapes.without_weights(recipe.network)
+    check_parameters(recipe, network)
+    console.print(_layers(network))
 
 
 def course_text(course: Course) -> str:

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from kerascnn import UsageError, command_line
+from kerascnn import UsageError, command_line, settings
 from kerascnn import recipe as recipes
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ class Learns:
         }
 
 
+@settings.keras_defaults()
 def train(
     recipe: Recipe,
     dataset: DataSet,

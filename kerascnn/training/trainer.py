@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import random
 import re
-import sys
 import uuid
 from collections.abc import Collection
 from types import ModuleType
@@ -23,6 +21,7 @@ from kerascnn import (
     optim,
     runs,
     say_missed_backend,
+    settings,
     spare_tensorflow,
 )
 from kerascnn import recipe as recipes
@@ -91,12 +90,16 @@ def train(
     """
     spare_tensorflow()
     say_missed_backend()
+    if others := settings.others():
+        said = ", ".join(f"{name}={value!r}" for name, value in others.items())
+        say(f"Keras's settings {said} do not hold here: recipes have its defaults.")
     overrides = overrides or Overrides()
-    if overrides.resume is None:
-        return _train(recipe, overrides, None)
-    run = runs.Run(overrides.resume)
-    with run.lock():
-        return _train(recipe, resuming.options(run, overrides, given), run)
+    with settings.keras_defaults():
+        if overrides.resume is None:
+            return _train(recipe, overrides, None)
+        run = runs.Run(overrides.resume)
+        with run.lock():
+            return _train(recipe, resuming.options(run, overrides, given), run)
 
 
 def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.Run:
@@ -357,17 +360,14 @@ def compiled(
         UsageError: The network does not take these images, or has too few logits.
     """
     set_seed(overrides.seed)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(overrides.precision)
     try:
-        model, kept = models.build(recipe, dataset.shape)
+        with settings.keras_defaults(overrides.precision):
+            model, kept = models.build(recipe, dataset.shape)
     except ValueError as error:
         raise UsageError(
             f"{recipe.name}'s network does not take the images of {dataset.name}, "
             f"{dataset.shape}: {error}"
         ) from error
-    finally:
-        keras.config.set_dtype_policy(policy)
     logits, classes = kept.output_shape[-1], len(dataset.classes)
     if logits > classes:
         print(
@@ -489,15 +489,11 @@ def image_size(recipe: Recipe) -> tuple[int, int] | None:
 def set_seed(seed: int) -> None:
     """Seed everything that Keras draws seeds from: initialisers and random layers.
 
-    `keras.utils.set_random_seed` does the same, but imports TensorFlow wherever it is
+    `keras.utils.set_random_seed` alone would import TensorFlow wherever it is
     installed, whichever backend is in use.
     """
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - Keras and its users draw from it
-    if keras.backend.backend() == "tensorflow":
-        sys.modules["tensorflow"].random.set_seed(seed)
-    elif keras.backend.backend() == "torch":
-        sys.modules["torch"].manual_seed(seed)
+    spare_tensorflow()
+    keras.utils.set_random_seed(seed)
 
 
 def compile_model(
@@ -515,8 +511,10 @@ def compile_model(
         rate: A learning rate that replaces the optimiser's own.
 
     Raises:
-        UsageError: The optimiser follows a schedule, and takes no rate.
+        UsageError: The optimiser follows a schedule, and takes no rate; or the recipe
+            says another number of parameters than the model has.
     """
+    recipes.check_parameters(recipe, model)
     optimizer = recipe.optimizer()
     if rate is not None:
         if optim.follows_schedule(optimizer):
