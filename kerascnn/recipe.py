@@ -112,7 +112,8 @@ class Recipe:
     @property
     def idea(self) -> str:
         """The docstring of the recipe's file: what it changes and why."""
-        return inspect.getdoc(sys.modules[self.network.__module__]) or ""
+        module = sys.modules.get(self.network.__module__)
+        return (inspect.getdoc(module) or "") if module else ""
 
     @property
     def command(self) -> str:
@@ -130,6 +131,8 @@ def _under_defaults(build: Callable[[], Any]) -> Callable[[], Any]:
             return build()
 
     functools.update_wrapper(built, build, updated=())
+    function = getattr(build, "func", build)  # inside a functools.partial
+    built.__module__ = getattr(function, "__module__", None) or "__main__"
     built.under_defaults = True  # type: ignore[attr-defined]
     return built
 
@@ -290,7 +293,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     names and seeds that Keras makes up, so two builds of one recipe are equal. A
     function, such as `keras.callbacks.LearningRateScheduler` takes, is its name and its
     code, and so is a class of your own; the values that the code refers to are not
-    seen.
+    seen. Where there is no source file, as at a prompt, a hash of the bytecode stands
+    for the code.
 
     Returns:
         A dictionary with the keys `name` and `PARTS`.
@@ -301,7 +305,13 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     spare_tensorflow()
     description: dict[str, Any] = {"name": recipe.name}
     for part in PARTS:
-        description[part] = _describe(recipe, part)
+        try:
+            description[part] = _describe(recipe, part)
+        except OSError as error:  # which Keras raises, and no model with it is saved
+            raise UsageError(
+                f"a lambda in {recipe.name}'s {part} has no source file, and Keras can't "
+                "save it: give the function a name, `def scaled(x): ...`."
+            ) from error
         try:
             json.dumps(description[part])
         except (TypeError, ValueError) as error:
@@ -345,8 +355,7 @@ def _describe(recipe: Recipe, part: str) -> Any:
         optimizer = recipe.optimizer()
         if hasattr(optimizer, "transformation"):
             # optax writes its transformations down nowhere but in the code.
-            code = inspect.getsource(recipe.optimizer).strip()
-            return _object(optimizer) | {"code": code}
+            return _object(optimizer) | _source(recipe.optimizer)
         return _object(optimizer)
     if part in ("transform", "callbacks"):
         return [_object(item) for item in getattr(recipe, part)()]
@@ -364,17 +373,64 @@ def _object(thing: Any) -> dict[str, Any]:
 
 def _code(kind: type) -> dict[str, str]:
     """Return the code of a user's class; Keras's and ours go by their versions."""
-    package, _, module = kind.__module__.partition(".")
+    package, _, module = (kind.__module__ or "").partition(".")
     if package == "keras" or (package == "kerascnn" and "recipes" not in module):
         return {}
     return _source(kind)
 
 
 def _source(thing: Any) -> dict[str, str]:
-    """Return the code of a function or class; none for one typed at a prompt."""
-    with contextlib.suppress(OSError, TypeError):
+    """Return the code of a function, method or class: as text, or else as a hash.
+
+    A prompt, `exec` and a file that is gone leave no text. The hash is that of the
+    bytecode, the same for the same text in one version of Python.
+    """
+    thing = inspect.unwrap(thing)
+    try:
         return {"code": inspect.getsource(thing).strip()}
-    return {}
+    except Exception:  # Python's search for the text raises much else than OSError
+        version = "{}.{}".format(*sys.version_info)
+        digest = hashlib.sha256(repr(_bytecode(thing, ())).encode()).hexdigest()
+        return {"code": f"# no source; Python {version} bytecode, SHA-256 {digest}"}
+
+
+def _bytecode(thing: Any, inside: tuple[int, ...]) -> Any:
+    """Return what decides a function or class, without places, lines and addresses."""
+    within = functools.partial(_bytecode, inside=(*inside, id(thing)))
+    if id(thing) in inside or (inside and isinstance(thing, type)):
+        return thing.__qualname__ if hasattr(thing, "__qualname__") else "itself"
+    if isinstance(
+        thing, str | bytes | int | float | complex | None | types.EllipsisType
+    ):
+        return thing
+    if isinstance(thing, tuple | list):
+        return [within(item) for item in thing]
+    if isinstance(thing, frozenset | set):  # whose order differs in each process
+        return sorted(repr(within(item)) for item in thing)
+    if isinstance(thing, dict):
+        return sorted((str(key), within(value)) for key, value in thing.items())
+    if isinstance(thing, types.CodeType):
+        arguments = thing.co_argcount, thing.co_posonlyargcount, thing.co_kwonlyargcount
+        names = thing.co_names, thing.co_varnames, thing.co_freevars, thing.co_flags
+        return thing.co_code, arguments, names, within(thing.co_consts)
+    if isinstance(thing, types.FunctionType):
+        function = inspect.unwrap(thing)
+        defaults = function.__defaults__, function.__kwdefaults__
+        return within([function.__code__, defaults, function.__closure__])
+    if isinstance(thing, types.CellType):
+        with contextlib.suppress(ValueError):  # nothing is in it yet
+            return within(thing.cell_contents)
+    if isinstance(thing, functools.partial):
+        return within([thing.func, thing.args, thing.keywords])
+    if isinstance(thing, types.MethodType | staticmethod | classmethod):
+        return within(thing.__func__)
+    if isinstance(thing, property):
+        return within([thing.fget, thing.fset])
+    if isinstance(thing, type):
+        # Python and Keras add attributes of their own, whose names begin so.
+        own = {k: v for k, v in vars(thing).items() if callable(v) or k[0] != "_"}
+        return [thing.__qualname__, within(own)]
+    return type(thing).__qualname__
 
 
 def _functions(layer: Any) -> dict[str, str]:
@@ -383,7 +439,7 @@ def _functions(layer: Any) -> dict[str, str]:
     for name, value in vars(layer).items():
         if name.startswith("_") or not isinstance(value, types.FunctionType):
             continue
-        if value.__module__.partition(".")[0] != "keras":
+        if (value.__module__ or "").partition(".")[0] != "keras":
             found |= {f"{key} of {name}": code for key, code in _source(value).items()}
     return found
 

@@ -1,0 +1,185 @@
+"""A recipe whose functions have no source file is described all the same."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import optax
+import pytest
+
+from kerascnn import UsageError, optim, recipe, transforms
+from kerascnn.recipe import Course, Recipe
+
+TYPED = """
+import keras
+import optax
+from keras import layers
+from kerascnn import optim
+
+def network(activation="relu"):
+    image = keras.Input((8, 8, 1))
+    x = layers.Flatten()(image)
+    return keras.Model(image, layers.Dense(3, activation=activation)(x))
+
+def activation(x, among=frozenset(["a", "b", "c"])):
+    return x * 2 if "a" in {"a", "b"} else x
+
+class Shift(layers.Layer):
+    kind = "one"
+    def call(self, x):
+        return x + 1
+
+class Decay(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen = [epoch for epoch in range(3)]
+
+def shifted():
+    image = keras.Input((8, 8, 1))
+    return keras.Model(image, layers.Dense(3)(layers.Flatten()(Shift()(image))))
+
+def optimizer():
+    return optim.Optax(optax.adam(1e-3))
+
+def schedule(epoch):
+    return 0.1
+"""
+
+
+def typed(text=TYPED):
+    space = {"__name__": "typed"}
+    exec(text, space)
+    return space
+
+
+def made(**parts):
+    given = {
+        "network": typed()["network"],
+        "optimizer": lambda: keras.optimizers.SGD(0.1),
+        "transform": lambda: [transforms.unit()],
+    }
+    return Recipe(
+        **(given | parts),
+        name="typed",
+        dataset="fashion_mnist",
+        batch_size=2,
+        epochs=1,
+        parameters=0,
+        course=Course(source="mine"),
+    )
+
+
+def parts_of(space):
+    """Return, for each place of a function or class, the parts that have it there."""
+    found = {
+        "network": {"network": space["network"]},
+        "activation": {"network": lambda: space["network"](space["activation"])},
+        "layer": {"network": space["shifted"]},
+        "partial": {"network": functools.partial(space["network"], "relu")},
+        "callback": {"callbacks": lambda: [space["Decay"]()]},
+        "schedule": {
+            "callbacks": lambda: [
+                keras.callbacks.LearningRateScheduler(space["schedule"])
+            ]
+        },
+    }
+    if keras.backend.backend() == "jax":
+        optimizer = functools.partial(optim.Optax, optax.adam(1e-3))
+        found["optimizer"] = {"optimizer": space["optimizer"]}
+        found["partial_optimizer"] = {"optimizer": optimizer}
+    return found
+
+
+PLACES = sorted(parts_of(typed()))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_two_of_one_text_have_one_fingerprint(place):
+    first, second = (
+        recipe.describe(made(**parts_of(typed(text))[place]))
+        for text in (TYPED, "\n\n" + TYPED)
+    )
+    assert recipe.fingerprint(first) == recipe.fingerprint(second)
+
+
+def test_such_a_recipe_says_nothing_of_its_idea():
+    for place in ("network", "partial"):
+        assert made(**parts_of(typed())[place]).idea == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "old", "new"),
+    [
+        ("activation", "x * 2", "x * 3"),
+        ("activation", '"c"', '"d"'),
+        ("layer", "x + 1", "x - 1"),
+        ("layer", '"one"', '"two"'),
+        ("callback", "range(3)", "range(4)"),
+        ("schedule", "0.1", "0.2"),
+        ("optimizer", "1e-3", "1e-4"),
+        ("optimizer", "optax.adam(", "optax.sgd("),
+    ],
+)
+def test_another_text_has_another_fingerprint(place, old, new):
+    if place not in PLACES:
+        pytest.skip("optax is JAX's")
+    assert TYPED.count(old) == 1
+    descriptions = [
+        recipe.describe(made(**parts_of(typed(text))[place]))
+        for text in (TYPED, TYPED.replace(old, new))
+    ]
+    assert recipe.fingerprint(descriptions[0]) != recipe.fingerprint(descriptions[1])
+
+
+def test_partials_with_other_values_have_other_fingerprints():
+    if keras.backend.backend() != "jax":
+        pytest.skip("optax is JAX's")
+    found = {
+        recipe.fingerprint(
+            recipe.describe(
+                made(optimizer=functools.partial(optim.Optax, optax.adam(rate)))
+            )
+        )
+        for rate in (1e-3, 1e-4)
+    }
+    assert len(found) == 2
+
+
+def test_another_process_finds_the_same():
+    program = f"{TYPED}\nfrom kerascnn import recipe; print(recipe._source(activation))"
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(answers) == 1
+
+
+def test_a_lambda_that_keras_cannot_save_is_a_users_mistake():
+    space = typed() | {"scaled": eval("lambda x: x * 2")}
+    case = made(network=lambda: space["network"](space["scaled"]))
+    with pytest.raises(UsageError, match="a lambda in typed's network"):
+        recipe.describe(case)
+
+
+def test_functions_that_hold_themselves_have_an_end():
+    space = typed(
+        "def outer():\n"
+        "    def inner(x):\n"
+        "        return inner(x)\n"
+        "    return inner\n"
+        "class Own:\n"
+        "    def get(self):\n"
+        "        return __class__\n"
+        "Own.other = Own\n"
+        "inner = outer()\n"
+    )
+    for thing in (space["inner"], space["Own"], space["Own"]().get):
+        assert "SHA-256" in json.dumps(recipe._source(thing))
