@@ -36,8 +36,9 @@ from kerascnn import UsageError, memory
 
 FOLDER = "checkpoints"
 KEPT = 2
-# Raised whenever an older program could misread what a newer one writes.
-_FORMAT = 1
+# Raised whenever an older program could misread what a newer one writes; older ones are
+# read.
+_FORMAT = 2
 _PARTIAL = ".partial-"
 
 
@@ -181,7 +182,7 @@ def read(folder: Path) -> Checkpoint:
         written = manifest["format"]
         if type(written) is not int or written < 1:
             raise DamagedError(f"its format is {written!r:.40}")
-        if written != _FORMAT:
+        if written > _FORMAT:
             raise UsageError(
                 f"the checkpoint {folder} has format {written}, and this version of "
                 f"kerascnn {_FORMAT}: go on with the one that wrote it."

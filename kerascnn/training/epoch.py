@@ -131,6 +131,8 @@ def fit(
             _write(model, state)
         logs = _means(state["sums"])
 
+        if session:
+            session.before_evaluation()
         hooks.on_test_begin()
         sums = devices.copied(mesh, _zeros())
         for chosen in _evaluation_calls(len(test), plan.batch_size):
@@ -268,8 +270,14 @@ def training_function(
         keep, counts = guard.judge(
             state["optimizer"][counter], sums["loss"], gradients, optimizer
         )
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            # As in a Keras variable, a value has the variable's type: with JAX's 64-bit
+            # types enabled it may have been computed in a wider one.
+            return jnp.where(keep, new.astype(old.dtype), old)
+
         # The update reads the old values anyway: choosing costs no pass of its own.
-        new = jax.tree.map(functools.partial(jnp.where, keep), new, state)
+        new = jax.tree.map(kept, new, state)
         new["optimizer"][counter] = counts
         return new
 
@@ -325,10 +333,11 @@ def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
         labels, logits, from_logits=True
     )
     images = jnp.float32(len(labels))
+    total = entropy.sum().astype("float32")  # Keras computes in float64 with x64
     return {
-        "loss": entropy.sum() + images * jnp.float32(sum(penalties)),
+        "loss": total + images * jnp.float32(sum(penalties)),
         "accuracy": (logits.argmax(-1) == labels).sum(dtype="float32"),
-        "crossentropy": entropy.sum(),
+        "crossentropy": total,
         "images": images,
     }
 

@@ -149,6 +149,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "test images": data["test_images"],
         **{name.replace("_", " "): config[name] for name in names},
         **{name: environment[name] for name in places},
+        **config.get("settings", {}),
         "kerascnn's code": environment.get("code"),
         **environment["versions"],
     }
@@ -181,6 +182,8 @@ def changes(
         UsageError: It has changed, and may not; or there is no such checkpoint, though
             epochs were trained.
     """
+    from kerascnn.training import callback_state  # imports Keras
+
     with _legible(run):
         before = run.config
         changed = differences(before, config)
@@ -195,6 +198,7 @@ def changes(
                     f"the checkpoint {start.folder} was written with another "
                     f"{' and other '.join(foreign)}"
                 )
+            changed += callback_state.left_out(start.manifest["callbacks"])
         if not all(type(before.get(x, [])) is list for x in ("overrides", "resumed")):
             raise TypeError("a list is none")
     if start is None and not force:
@@ -233,6 +237,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Returns:
         A phrase for each difference; none if the numbers will be the same.
     """
+    if "settings" not in before:  # an older run, which has not recorded them
+        now = {name: now[name] for name in now if name != "settings"}
     old, new = facts(before), facts(now)
     if old["recipe"] != new["recipe"]:
         # All else that differs follows from it.

@@ -75,7 +75,11 @@ class Session(keras.callbacks.Callback):
         super().__init__()
         self.writer = checkpoint.Writer(self.run.folder)
         self.epoch = 0
+        # Before an evaluation: random generators, callbacks and variables to save.
         self._random: list[Any] | None = None
+        self._states: tuple[list, dict[str, np.ndarray]] | None = None
+        self._variables: dict[str, list[Any]] = {}
+        self._made: callback_state.Begun | None = None
         self.counted = 0  # steps that the guard had counted before `start`
         self._saved = (self.start.epoch, self.start.step) if self.start else None
         self._last = time.perf_counter()
@@ -93,6 +97,7 @@ class Session(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Bring back the state, where a run goes on between two epochs."""
+        self._made = callback_state.begin(self.callbacks)
         if self.start:
             self._restore(self.start)
         guard.begin(self.model.optimizer, self.on_nan)  # type: ignore[union-attr]
@@ -128,11 +133,18 @@ class Session(keras.callbacks.Callback):
             _set_random_states(self.start.group("random"))
 
     def before_evaluation(self) -> None:
-        """Keep the random generators as they are after an epoch's last step.
+        """Keep what an evaluation changes as it is after an epoch's last step.
 
-        An evaluation draws from PyTorch's, and is done once more after an interruption.
+        An evaluation draws from PyTorch's random generators and calls callbacks, which
+        may write weights, and is done once more after an interruption.
         """
         self._random = _random_states()
+        if any(map(_watches_evaluation, self.callbacks)):
+            self._states = callback_state.capture(self.callbacks, self._made)
+            self._variables = {
+                group: [_copy(variable) for variable in variables]
+                for group, variables in _groups(self.model)
+            }
 
     def after_step(self, step: int, measured: Callable[[], Sequence[Any]]) -> None:
         """Save what is due; stop if that is asked for.
@@ -155,7 +167,7 @@ class Session(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Save the epoch; stop if that is asked for."""
-        self._random = None
+        self._random, self._states, self._variables = None, None, {}
         self.writer.check()
         asked = self.signals.save or self.signals.stop
         # Training stood still for as long as the last checkpoint took; that it was
@@ -211,15 +223,19 @@ class Session(keras.callbacks.Callback):
         # Copies: the next step overwrites the arrays, and the thread fetches the copies
         # while it computes.
         copies = {
-            f"{group}/{index:04}/{getattr(value, 'path', '')}": _copy(value)
-            for group, values in (
+            f"{group}/{index:04}/{getattr(variable, 'path', '')}": _copy(value)
+            for group, variables in (
                 *_groups(model),
                 ("measured", values),
                 ("random", random),
             )
-            for index, value in enumerate(values)
+            for index, (variable, value) in enumerate(
+                zip(variables, self._variables.get(group, variables), strict=True)
+            )
         }
-        states, arrays = callback_state.capture(self.callbacks)
+        states, arrays = self._states or callback_state.capture(
+            self.callbacks, self._made
+        )
         manifest = {
             "identity": dict(self.identity),
             "engine": self.engine,
@@ -264,6 +280,16 @@ class Session(keras.callbacks.Callback):
             *(self.callbacks, saved.manifest["callbacks"], saved.arrays),
             renewed={"params", *self.renewed},  # Keras says the epochs anew
         )
+
+
+def _watches_evaluation(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback may change something before an evaluation has ended."""
+    names = ("on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end")
+    plain = keras.callbacks.Callback
+    return any(
+        getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
+        for name in names
+    )
 
 
 def _copy(value: Any) -> Any:

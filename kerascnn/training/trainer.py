@@ -269,8 +269,19 @@ def _config(
             "classes": list(dataset.classes),
         },
         "environment": environment.describe(),
+        "settings": determinism.settings(_devices(engine, model, plan.batch_size)),
         "description": description,
     }
+
+
+def _devices(engine: ModuleType, model: keras.Model, batch_size: int) -> int:
+    """Return the number of devices among which an engine cuts a batch."""
+    if engine is fit:
+        return 1
+    from kerascnn.training import devices
+
+    mesh = devices.mesh(model, batch_size)
+    return mesh.size if mesh else 1
 
 
 def _go_on(

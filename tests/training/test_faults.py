@@ -970,8 +970,11 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(copied, monkeyp
 
 
 def test_a_checkpoint_of_a_later_format_is_not_passed_over(copied, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_FORMAT", 99)
-    with pytest.raises(UsageError, match=r"has format 1, and this version .* 99"):
+    saved = checkpoint.newest(copied)
+    with monkeypatch.context() as later:
+        later.setattr(checkpoint, "_FORMAT", 99)
+        checkpoint.write(copied, saved.arrays, saved.manifest)
+    with pytest.raises(UsageError, match=r"has format 99, and this version .* 2"):
         training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
 
 

@@ -1,0 +1,157 @@
+"""Settings that decide a run's bits: recorded, compared on resume, and obeyed."""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kerascnn import UsageError, recipe, training
+from kerascnn.training import Overrides
+from kerascnn.training.session import Session
+
+jax = pytest.importorskip("jax")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="the settings are JAX's"
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of one epoch that ended after its third step."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    after_step = Session.after_step
+
+    def stop(session, step, measured):
+        after_step(session, step, measured)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.getbasetemp() / "cache"
+        patch.setenv("KERASCNN_CACHE_DIR", str(cache))
+        patch.setattr(Session, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(
+                recipe.load("fashion_mlp"),
+                Overrides(
+                    data="sample",
+                    limit=300,
+                    epochs=1,
+                    batch_size=60,
+                    out=out,
+                    checkpoint_minutes=0,
+                ),
+            )
+    return out
+
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+def resume(folder, **more):
+    return training.train(recipe.load("fashion_mlp"), Overrides(resume=folder, **more))
+
+
+@contextlib.contextmanager
+def changed(name, value):
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def other_number_of_devices():
+    patch = pytest.MonkeyPatch()
+    patch.setattr("kerascnn.training.devices.WORTH", 0)
+    return patch
+
+
+def variable(name, value):
+    patch = pytest.MonkeyPatch()
+    patch.setenv(name, value)
+    return patch
+
+
+@contextlib.contextmanager
+def undone(make):
+    patch = make()
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@contextlib.contextmanager
+def epsilon(value):
+    before = keras.config.epsilon()
+    keras.config.set_epsilon(value)
+    try:
+        yield
+    finally:
+        keras.config.set_epsilon(before)
+
+
+FLAGS = "--xla_cpu_enable_fast_math=true"
+CHANGES = {
+    "number of devices was 1 and is 2": lambda: undone(other_number_of_devices),
+    f"XLA_FLAGS was {os.environ.get('XLA_FLAGS')} and is {FLAGS}": lambda: undone(
+        lambda: variable("XLA_FLAGS", FLAGS)
+    ),
+    "NVIDIA_TF32_OVERRIDE was None and is 0": lambda: undone(
+        lambda: variable("NVIDIA_TF32_OVERRIDE", "0")
+    ),
+    "jax_enable_x64 was False and is True": lambda: changed("jax_enable_x64", True),
+    "jax_default_matmul_precision was None and is highest": lambda: changed(
+        "jax_default_matmul_precision", "highest"
+    ),
+    "jax_threefry_partitionable was True and is False": lambda: changed(
+        "jax_threefry_partitionable", False
+    ),
+    "keras.config.epsilon was 1e-07 and is 0.001": lambda: epsilon(1e-3),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_another_setting_is_refused_unless_it_is_forced(copied, message):
+    if "devices" in message and len(jax.devices()) < 2:
+        pytest.skip("one device")
+    before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    with CHANGES[message](), pytest.raises(UsageError) as refused:
+        resume(copied)
+    assert message in str(refused.value)
+    assert "--force" in str(refused.value)
+    assert before == {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+
+
+def test_a_forced_change_of_settings_goes_on_and_is_recorded(copied):
+    with changed("jax_default_matmul_precision", "highest"):
+        run = resume(copied, force=True)
+    assert run.finished
+    assert run.config["settings"]["jax_default_matmul_precision"] == "highest"
+    assert "force" in run.config["overrides"]
+
+
+def test_a_run_that_has_recorded_no_settings_goes_on_as_before(copied):
+    file = copied / "config.json"
+    config = json.loads(file.read_text())
+    del config["settings"]
+    file.write_text(json.dumps(config))
+    with changed("jax_default_matmul_precision", "highest"):
+        run = resume(copied)
+    assert run.finished
+    assert "force" not in run.config["overrides"]
+
+
+def test_spaces_between_flags_are_no_other_flags(copied, monkeypatch):
+    flags = os.environ.get("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", f"  {flags.replace(' ', '   ')} ")
+    assert resume(copied).finished
