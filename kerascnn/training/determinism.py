@@ -73,9 +73,10 @@ def settings(devices: int = 1) -> dict[str, Any]:
                 found[name] = _plain(getattr(config, name))
     elif backend == "tensorflow":
         config = sys.modules["tensorflow"].config
+        threads = config.threading
         found |= {
-            "threads in an operation": config.threading.get_intra_op_parallelism_threads(),
-            "threads between": config.threading.get_inter_op_parallelism_threads(),
+            "threads in an operation": threads.get_intra_op_parallelism_threads(),
+            "threads between": threads.get_inter_op_parallelism_threads(),
             "TensorFloat-32": config.experimental.tensor_float_32_execution_enabled(),
             "jit": bool(config.optimizer.get_jit()),
             "run functions eagerly": config.functions_run_eagerly(),

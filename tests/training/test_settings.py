@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 
 from kerascnn import UsageError, recipe, training
