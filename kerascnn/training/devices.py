@@ -71,7 +71,7 @@ def mesh(model: keras.Model, batch_size: int) -> Mesh | None:
         on a GPU or a TPU. How many devices a CPU has is settled when the process
         starts: see `cores.as_devices`.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return None
     devices = jax.devices()
     number = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)

@@ -52,6 +52,8 @@ class Programs:
         self._bytes: dict[Any, tuple] = {}
 
     def __call__(self, *arguments: Any) -> Any:
+        if jax.config.jax_disable_jit:  # nothing is compiled then
+            return self.function(*arguments)
         # In the dictionaries the shapes are always the same; which arrays there are may
         # change: which weights are trained.
         kind = (
