@@ -84,6 +84,7 @@ ALLOWED = {
         "optim",
         "recipe",
         "settings",
+        "training.signals",
         "transforms",
     },
 }

@@ -20,6 +20,7 @@ from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
 from kerascnn.training import checkpoint, epoch, guard, models, trainer
 from kerascnn.training.callbacks import Record
+from kerascnn.training.estimate import Estimate
 from kerascnn.training.plan import Plan
 from kerascnn.training.session import Session
 from kerascnn.training.signals import Signals
@@ -164,10 +165,13 @@ def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Resul
                 trainers[form].turn(1)  # compiles
             finally:
                 guard.judge = judge
+        progress = Estimate("all rounds", rounds + 1)
+        progress.after(0)
         for number in range(rounds + 1):
             # In turns forwards and backwards, so that none always follows another.
             for each in list(trainers.values())[:: 1 if number % 2 else -1]:
                 each.turn(epochs)
+            progress.after(number + 1)
             if number == 0:
                 for each in trainers.values():
                     each.times.clear()

@@ -14,6 +14,7 @@ from typing import Any
 
 from kerascnn import UsageError
 from kerascnn.command_line import say
+from kerascnn.training.estimate import Estimate
 
 BACKENDS = {"kerascnn": "jax", "torch": "torch"}
 
@@ -141,10 +142,13 @@ def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
     Returns:
         The results, in the contenders' order.
     """
+    progress = Estimate("all rounds", rounds + 1)
+    progress.after(0)
     for number in range(rounds + 1):
         say(f"round {number} of {rounds}" if number else "a round to warm up")
         for contender in contenders:
             contender.turn()
+        progress.after(number + 1)
     return [contender.result for contender in contenders]
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerascnn import UsageError, command_line, settings
+from kerascnn.training import signals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,7 +144,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         main: The lesson's `main`, a function of the words after the program's name.
 
     Raises:
-        SystemExit: Always; code 0, or 2 after a user's mistake.
+        SystemExit: Always; code 0, 2 after a user's mistake, 130 after Ctrl-C, 143
+            after SIGTERM.
     """
+    signals.stop_quietly()
     lesson = settings.keras_defaults()(main)
     sys.exit(command_line.run(lambda: lesson(sys.argv[1:])))

@@ -27,7 +27,7 @@ from kerascnn.parity import twins
 from kerascnn.parity.twins.twin import Twin
 from kerascnn.recipe import Recipe
 from kerascnn.report import agreement, records
-from kerascnn.training import environment, trainer
+from kerascnn.training import environment, estimate, trainer
 from kerascnn.training.signals import Interrupted
 
 _WORDS = {"recipe": "the recipe", "twin": "its PyTorch twin"}
@@ -96,6 +96,14 @@ def compare(
         accelerate=accelerate,
     )
     accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
+    to_do = [
+        (seed, side)
+        for seed, side in itertools.product(range(seeds), accuracies)
+        if seed not in known[side]
+    ]
+    many = f"all {len(to_do)} trainings"
+    whole = estimate.Estimate(many, len(to_do))
+    whole.after(0)
     for seed, side in itertools.product(range(seeds), accuracies):
         whose = f"seed {seed}: {_WORDS[side]}"
         if seed in known[side]:
@@ -118,6 +126,9 @@ def compare(
                 else "stopped; with --add, trainings that end would not be repeated.",
             ) from None
         accuracies[side].append(accuracy)
+        ended = to_do.index((seed, side)) + 1
+        if ended % 2 == 0:  # one of each side
+            whole.after(ended)
         if add:  # each at once: what took an hour is not to be lost
             records.add_training(
                 case
@@ -194,7 +205,9 @@ def train(
     scheduler = twin.scheduler(optimizer)
     size, images = twin.batch_size, len(dataset.train)
     end = images - images % size if twin.drop_last else images
-    accuracy = 0.0
+    accuracy, done = 0.0, 0
+    steps = epochs * len(range(0, end, size))
+    progress = estimate.Estimate(f"{epochs} epochs of {steps // epochs} steps", steps)
     for epoch in range(epochs):
         start = time.perf_counter()
         network.train()
@@ -208,6 +221,8 @@ def train(
             loss.backward()
             optimizer.step()
             total += loss.item() * len(chosen)
+            done += 1
+            progress.after(done)
         if scheduler:
             scheduler.step()
         accuracy = evaluate(twin, network, dataset.test, device)

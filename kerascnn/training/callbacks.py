@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kerascnn.training.estimate import Estimate
+
 if TYPE_CHECKING:
     from kerascnn.runs import Run
 
@@ -86,6 +88,7 @@ class Progress(keras.callbacks.Callback):
         self.steps = steps
         self.evaluated = "validation" if validation else "test"
         self._bar = None
+        self._estimate = Estimate(f"{epochs} epochs of {steps} steps", epochs * steps)
         # In its first epoch a model is compiled, but by PyTorch.
         self._compiles = keras.backend.backend() != "torch"
 
@@ -115,7 +118,9 @@ class Progress(keras.callbacks.Callback):
         self._show(step=0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
-        """Move the bar."""
+        """Move the bar; without one, say once how long it will take."""
+        if self._bar is None:
+            self._estimate.after(self._epoch * self.steps + batch + 1)
         self._show(step=batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):

@@ -95,7 +95,8 @@ class Learns:
         from kerascnn import data, memory
         from kerascnn.data.cache import cache_directory
         from kerascnn.report import records
-        from kerascnn.training import environment, trainer
+        from kerascnn.training import environment, estimate, trainer
+        from kerascnn.training.signals import Signals
 
         if keras.backend.backend() == "jax":
             environment.keep_compiled(cache_directory() / "compiled")
@@ -113,22 +114,41 @@ class Learns:
             if dataset.notice:
                 command_line.say(dataset.notice)
             chosen.append((recipe, dataset, batch_size))
-        found = []
-        for recipe, dataset, batch_size in chosen:
-            fingerprint = recipes.fingerprint(recipes.describe(recipe))
-            for seed in range(self.seeds):
-                record = {"recipe": recipe.name, "fingerprint": fingerprint}
-                record |= self._train(recipe, dataset, batch_size, seed)
-                if self.add:  # each at once: what took minutes is not to be lost
-                    records.add_start(record)
-                found.append(record)
+        found, done = [], 0.0
+        works = [_work(recipe, batch_size) for recipe, _, batch_size in chosen]
+        every = self.seeds * self.steps * sum(works)
+        many = f"{self.seeds * len(chosen)} trainings of {self.steps} steps"
+        progress = estimate.Estimate(many, every, at_most=True)
+        kept = (
+            "the trainings that had ended are kept" if self.add else "nothing is kept"
+        )
+        with Signals(command_line.say, saves=False) as signals:
+            for (recipe, dataset, batch_size), work in zip(chosen, works, strict=True):
+                fingerprint = recipes.fingerprint(recipes.describe(recipe))
+                for seed in range(self.seeds):
+
+                    def after_step(step: int, before=done, work=work) -> None:
+                        signals.check(f"stopped; {kept}.")
+                        progress.after(before + step * work)
+
+                    record = {"recipe": recipe.name, "fingerprint": fingerprint}
+                    record |= self._train(recipe, dataset, batch_size, seed, after_step)
+                    if self.add:  # each at once: what took minutes is not to be lost
+                        records.add_start(record)
+                    found.append(record)
+                    done += self.steps * work
         if self.json:
             print(json.dumps(found))
         else:
             show(found)
 
     def _train(
-        self, recipe: Recipe, dataset: DataSet, batch_size: int, seed: int
+        self,
+        recipe: Recipe,
+        dataset: DataSet,
+        batch_size: int,
+        seed: int,
+        after_step: Callable[[int], None],
     ) -> dict[str, Any]:
         from kerascnn.training import environment
 
@@ -138,7 +158,7 @@ class Learns:
                 f"{accuracy:6.2%}  crossentropy {crossentropy:.4f}"
             )
 
-        start = train(recipe, dataset, seed, self.steps, batch_size, say)
+        start = train(recipe, dataset, seed, self.steps, batch_size, say, after_step)
         return {
             "seed": seed,
             "batch_size": batch_size,
@@ -161,6 +181,7 @@ def train(
     steps: int,
     batch_size: int,
     say: Callable[[int, float, float], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Start:
     """Train a recipe until it is right twice as often as guessing.
 
@@ -175,6 +196,8 @@ def train(
         batch_size: Images a step.
         say: Called after every 20 steps, and the last, with the step, and the accuracy
             and cross-entropy since 20 steps before.
+        after_step: Called after every step with its number, from 1; what it raises ends
+            the training.
 
     Returns:
         When it learned, if it did.
@@ -209,6 +232,8 @@ def train(
         losses.append(float(logs["crossentropy"]))
         finite = math.isfinite(losses[-1])
         done = step + 1
+        if after_step:
+            after_step(done)
         if done % WINDOW and done < steps and finite:
             continue
         accuracy = statistics.fmean(accuracies[-WINDOW:])
@@ -226,6 +251,15 @@ def train(
         round(entropy, 4) if math.isfinite(entropy) else None,
         round(time.perf_counter() - began, 1),
     )
+
+
+def _work(recipe: Recipe, batch_size: int) -> float:
+    """Return what a step of a recipe takes, in multiplications of a forward pass."""
+    from kerascnn import shapes
+    from kerascnn.training import models
+
+    network = shapes.without_weights(recipe.network)
+    return float(batch_size * sum(models.multiplications(network)))
 
 
 def threshold(classes: int, batch_size: int) -> float:

@@ -74,10 +74,16 @@ def _ignored(number: int) -> bool:
     return signal.getsignal(number) is signal.SIG_IGN
 
 
+# Functions in which whatever is raised is swallowed: by Keras's `except:`, by Python in
+# what its garbage collector calls.
+_DEAF = {"pythonify_logs", "__del__", "_xla_gc_callback"}
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     while frame:
         # What is raised inside an import may be swallowed, or end as another error.
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        importing = frame.f_code.co_filename.startswith("<frozen importlib")
+        if importing or frame.f_code.co_name in _DEAF:
             os.write(2, b"kerascnn: stopped.\n")
             os._exit(128 + number)
         frame = frame.f_back
@@ -95,10 +101,12 @@ class Signals:
 
     Args:
         say: Is told, in a line, that a request was heard.
+        saves: Whether there are checkpoints; without them SIGUSR1 is left alone.
     """
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Callable[[str], None], saves: bool = True):
         self.say = say
+        self.saves = saves
         self.stop: int | None = None
         self.save = False
         self._before: dict[int, Any] = {}
@@ -115,7 +123,7 @@ class Signals:
             self._write.fileno(), warn_on_full_buffer=False
         )
         numbers = [*_STOPS]
-        if hasattr(signal, "SIGUSR1"):  # not on Windows
+        if self.saves and hasattr(signal, "SIGUSR1"):  # not on Windows
             numbers.append(signal.SIGUSR1)
         for number in numbers:
             if number not in _STOPS or not _ignored(number):
@@ -134,6 +142,11 @@ class Signals:
         self._write.close()  # ends the thread
         self._watcher.join()
         self._read.close()
+
+    def check(self, message: str) -> None:
+        """Raise `Interrupted`, for the user to read, if a stop was asked for."""
+        if self.stop is not None:
+            raise Interrupted(self.stop, message)
 
     def _watch(self) -> None:
         while numbers := self._read.recv(64):
