@@ -45,8 +45,9 @@ class DataSet:
         source: the folder it was read from, or "bundled sample".
         version: the version tensorflow-datasets gives the prepared set.
         hash: SHA-256 over the images and labels of both splits, see `hash_of`.
-        notice: what the user must know of a sample, or of a test set that is held out
-            of the training set, in a line or two; None for any other.
+        notice: what the user must know of a sample, of a test set that is held out of
+            the training set, or of images that are not used, in a line or two; None
+            for any other.
     """
 
     name: str

@@ -23,13 +23,14 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.command_line import expanded, one_line, say
+from kerascnn.data import image_files
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.reading import Prepared, read
 
 # Raised whenever the decoding or the layout of the cache changes.
-_FORMAT = 2
+_FORMAT = 3
 
 
 def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -105,11 +106,11 @@ def _title(folder: Path) -> str:
 
 def _state(folder: Path, image_size: tuple[int, int] | None) -> str:
     """A name for the state of a set: it changes whenever a file does."""
-    pattern = "*" if is_prepared(folder) else "*/*/*"
+    files_of = Path.iterdir if is_prepared(folder) else image_files.walk
     try:
         files = [
             [str(each.relative_to(folder)), *_stamp(status)]
-            for each in sorted(folder.glob(pattern))
+            for each in sorted(files_of(folder))
             if not each.name.startswith(".") and (status := each.stat())
         ]
     except OSError as error:

@@ -97,6 +97,9 @@ def check(folder: str | os.PathLike) -> None:
     if found.others:
         others = [f"{number:,} {kind}" for kind, number in sorted(found.others.items())]
         print(f"Passed over: {command_line.printable(', '.join(others))}.")
+    if found.unused:
+        unused = command_line.printable(", ".join(found.unused))
+        print(f"Not used: the images in {unused}.")
     wrong = []
     if number := len(found.faults):
         wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")

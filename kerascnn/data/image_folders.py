@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.command_line import expanded, one_line
+from kerascnn.data import image_files
+from kerascnn.data.image_files import Found
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# The formats that torchvision's ImageFolder takes.
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TESTS = ("test", "validation", "val")
 # What makes images of one size, by the rule of `fitted`.
 RESIZING = "layers.Resizing(height, width, crop_to_aspect_ratio=True, antialias=True)"
@@ -34,15 +35,16 @@ class ImageFolder:
     """A set laid out as `train/CLASS/IMAGE` and `test/CLASS/IMAGE`.
 
     `validation` or `val` may stand for `test`, as in torchvision's and Keras's
-    examples. Hidden files, files with other endings than images', and files beside the
-    classes are passed over; `check` tells of all but the hidden.
+    examples. Folders inside a class's folder belong to the class. A file that is an
+    image by its name or its content is read, or refused by name; files that are no
+    images are passed over, and `check` counts them.
 
     Args:
         folder: the folder that holds `train` and `test`.
 
     Raises:
-        UsageError: the folder is laid out otherwise, a class is empty, or training and
-            test classes differ.
+        UsageError: the folder is laid out otherwise, a class is empty, training and
+            test classes differ, or an image lies where it would not count.
     """
 
     version = "folder"
@@ -52,24 +54,30 @@ class ImageFolder:
         self.folder = expanded(folder).absolute()
         self.name = self.folder.name
         self._roles = _roles(self.folder)
-        if faults := _faults(self._roles):
+        self._found = _find(self._roles)
+        if faults := _faults(self._roles, self._found):
             more = (
                 f" `kerascnn data check {self.folder}` lists {len(faults) - 1:,} more."
                 if len(faults) > 1
                 else ""
             )
             raise UsageError(faults[0] + more)
-        self.classes = tuple(_folders(self._roles["train"]))
+        self.classes = tuple(self._found["train"])
+
+    @property
+    def unused(self) -> list[str]:
+        """Names of the folders beside train and test that hold images too."""
+        return _unused(self._roles)
 
     @cached_property
     def files(self) -> dict[str, list[tuple[Path, int]]]:
         """The images of "train" and "test" with their labels, in one mixed order."""
         mixed = {}
-        for role, folder in self._roles.items():
+        for role, found in self._found.items():
             every = [
                 (file, label)
                 for label, name in enumerate(self.classes)
-                for file in sorted(_images(folder / name))
+                for file in found[name].images
             ]
             # By class, the first thousand images would all be of the first.
             order = np.random.default_rng(0).permutation(len(every))
@@ -133,11 +141,12 @@ class Findings:
 
     Args:
         faults: a line for each fault of the layout: a class without images or in one
-            of training and test only, one class alone, an image in no class.
-        problems: a line for each image that can't be used.
-        images: how many images lie in classes, with those that can't be used.
+            of training and test only, one class alone, an image that would not count.
+        problems: a line for each image that can't be decoded.
+        images: how many images lie in classes, with those that can't be decoded.
         sizes: those that can, by size (height, width).
-        others: how many files and folders are passed over, by the endings of names.
+        others: how many files are passed over, by the endings of names.
+        unused: the folders beside train and test that hold images too.
     """
 
     faults: list[str]
@@ -145,6 +154,7 @@ class Findings:
     images: int
     sizes: dict[tuple[int, int], list[Path]]
     others: Counter[str]
+    unused: list[str]
 
 
 def check(folder: str | os.PathLike) -> Findings:
@@ -157,25 +167,18 @@ def check(folder: str | os.PathLike) -> Findings:
         UsageError: the folder has no training or no test images.
     """
     roles = _roles(expanded(folder).absolute())
-    found = Findings(_faults(roles), [], 0, {}, Counter())
-    for role in roles.values():
-        found.faults += [
-            f"{file} is in no class: move it into the folder of one, or remove it."
-            for file in sorted(_images(role))
-            if not file.is_dir()
-        ]
-        classes = [role / name for name in _folders(role)]
-        for file in sorted(file for each in classes for file in _images(each)):
+    classes = _find(roles)
+    found = Findings(_faults(roles, classes), [], 0, {}, Counter(), _unused(roles))
+    for role, each in classes.items():
+        found.others += _loose(roles[role]).others
+        for file in (image for name in each for image in each[name].images):
             found.images += 1
             try:
                 height, width = decode(file).shape[:2]
                 found.sizes.setdefault((height, width), []).append(file)
             except UsageError as error:
                 found.problems.append(str(error))
-        others = [file for file in _others(role) if not file.is_dir()]
-        for file in (*others, *(file for each in classes for file in _others(each))):
-            ending = file.suffix.lower() or "without ending"
-            found.others["folder" if file.is_dir() else ending] += 1
+        found.others += sum((each[name].others for name in each), Counter())
     return found
 
 
@@ -196,7 +199,10 @@ def decode(file: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        if file.stat().st_size == 0:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{file} is no plain file: remove it.")
+        if status.st_size == 0:
             raise UsageError(f"{file} is empty: fetch it again or remove it.")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -249,6 +255,11 @@ def _is_deep_colour(image: Image.Image) -> bool:
     a largest value (PPM), or a tag (TIFF, whose planes have no such raw mode).
     """
     deep = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,))) > 8
+    if image.format == "AVIF":
+        with Path(image.filename).open("rb") as file:
+            head = file.read(4096)
+        # The third byte of the box av1C holds the flag `high_bitdepth`.
+        deep |= re.search(rb"av1C..([\x40-\x7f\xc0-\xff])", head, re.DOTALL) is not None
     for tile in getattr(image, "tile", ()):
         first, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         # Not "BGR;16" of BMP: those are 16 bits for three channels.
@@ -296,28 +307,77 @@ def _roles(folder: Path) -> dict[str, Path]:
     return {"train": folder / "train", "test": folder / test}
 
 
-def _faults(roles: dict[str, Path]) -> list[str]:
+def _find(roles: dict[str, Path]) -> dict[str, dict[str, Found]]:
+    """What lies in the folders of the classes, by role and class."""
+    return {
+        role: {name: image_files.find(folder / name) for name in _folders(folder)}
+        for role, folder in roles.items()
+    }
+
+
+def _loose(role: Path) -> Found:
+    """What lies beside the folders of the classes, and in hidden folders."""
+    loose = Found()
+    for each in sorted(role.iterdir()):
+        hidden = each.name.startswith(".")
+        if hidden and each.is_dir():
+            for file in image_files.walk(each):
+                image_files.add(loose, file, hidden)
+        elif not each.is_dir():
+            image_files.add(loose, each, hidden)
+    return loose
+
+
+def _unused(roles: dict[str, Path]) -> list[str]:
+    """Names of the folders beside those of the roles that hold images, in classes or
+    not."""
+    return [
+        each.name
+        for each in sorted(roles["train"].parent.iterdir())
+        if each.is_dir() and each not in roles.values() and each.name[0] != "."
+        if any(
+            file.suffix.lower() in image_files.ENDINGS
+            for pattern in ("*", "*/*")
+            for file in each.glob(pattern)
+        )
+    ]
+
+
+def _faults(roles: dict[str, Path], found: dict[str, dict[str, Found]]) -> list[str]:
     """A line for each reason why the folders are no data set to train on."""
     train, test = roles["train"], roles["test"]
-    classes = {role: _folders(role) for role in (train, test)}
     faults = []
-    if different := sorted({*classes[train]} ^ {*classes[test]}):
+    if different := sorted({*found["train"]} ^ {*found["test"]}):
         faults.append(
             f"{train.parent}: train and {test.name} have different classes "
             f"({', '.join(different)})."
         )
-    if len(classes[train]) < 2:
+    if len(found["train"]) < 2:
         faults.append(
-            f"{train} holds {', '.join(classes[train]) or 'nothing'}: a network learns "
+            f"{train} holds {', '.join(found['train']) or 'nothing'}: a network learns "
             "to tell two classes or more apart."
         )
-    return faults + [
-        f"{role / name} holds no image: add some, or remove the class from train and "
-        f"{test.name}."
-        for role, names in classes.items()
-        for name in names
-        if not any(_images(role / name))
+    faults += [
+        f"{roles[role] / name} holds no image: add some, or remove the class from "
+        f"train and {test.name}."
+        for role, classes in found.items()
+        for name in classes
+        if not classes[name].images and not classes[name].refused
     ]
+    for role, classes in found.items():
+        loose = _loose(roles[role])
+        faults += [
+            f"{file} is in no class: move it into the folder of one, or remove it."
+            for file in sorted(loose.images)
+        ]
+        faults += loose.refused
+        faults += [line for name in classes for line in classes[name].refused]
+        faults += [
+            f"{each} is a link to what is not there: mend it, or remove it."
+            for each in sorted(roles[role].iterdir())
+            if each.is_symlink() and not each.exists() and each not in loose.images
+        ]
+    return faults
 
 
 def _folders(folder: Path) -> list[str]:
@@ -326,15 +386,3 @@ def _folders(folder: Path) -> list[str]:
         for each in folder.iterdir()
         if each.is_dir() and not each.name.startswith(".")
     )
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    for file in folder.iterdir():
-        if file.suffix.lower() in ENDINGS and not file.name.startswith("."):
-            yield file
-
-
-def _others(folder: Path) -> Iterator[Path]:
-    for file in folder.iterdir():
-        if file.suffix.lower() not in ENDINGS and not file.name.startswith("."):
-            yield file

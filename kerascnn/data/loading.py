@@ -57,7 +57,16 @@ def load(
     """
     command_line.choose(data, CHOICES, "choice of data")
     if is_path(name):
-        return _from_folder(ImageFolder(name).folder, cache_dir, image_size)
+        images = ImageFolder(name)
+        loaded = _from_folder(images.folder, cache_dir, image_size)
+        if unused := images.unused:
+            notice = (
+                f"{loaded.name}: {len(loaded.train):,} training and "
+                f"{len(loaded.test):,} test images, from {loaded.source}; those in "
+                f"{', '.join(unused)} are not used."
+            )
+            loaded = replace(loaded, notice=notice)
+        return loaded
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
