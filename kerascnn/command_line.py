@@ -184,6 +184,7 @@ def run(program: Callable[[], object]) -> int:
         0; 2 after a `UsageError`, whose message goes to standard error as one line (or
         the error's own `exit_code`); 130 after Ctrl-C (likewise).
     """
+    _replace_what_cannot_be_encoded()
     try:
         _finish(program)
     except UsageError as mistake:
@@ -206,6 +207,18 @@ def run(program: Callable[[], object]) -> int:
     finally:
         _drop_output()
     return 0
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Let a letter that an output's encoding lacks be a question mark, not an error.
+
+    Python raises otherwise, because a file or a terminal may be Latin-1 or ASCII, and
+    the name of a file may hold bytes of no encoding.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        strict = getattr(stream, "errors", None) in ("strict", "surrogateescape")
+        if strict and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 # What writing to a file that is open may raise; it names no file.

@@ -79,6 +79,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
+            errors="replace",
         )
         self.number = 1
         self.times: list[float] = []

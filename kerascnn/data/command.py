@@ -173,7 +173,7 @@ def _prepared_sets(directory: Path) -> dict[str, Path]:
 
 def _size(file: Path) -> str:
     try:
-        splits = json.loads(file.read_text())["splits"]
+        splits = json.loads(file.read_text("utf-8"))["splits"]
         counts = [sum(map(int, split["shardLengths"])) for split in splits]
     except (OSError, ValueError, LookupError, TypeError):
         return "damaged"

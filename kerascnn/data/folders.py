@@ -144,7 +144,7 @@ def _default_config(folder: Path, name: str, version: str | None) -> Path | None
         default = folder / ".config" / "metadata.json"
         # A damaged one names none.
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            chosen = json.loads(default.read_text()).get("default_config_name")
+            chosen = json.loads(default.read_text("utf-8")).get("default_config_name")
             if chosen in configs:
                 return configs[chosen]
         raise UsageError(

@@ -66,13 +66,13 @@ def make(name: str, folder: str | Path) -> Path:
         made = write(name, folder, lambda manager: splits, downloads)
     # The builder's description speaks of the full set.
     file = made / "dataset_info.json"
-    info = json.loads(file.read_text())
+    info = json.loads(file.read_text("utf-8"))
     info["description"] = (
         f"A class-balanced sample of {name}: of each class, the {PER_CLASS['train']} "
         f"training and the {PER_CLASS['test']} test images whose SHA-256 are the "
         "smallest."
     )
-    file.write_text(json.dumps(info, indent=2))
+    file.write_text(json.dumps(info, indent=2), "utf-8")
     return made
 
 

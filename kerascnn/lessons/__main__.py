@@ -2,7 +2,10 @@
 
 import ast
 import pkgutil
+import sys
 from pathlib import Path
+
+from kerascnn import command_line
 
 
 def main() -> None:
@@ -17,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -89,6 +89,7 @@ def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
             capture_output=True,
             text=True,
+            errors="replace",
         )
         if done.returncode:
             said = done.stderr.strip().splitlines() or ["no word of why"]

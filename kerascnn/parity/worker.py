@@ -154,6 +154,7 @@ def results(
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
+                    errors="replace",
                 )
                 processes.append(process)
             assert process.stdin

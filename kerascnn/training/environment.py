@@ -172,6 +172,7 @@ def commit() -> str | None:
             check=True,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
         ).stdout.strip()
 
