@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import errno
 import io
 import os
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from kerascnn import UsageError
+from kerascnn import UsageError, suggestions
 
 
 def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
@@ -40,7 +39,10 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
         options_known += [f"--no-{name}"] * isinstance(field.default, bool)
     for word in arguments:
         if word.startswith("--") and word != "--":
-            choose(word.partition("=")[0], [*options_known, "--help"], "option")
+            choose(
+                *(word.partition("=")[0], [*options_known, "--help"], "option"),
+                otherwise=f"see `{program} --help`.",
+            )
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -86,22 +88,22 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def choose(word: str, known: Iterable[str], what: str) -> str:
+def choose(
+    word: str, known: Iterable[str], what: str, otherwise: str | None = None
+) -> str:
     """Return `word` if it is one of `known`.
 
     Args:
         what: What the words name, for the message: `"command"`.
+        otherwise: What the message says where no word is near; by default all words.
 
     Raises:
-        UsageError: It is not; the message offers the nearest word.
+        UsageError: It is not; the message offers the nearest words.
     """
     known = list(known)
     if word in known:
         return word
-    # As --lr for --learning-rate.
-    near = [each for each in known if re.sub(r"(\w)\w*-?", r"\1", each) == word]
-    near += difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}."
+    hint = suggestions.hint(word, known, otherwise or f"expected {', '.join(known)}.")
     raise UsageError(f"there is no {what} {word!r}: {hint}")
 
 

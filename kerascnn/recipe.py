@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib
@@ -20,7 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError, check_backend, settings, shapes, spare_tensorflow
+from kerascnn import (
+    UsageError,
+    check_backend,
+    settings,
+    shapes,
+    spare_tensorflow,
+    suggestions,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -217,10 +223,12 @@ def check_name(name: str) -> None:
     known = names()
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else "`kerascnn list` shows them."
-    )
+    if name.endswith(".py"):
+        raise UsageError(
+            f"{name} is a file's name, and a recipe's was expected: `kerascnn list` "
+            "shows them; a recipe of your own runs as `python FILE`."
+        )
+    hint = suggestions.hint(name, known, "`kerascnn list` shows them.")
     raise UsageError(f"there is no recipe {name!r}: {hint}")
 
 

@@ -230,7 +230,7 @@ def test_an_error_of_a_file_is_one_line_and_others_are_not_hidden(capsys):
     assert __main__.main(["data", "check", "x" * 300]) == 2
     error = capsys.readouterr().err
     assert error.startswith("kerascnn: ")
-    assert error.endswith("x/test: File name too long.\n")
+    assert error.endswith("x: File name too long.\n")
 
     def broken():
         raise OSError("a mistake of ours")

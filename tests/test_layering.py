@@ -13,7 +13,8 @@ PACKAGE = Path(kerascnn.__file__).parent
 ALLOWED = {
     "settings": set(),
     "shapes": set(),
-    "recipe": {"settings", "shapes"},
+    "recipe": {"settings", "shapes", "suggestions"},
+    "suggestions": set(),
     "transforms": set(),
     "blocks": set(),
     "edges": set(),
@@ -22,11 +23,11 @@ ALLOWED = {
     "runs": {"command_line"},
     "saved": {"shapes"},
     "acceleration": set(),
-    "command_line": set(),
+    "command_line": {"suggestions"},
     "cores": set(),
     "memory": {"command_line", "cores", "postponed"},
     "postponed": set(),
-    "data": {"command_line"},
+    "data": {"command_line", "suggestions"},
     "recipes": {
         "blocks",
         "command_line",

@@ -145,7 +145,7 @@ def _unreachable(name: str, request: Any, cause: str) -> UsageError:
     host = urlsplit(request.url).hostname if request is not None else None
     more = (
         f", `kerascnn data import {name} PATH` with an archive you have, or the "
-        "bundled sample with --data sample"
+        "bundled sample, as in `kerascnn run RECIPE --data sample`"
     )
     return UsageError(
         f"{name} could not be downloaded{f' from {host}' if host else ''} ({cause}): "

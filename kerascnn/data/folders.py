@@ -5,13 +5,12 @@ a second to import and may ask the network.
 """
 
 import contextlib
-import difflib
 import json
 import os
 import re
 from pathlib import Path
 
-from kerascnn import UsageError
+from kerascnn import UsageError, suggestions
 from kerascnn.command_line import expanded
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -58,10 +57,15 @@ def prepared(name: str, data_dir: str | os.PathLike | None = None) -> Path | Non
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UsageError(
-            f"{name!r} cannot be the name of a data set: expected a name of "
-            "tensorflow-datasets, such as cifar10, cifar10:3.0.2 or emnist/letters."
+        if name:
+            check_no_path(name)
+        meant = suggestions.hint(
+            name,
+            [each.name for each in SAMPLES.iterdir()],
+            "expected a name of tensorflow-datasets, such as cifar10, cifar10:3.0.2 or "
+            "emnist/letters, or a folder's path, such as ./photos.",
         )
+        raise UsageError(f"{name!r} cannot be the name of a data set: {meant}")
     folder = data_directory(data_dir) / match["set"]
     try:
         if match["config"]:
@@ -95,15 +99,70 @@ def check_known(name: str) -> None:
     known = tensorflow_datasets.list_builders(with_community_datasets=False)
     asked = re.split("[/:]", name)[0]
     if asked not in known:
-        near = difflib.get_close_matches(asked.lower(), known, 3)
-        meant = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else "see `kerascnn data list`."
+        check_no_path(name)
+        meant = suggestions.hint(
+            asked,
+            known,
+            "`kerascnn data list` shows those on this machine; your own images are "
+            "named by their folder's path, such as ./photos.",
         )
         raise UsageError(
             f"there is no data set {asked!r} in tensorflow-datasets: {meant}"
         )
+
+
+def check_no_path(name: str) -> None:
+    """Check that a data set's name is not the path of something that is no data set.
+
+    Args:
+        name: see `prepared`; no set of that name is prepared.
+
+    Raises:
+        UsageError: there is a file or a folder of that name, or it looks like the path
+            of one; the message says what to write instead.
+    """
+    path = expanded(name)
+    if os.path.isdir(path):
+        raise UsageError(
+            f"{name} is a folder here: to train on its images, write "
+            f"{os.path.join('.', name)}."
+        )
+    if os.path.exists(path):
+        raise _no_folder(path)
+    if len(path.parts) > 2 or path.suffix.lower() in _FILES:
+        raise UsageError(
+            f"there is no {name} here: expected a folder of images, or a name of "
+            "tensorflow-datasets, such as cifar10."
+        )
+
+
+def check_folder(path: Path) -> None:
+    """Check that the path of a folder of images is one of a folder.
+
+    Raises:
+        UsageError: it is a file's, or nothing is there.
+    """
+    if path.is_dir():
+        return
+    if path.exists():
+        raise _no_folder(path)
+    raise UsageError(f"there is no folder {path}.")
+
+
+# What data are often kept in, as against the dot in cifar10:3.0.2.
+_FILES = (".csv", ".npz", ".npy", ".zip", ".gz", ".tgz", ".tar", ".parquet", ".h5")
+_FILES += (".hdf5", ".mat", ".pkl", ".json", ".tfrecord", ".txt", ".jpg", ".png")
+
+
+def _no_folder(path: Path) -> UsageError:
+    more = ""
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
+        more = " unpack it, or, for CIFAR-10 or Fashion-MNIST, `kerascnn data import`"
+        more = f";{more} takes their official archives"
+    return UsageError(
+        f"{path} is a file: expected a folder with train/CLASS/ and test/CLASS/ and "
+        f"images in them{more}."
+    )
 
 
 def remove_empty(name: str, directory: Path) -> None:

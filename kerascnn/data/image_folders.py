@@ -19,6 +19,7 @@ import numpy as np
 from kerascnn import UsageError
 from kerascnn.command_line import expanded, one_line
 from kerascnn.data import image_files
+from kerascnn.data.folders import check_folder
 from kerascnn.data.image_files import Found
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ class ImageFolder:
                 if image.shape != shape:
                     raise UsageError(
                         f"{file} is {image.shape[0]} pixels high and {image.shape[1]} "
-                        f"wide, and others are {shape[0]} and {shape[1]}: pass an "
-                        f"image size, or begin the recipe's transform with {RESIZING}."
+                        f"wide, and others are {shape[0]} and {shape[1]}: bring "
+                        "them to one, or take a recipe whose transform begins with "
+                        f"{RESIZING}."
                     )
                 images.append(image[..., :1] if self.grey else image)
             labels = [label for _, label in files[start : start + _CHUNK]]
@@ -298,6 +300,7 @@ def fitted(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 def _roles(folder: Path) -> dict[str, Path]:
     """The folders of "train" and "test"."""
+    check_folder(folder)
     test = next((t for t in TESTS if (folder / t).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise UsageError(

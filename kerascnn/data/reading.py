@@ -91,8 +91,8 @@ class Prepared:
                 if image.shape != shape:
                     raise UsageError(
                         f"{self.name} has images of unequal size, such as {shape} and "
-                        f"{image.shape}: pass an image size, or begin the recipe's "
-                        f"transform with {RESIZING}."
+                        f"{image.shape}: take a recipe whose transform begins "
+                        f"with {RESIZING}."
                     )
             labels = np.array([example["label"] for example in batch], np.int32)
             if labels.min() < 0 or labels.max() >= len(self.classes):

@@ -212,9 +212,11 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         except Exception as error:
             if not _MEMORY.search(f"{type(error).__name__}: {error}"):
                 raise
+            smaller = plan.batch_size // 2 or 1
             raise UsageError(
                 f"the memory of {config['environment']['device']} is not enough for "
-                f"batches of {plan.batch_size}: pass a smaller --batch-size."
+                f"batches of {plan.batch_size}: train with smaller ones, as in "
+                f"`kerascnn run {recipe.name} --batch-size {smaller}`."
             ) from error
         finally:
             progress.close()

@@ -232,7 +232,7 @@ def test_a_set_of_one_image_size_is_not_resized(tiny, tmp_path):
         ("FashionMNIST", "did you mean fashion_mnist"),
         ("zzzzz", "no data set 'zzzzz' in tensorflow-datasets"),
         ("mnist", "no bundled sample.*data get mnist.*--data-dir"),
-        ("../cifar10", "cifar10 is no data set"),
+        ("../cifar10", "there is no folder .*cifar10"),
         ("", "cannot be the name"),
     ],
 )

@@ -1,0 +1,109 @@
+"""What a user may have meant by a word that is none of ours."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# By what other programs call what ours has: near in meaning, not in letters. Each list
+# holds commands, options or choices; those that a caller does not know are left out.
+_MEANT = {
+    "run": "train fit start launch execute test evaluate eval score",
+    "resume": "continue restart reload",
+    "list": "ls recipes models dir",
+    "show": "info describe summary view print cat",
+    "diff": "compare changes",
+    "learns": "sweep trial",
+    "data": "dataset datasets download fetch import get",
+    "get": "download fetch install prepare pull",
+    "check": "verify validate inspect",
+    "statistics": "stats mean std moments normalize",
+    "bench": "benchmark speed time profile perf",
+    "step": "batch iteration",
+    "cookbook": "report render book",
+    "parity": "verify validate torch pytorch",
+    "--epochs": "--iterations --passes",
+    "--batch-size": "--bs --bsz --minibatch",
+    "--batch": "--batch-size --bs",
+    "--learning-rate": "--step-size --alpha",
+    "--seed": "--random-state",
+    "--limit": "--subset --samples --max-samples --num-images --n-images",
+    "--validation": "--holdout --val-split --validation-split",
+    "--out": "--output --output-dir --save --save-dir --log-dir --run-dir --folder",
+    "--data-dir": "--root --data-path --tfds-dir",
+    "--precision": "--dtype --fp16 --bf16 --amp --half --mixed",
+    "--backend": "--framework",
+    "--resume": "--continue --restore",
+    "--on-nan": "--skip-nan --nan",
+    "--steps": "--iterations",
+    "--jobs": "--workers --parallel",
+    "tensorflow": "tf",
+    "torch": "pytorch",
+    "mixed_bfloat16": "bf16 bfloat16",
+    "mixed_float16": "fp16 float16 half",
+}
+# By what does not exist: the way out.
+_ELSEWHERE = {
+    "predict infer inference classify label": "a run's model.keras is a Keras model: "
+    "README shows its `predict` under Models",
+    "export convert save": "a run's model.keras is a Keras model, whose `export` "
+    "writes other formats",
+    "new create init add": "copy the nearest file in kerascnn/recipes, as README says "
+    "under Your own recipe",
+    "--devices --device --num-devices --threads --cpus --cores --num-threads": "the "
+    "environment variable JAX_NUM_CPU_DEVICES says how many devices a CPU is",
+    "--gpu --gpus --cuda --cpu --tpu": "JAX takes a GPU where it is installed for one; "
+    "JAX_PLATFORMS=cpu in the environment keeps it to the CPU",
+    "--optimizer --momentum --weight-decay --wd --dropout --loss --transform --augment "
+    "--augmentation --schedule --scheduler --model --network --layers": "the recipe's "
+    "file says that: copy it and change it there",
+    "--image-size --size --resize --width --height": "the recipe's transform says "
+    "that: it may begin with a Resizing layer",
+}
+_MOST = 3
+
+
+def nearest(word: str, known: Iterable[str], most: int = _MOST) -> list[str]:
+    """Return the known words that are near in meaning or letters, the nearest first."""
+    known = list(known)
+    word = word.lower()
+    meant = [each for each in known if word in _MEANT.get(each, "").split()]
+    if meant:
+        return meant[:most]
+    # As --lr for --learning-rate.
+    initials = [each for each in known if re.sub(r"(\w)\w*-?", r"\1", each) == word]
+    if initials:
+        return initials[:1]
+    # Without what all options begin with, which would make any two alike.
+    letters = {re.sub(r"^-+|[^\w]", "", each.replace("-", "_")): each for each in known}
+    bare = re.sub(r"^-+|[^\w]", "", word.replace("-", "_"))
+    cutoff = 0.65 if len(bare) <= 3 else 0.7  # `rnu` has two letters of three
+    close = difflib.get_close_matches(bare, letters, n=most, cutoff=cutoff)
+    if not close and len(bare) >= 3:
+        close = [each for each in letters if bare in each]
+        close = close if len(close) <= most else []
+    return [letters[each] for each in close[:most]]
+
+
+def elsewhere(word: str) -> str | None:
+    """Return the way out where there is nothing of the kind, if one is known."""
+    for words, way in _ELSEWHERE.items():
+        if word.lower() in words.split():
+            return way
+    return None
+
+
+def hint(word: str, known: Iterable[str], otherwise: str, most: int = _MOST) -> str:
+    """Return the end of a message on an unknown word.
+
+    Args:
+        word: The word.
+        known: The words there are.
+        otherwise: What to say where none of them is near.
+        most: How many to offer.
+    """
+    if near := nearest(word, known, most):
+        return f"did you mean {' or '.join(near)}?"
+    way = elsewhere(word)
+    return f"{way}." if way else otherwise
