@@ -90,6 +90,7 @@ def compare(
         known = records.trained(case)
     overrides = training.Overrides(
         epochs=epochs,
+        batch_size=recipe.batch_size,  # the twin's too, on a sample as well
         limit=limit,
         data=choice,
         data_dir=data_dir,

@@ -115,6 +115,8 @@ class Progress(keras.callbacks.Callback):
         """Start the epoch's clock."""
         self._epoch = epoch
         self._start = time.perf_counter()
+        if self._bar is None and self._compiles:
+            print("The first epoch begins with compiling: a minute or so.", flush=True)
         self._show(step=0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):

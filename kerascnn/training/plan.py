@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 
+# A run on the bundled sample is for trying things: it need not go on for hours.
+SAMPLE_EPOCHS = 16
+# Optimizer steps that an epoch of the sample takes at least: batches that suit the full
+# set's 50,000 images leave ten steps an epoch on 2,500, too few to learn from.
+SAMPLE_STEPS = 32
+
+
+def for_sample(epochs: int, batch_size: int, images: int) -> tuple[int, int]:
+    """Return the epochs and the batch size of a recipe that suit a small sample.
+
+    Args:
+        epochs: The recipe's own; no more than `SAMPLE_EPOCHS` are returned.
+        batch_size: The recipe's own; no more is returned than the largest power of two
+            that leaves `SAMPLE_STEPS` steps an epoch.
+        images: Training images of the sample.
+    """
+    largest = 2 ** (max(images // SAMPLE_STEPS, 1).bit_length() - 1)
+    return min(epochs, SAMPLE_EPOCHS), min(batch_size, largest)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -39,7 +39,7 @@ from kerascnn.training import (
 )
 from kerascnn.training.callbacks import Progress, Record, learning_rate
 from kerascnn.training.overrides import Overrides
-from kerascnn.training.plan import Plan
+from kerascnn.training.plan import Plan, for_sample
 from kerascnn.training.session import Session, check_start
 from kerascnn.training.signals import Signals
 
@@ -52,9 +52,6 @@ _MEMORY = re.compile(
     "MemoryError|RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|allocate memory",
     re.IGNORECASE,
 )
-
-# A run on the bundled sample is a taste, not a result: it need not go on for hours.
-SAMPLE_EPOCHS = 8
 
 
 def train(
@@ -170,10 +167,11 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             f"{len(test_split):,} test images, from {dataset.source}",
             flush=True,
         )
-        if dataset.sample and overrides.epochs is None and plan.epochs < recipe.epochs:
+        if fitted := _fitted(recipe, overrides, plan):
+            own = " ".join(f"--{option} {value}" for option, value in fitted.items())
             print(
-                f"{plan.epochs} epochs are enough for a sample; the recipe's own: "
-                f"--epochs {recipe.epochs}."
+                f"Settings that fit a sample: {plan.epochs} epochs in batches of "
+                f"{plan.batch_size}; the recipe's own: {own}."
             )
 
         images = min(steps * plan.batch_size, len(train_split))
@@ -247,7 +245,8 @@ def _config(
         "recipe": recipe.name,
         "fingerprint": recipes.fingerprint(description),
         "course": dataclasses.asdict(recipe.course),
-        "overrides": overrides.changed,
+        "overrides": overrides.changed
+        + [o.replace("-", "_") for o in _fitted(recipe, overrides, plan)],
         "options": resuming.record(overrides),
         "epochs": plan.epochs,
         "batch_size": plan.batch_size,
@@ -549,15 +548,26 @@ def compile_model(
 
 
 def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
-    epochs = recipe.epochs
+    epochs, batch_size = recipe.epochs, recipe.batch_size
     if dataset.sample:
-        epochs = min(epochs, SAMPLE_EPOCHS)
+        epochs, batch_size = for_sample(epochs, batch_size, len(dataset.train))
     return Plan(
         epochs=overrides.epochs or epochs,
-        batch_size=overrides.batch_size or recipe.batch_size,
+        batch_size=overrides.batch_size or batch_size,
         seed=overrides.seed,
         drop_last=recipe.drop_last,
     )
+
+
+def _fitted(recipe: Recipe, overrides: Overrides, plan: Plan) -> dict[str, int]:
+    """Return the recipe's own values of what a sample has changed, by option."""
+    names = {"epochs": "epochs", "batch-size": "batch_size"}
+    return {
+        option: getattr(recipe, name)
+        for option, name in names.items()
+        if getattr(overrides, name) is None
+        and getattr(plan, name) != getattr(recipe, name)
+    }
 
 
 def _splits(dataset: DataSet, overrides: Overrides) -> tuple[Split, Split]:

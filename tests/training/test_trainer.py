@@ -78,8 +78,8 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
 
     config = json.loads((run / "config.json").read_text())
     assert config["recipe"] == "fashion_mlp"
-    assert config["overrides"] == ["epochs"]
-    assert (config["epochs"], config["batch_size"], config["seed"]) == (2, 1024, 7)
+    assert config["overrides"] == ["epochs", "batch_size"]
+    assert (config["epochs"], config["batch_size"], config["seed"]) == (2, 64, 7)
     assert config["drop_last"] is True
     assert config["engine"] == ("epoch" if backend == "jax" else "fit")
     assert config["data"]["sample"] is True
@@ -103,8 +103,13 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert done.stdout.count("kerascnn data get fashion_mnist") == 2  # start and end
     assert "(course, on the full set: ~89%)" in done.stdout
     assert "2 epochs (the recipe's: 20)" in done.stdout
-    # Only who has not chosen is told of the sample's number.
-    assert "enough for a sample" not in done.stdout
+    assert (
+        "Settings that fit a sample: 2 epochs in batches of 64; the recipe's own: "
+        "--batch-size 1024.\n"
+    ) in done.stdout
+    told, _, after = done.stdout.partition("begins with compiling")
+    assert bool(after) == (backend != "torch")
+    assert "epoch 1/2" not in told or backend == "torch"
     if backend != "tensorflow":
         assert "tensorflow imported: False" in done.stdout
 
@@ -426,3 +431,30 @@ def test_an_epoch_says_where_its_seconds_include_compiling(
         progress.on_epoch_end(epoch_number, logs)
     printed = capsys.readouterr().out.splitlines()
     assert ["compiling included" in line for line in printed] == said
+
+
+@pytest.mark.parametrize("name", ["fashion_mlp", "cifar_vgg_aug", "imagenet_vgg16"])
+@pytest.mark.parametrize("sample", [True, False])
+@pytest.mark.parametrize("given", [{}, {"batch_size": 100}, {"epochs": 3}])
+def test_a_sample_is_trained_on_in_settings_that_fit_it(name, sample, given):
+    """By the rule in words: half the recipe's batch until an epoch has 32 steps."""
+    chosen = recipe.load(name)
+    dataset = data.load("cifar10", "sample")
+    dataset = dataclasses.replace(dataset, sample=sample)
+    overrides = training.Overrides(**given)
+    plan = trainer._plan(chosen, overrides, dataset)
+    batch_size = chosen.batch_size
+    while sample and batch_size * 32 > len(dataset.train):
+        batch_size //= 2
+    epochs = min(chosen.epochs, 16) if sample else chosen.epochs
+    wanted = {"epochs": epochs, "batch_size": batch_size} | given
+    assert (plan.epochs, plan.batch_size) == (wanted["epochs"], wanted["batch_size"])
+    told = trainer._fitted(chosen, overrides, plan)
+    own = {"epochs": chosen.epochs, "batch-size": chosen.batch_size}
+    differ = (epochs != chosen.epochs, batch_size != chosen.batch_size)
+    expected = {
+        option: value
+        for (option, value), other in zip(own.items(), differ, strict=True)
+        if other and option.replace("-", "_") not in given
+    }
+    assert told == expected
