@@ -129,6 +129,8 @@ def environment(root: Path) -> dict[str, str]:
             variables["GLIBC_TUNABLES"] = tunables
     paths = [str(root), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # Both compile: a side that finds the other's programs would take less memory.
+    variables["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     # Without this, `python -m` would look in the working directory first, which may
     # hold a checkout.
     variables["PYTHONSAFEPATH"] = "1"

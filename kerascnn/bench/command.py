@@ -41,7 +41,9 @@ class Step:
     """Whose network to train."""
     batch: int = 256
     """Images a step."""
-    rounds: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
+    rounds: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")
+    ] = None
     """Turns of each contender; the medians are shown (default: 7, with --against 15,
     which is the least)."""
     against: Annotated[
