@@ -39,8 +39,18 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
         options_known += [f"--no-{name}"] * isinstance(field.default, bool)
     for word in arguments:
         if word.startswith("--") and word != "--":
+            option = word.partition("=")[0]
+            if option in suggestions.RUN_OPTIONS and option not in options_known:
+                near = suggestions.nearest(option, options_known, most=1)
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"see `{program} --help`."
+                )
+                raise UsageError(
+                    f"`{program}` does not take {option}, an option of `kerascnn run`: "
+                    f"{hint}"
+                )
             choose(
-                *(word.partition("=")[0], [*options_known, "--help"], "option"),
+                *(option, [*options_known, "--help"], "option"),
                 otherwise=f"see `{program} --help`.",
             )
     complaint = io.StringIO()

@@ -222,3 +222,35 @@ def test_a_set_of_tensorflow_datasets_is_found_beside_a_folder_of_its_name(
     assert data.load("cifar10").sample
     with pytest.raises(UsageError, match="mnist has no bundled sample"):
         data.load("mnist")
+
+
+def test_the_options_of_run_are_known():
+    assert {*suggestions.RUN_OPTIONS} == options("run")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["learns", "parity", "backends", *(name for name in COMMANDS if "bench " in name)],
+)
+def test_what_run_takes_is_taken_or_refused_by_name(command, capsys):
+    refused = {*suggestions.RUN_OPTIONS} - options(command)
+    assert len(refused) > 5
+    for option in sorted(refused):
+        assert __main__.main([*command.split(), option, "1"]) == 2
+        said = capsys.readouterr().err
+        assert f"`kerascnn {command}` does not take {option}, an option of" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "sample", "--data-dir", "sets"], "leave out --data-dir or --data"),
+        (["--dataset", "./pets", "--data", "full"], "--data full is for the sets of"),
+        (["--dataset", "./pets", "--data-dir", "x"], "is for the sets of tensorflow"),
+        (["--force"], "--force needs --resume"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(words, said, capsys, tmp_path):
+    out = str(tmp_path / "run")
+    assert __main__.main(["run", "fashion_mlp", "--out", out, *words]) == 2
+    assert said in capsys.readouterr().err

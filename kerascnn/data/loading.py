@@ -57,6 +57,15 @@ def load(
     """
     command_line.choose(data, CHOICES, "choice of data")
     if is_path(name):
+        for option, given in (
+            ("data", data != "auto" and data),
+            ("data-dir", data_dir),
+        ):
+            if given:
+                raise UsageError(
+                    f"--{option} {given} is for the sets of tensorflow-datasets, and "
+                    f"{name} is a folder: leave one of them out."
+                )
         images = ImageFolder(name)
         loaded = _from_folder(images.folder, cache_dir, image_size)
         if unused := images.unused:
@@ -67,6 +76,11 @@ def load(
             )
             loaded = replace(loaded, notice=notice)
         return loaded
+    if data == "sample" and data_dir is not None:
+        raise UsageError(
+            f"--data-dir {data_dir} says where full sets lie, and the sample comes "
+            "with the package: leave out --data-dir or --data sample."
+        )
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:

@@ -166,6 +166,22 @@ def _best(folders: list[Path], manifest: dict[str, Any]) -> Path | None:
     return min(ends, key=lambda folder: losses[folder.name], default=None)
 
 
+def keep_last(run: Path) -> None:
+    """Remove all checkpoints of a finished run but the newest and the best.
+
+    The newest stays because `kerascnn resume` writes a lost result or model from it.
+    Where it can't be read, all stay.
+    """
+    folders = numbered(run)
+    try:
+        best = _best(folders, read(folders[-1]).manifest)
+    except (LookupError, DamagedError, UsageError):
+        return
+    for old in folders[:-1]:
+        if old != best:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def read(folder: Path) -> Checkpoint:
     """Read a checkpoint and check every byte of it.
 

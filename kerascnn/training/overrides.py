@@ -84,6 +84,8 @@ class Overrides:
             if value >= 2**31:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {value}: expected less than {2**31}.")
+        if self.force and self.resume is None:
+            raise UsageError("--force needs --resume, or `kerascnn resume RUN`.")
         if self.backend is not None:
             command_line.choose(self.backend, BACKENDS, "backend")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):

@@ -96,12 +96,12 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
         ]
     now = {name: getattr(given, name) for name in {*names, "resume"}}
     source = Path(config["data"]["source"])
-    if own["data"] == "auto" and "data_dir" not in now and not source.exists():
-        raise UsageError(
-            f"the run's data, {source}, are gone: bring the folder back, or say where "
-            "it is now with --data-dir."
-        )
     named = not is_path(own["dataset"] or "")
+    if own["data"] == "auto" and "data_dir" not in now and not source.exists():
+        elsewhere = ", or say where it is now with --data-dir" * named
+        raise UsageError(
+            f"the run's data, {source}, are gone: bring the folder back{elsewhere}."
+        )
     if own["data"] == "auto" and own["data_dir"] is None and named:
         # Found through TFDS_DATA_DIR, which may say another folder by now.
         own["data_dir"] = source.parents[config["data"]["name"].count("/") + 1]

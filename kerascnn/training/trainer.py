@@ -227,6 +227,8 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                 if run.metrics:
                     left_out = guard.left_out(model.optimizer)
                     _finish(run, kept, session.seconds, finished, left_out)
+                    if finished:
+                        checkpoint.keep_last(run.folder)
     return run
 
 

@@ -16,7 +16,7 @@ import pytest
 import kerascnn
 from kerascnn import UsageError, data, recipe, training
 from kerascnn.runs import Run
-from kerascnn.training import epoch, fit, trainer
+from kerascnn.training import checkpoint, epoch, fit, trainer
 from kerascnn.training.callbacks import Progress
 
 ROOT = str(Path(kerascnn.__file__).parents[1])
@@ -458,3 +458,28 @@ def test_a_sample_is_trained_on_in_settings_that_fit_it(name, sample, given):
         if other and option.replace("-", "_") not in given
     }
     assert told == expected
+
+
+@pytest.mark.parametrize("validation", [None, 0.2])
+def test_a_finished_run_keeps_the_last_checkpoint_and_the_best(tmp_path, validation):
+    options = training.Overrides(
+        *(3, 50),
+        limit=200,
+        data="sample",
+        validation=validation,
+        checkpoint_minutes=0,
+        out=tmp_path / "run",
+    )
+    run = training.train(recipe.load("fashion_mlp"), options)
+    kept = {"00003-0000000"}
+    if validation:
+        best = min(run.metrics, key=lambda record: record["test_loss"])
+        kept.add(f"{best['epoch']:05}-0000000")
+    assert {path.name for path in checkpoint.numbered(run.folder)} == kept
+    # A lost result is written once more, and is the same.
+    before = run.result["weights_sha256"]
+    (run.folder / "result.json").unlink()
+    again = training.train(
+        recipe.load("fashion_mlp"), training.Overrides(resume=run.folder)
+    )
+    assert again.result["weights_sha256"] == before
