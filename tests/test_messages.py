@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import kerascnn
 from kerascnn import UsageError, __main__, command_line, data, suggestions
@@ -250,7 +251,13 @@ def test_what_run_takes_is_taken_or_refused_by_name(command, capsys):
         (["--force"], "--force needs --resume"),
     ],
 )
-def test_an_option_that_would_say_nothing_is_refused(words, said, capsys, tmp_path):
-    out = str(tmp_path / "run")
-    assert __main__.main(["run", "fashion_mlp", "--out", out, *words]) == 2
+def test_an_option_that_would_say_nothing_is_refused(
+    words, said, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "pets" / place).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(tmp_path / "pets" / place / "a.png")
+    assert __main__.main(["run", "fashion_mlp", *words]) == 2
+    assert not (tmp_path / "runs").exists()
     assert said in capsys.readouterr().err

@@ -57,6 +57,7 @@ def load(
     """
     command_line.choose(data, CHOICES, "choice of data")
     if is_path(name):
+        images = ImageFolder(name)
         for option, given in (
             ("data", data != "auto" and data),
             ("data-dir", data_dir),
@@ -66,7 +67,6 @@ def load(
                     f"--{option} {given} is for the sets of tensorflow-datasets, and "
                     f"{name} is a folder: leave one of them out."
                 )
-        images = ImageFolder(name)
         loaded = _from_folder(images.folder, cache_dir, image_size)
         if unused := images.unused:
             notice = (

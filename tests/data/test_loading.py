@@ -42,7 +42,9 @@ def test_auto_takes_what_is_prepared(tiny, tmp_path, no_network):
     loaded = data.load("cifar10", data_dir=tmp_path / "data")
     assert (loaded.sample, loaded.notice, loaded.source) == (False, None, str(folder))
     assert (len(loaded.train), len(loaded.test), loaded.version) == (40, 10, "1.0.0")
-    assert data.load("cifar10", "sample", tmp_path / "data").sample
+    assert data.load("cifar10", "sample").sample
+    with pytest.raises(UsageError, match="the sample comes with the package"):
+        data.load("cifar10", "sample", tmp_path / "data")
 
 
 def test_images_and_labels_are_what_was_written(tiny):
