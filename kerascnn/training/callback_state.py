@@ -234,6 +234,8 @@ class _Walk:
         if isinstance(value, np.generic) and value.dtype.kind in "biufV":
             self.arrays[path] = np.array(value)
             return {"scalar": path}
+        if callable(value) and (name := values.name(value)):
+            return {"operation": name}
         if id(value) in self._seen:
             return {"again": self._seen[id(value)]}
         self._remember(value, path)
@@ -248,8 +250,6 @@ class _Walk:
             return {"array": path}
         if isinstance(value, list | tuple | set | dict | collections.deque):
             return self._container(value, path)
-        if callable(value) and (name := values.name(value, self.callbacks)):
-            return {"operation": name}
         return self._recipes_own(value, path)
 
     def _container(self, value: Any, path: str) -> Any:

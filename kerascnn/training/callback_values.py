@@ -15,7 +15,7 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def kind(value: Any) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def name(function: Any, callbacks: Sequence[Any]) -> str | None:
+def name(function: Any) -> str | None:
     """Return the name by which `named` finds a library's operation, or None."""
     word = getattr(function, "__name__", "")
     for module in _modules():
