@@ -91,7 +91,7 @@ def train(
         said = ", ".join(f"{name}={value!r}" for name, value in others.items())
         say(f"Keras's settings {said} do not hold here: recipes have its defaults.")
     overrides = overrides or Overrides()
-    with settings.keras_defaults():
+    with settings.keras_defaults(), determinism.as_keras_needs(say):
         if overrides.resume is None:
             return _train(recipe, overrides, None)
         run = runs.Run(overrides.resume)

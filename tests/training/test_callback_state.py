@@ -77,6 +77,8 @@ def bits(run):
         {k: v for k, v in m.items() if k not in ("seconds", "images_per_second")}
         for m in run.metrics
     ]
+    for state in end.manifest["callbacks"]:
+        state["attributes"].pop("append_header", None)  # whether the file was empty
     states = json.dumps(end.manifest["callbacks"])
     for folder in ("a", "b"):  # in which callbacks write
         states = states.replace(f"{run.folder.parent / folder}/", "")

@@ -154,3 +154,41 @@ def test_spaces_between_flags_are_no_other_flags(copied, monkeypatch):
     flags = os.environ.get("XLA_FLAGS", "")
     monkeypatch.setenv("XLA_FLAGS", f"  {flags.replace(' ', '   ')} ")
     assert resume(copied).finished
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_numpy_rank_promotion", "raise"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_legacy_prng_key", "error"),
+    ],
+)
+def test_what_keras_cannot_train_under_is_set_aside_and_said(
+    tmp_path, capsys, name, value
+):
+    out = tmp_path / "run"
+    options = Overrides(data="sample", limit=100, epochs=1, batch_size=50, out=out)
+    with changed(name, value):
+        run = training.train(recipe.load("fashion_mlp"), options)
+        assert getattr(jax.config, name) == value
+    assert run.finished
+    assert f"{name} is {value}, and Keras needs" in capsys.readouterr().err
+
+
+def test_an_epoch_with_64_bit_types_has_the_numbers_of_fit(tmp_path):
+    """Of several steps: the second takes what the first returns."""
+    metrics = []
+    for engine in ("epoch", "fit"):
+        options = Overrides(
+            data="sample",
+            limit=100,
+            epochs=2,
+            batch_size=40,
+            engine=engine,
+            out=tmp_path / engine,
+        )
+        with changed("jax_enable_x64", True):
+            run = training.train(recipe.load("fashion_mlp"), options)
+        metrics.append([(m["loss"], m["test_loss"]) for m in run.metrics])
+    assert metrics[0] == [pytest.approx(pair, rel=1e-5) for pair in metrics[1]]
