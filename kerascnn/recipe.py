@@ -317,8 +317,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
             description[part] = _describe(recipe, part)
         except OSError as error:  # which Keras raises, and no model with it is saved
             raise UsageError(
-                f"a lambda in {recipe.name}'s {part} has no source file, and Keras can't "
-                "save it: give the function a name, `def scaled(x): ...`."
+                f"a lambda in {recipe.name}'s {part} has no source file, and Keras "
+                "can't save it: give the function a name, `def scaled(x): ...`."
             ) from error
         try:
             json.dumps(description[part])

@@ -21,7 +21,7 @@ ALLOWED = {
     "initializers": set(),
     "optim": set(),
     "runs": {"command_line"},
-    "saved": {"shapes"},
+    "saved": {"shapes", "transforms"},
     "acceleration": set(),
     "command_line": {"suggestions"},
     "cores": set(),
