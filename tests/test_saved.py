@@ -94,13 +94,12 @@ PARTS = {
     "skip": lambda x: x + layers.Conv2D(3, 3, padding="same")(x),
     "scaled": lambda x: (2 * x / 255.0 - 0.5) ** 2,
     "relu": lambda x: keras.ops.relu(x),
-    "activation": lambda x: layers.Conv2D(2, 1, activation=keras.ops.gelu)(x),
+    "activation": lambda x: layers.Conv2D(2, 1, activation=keras.ops.relu)(x),
     "transposed": lambda x: layers.Conv2DTranspose(2, 3)(x),
     "max_norm": lambda x: layers.Conv2D(2, 1, kernel_constraint="max_norm")(x),
     "array": lambda x: x * np.array([1.0, 2.0, 3.0], "float32"),
     "index": lambda x: x[:, 1:, ..., ::-1],
     "mean": lambda x: keras.ops.mean(x, axis=(1, 2), keepdims=True),
-    "mish": lambda x: keras.activations.mish(x),
     "pipeline": lambda x: layers.Pipeline([layers.RandomFlip()])(x),
     "attention": lambda x: layers.MultiHeadAttention(1, 2)(x, x),
     "wrapped": lambda x: layers.TimeDistributed(layers.Dense(2))(x),
@@ -246,6 +245,7 @@ def classes_of_keras():
 
 
 NAMES = {
+    "GroupedQueryAttention": "GroupQueryAttention",
     "OrthogonalInitializer": "Orthogonal",
     "IdentityInitializer": "Identity",
     "STFTInitializer": "STFT",
