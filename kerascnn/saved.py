@@ -304,7 +304,7 @@ def _check_classes(value: Any) -> None:
 
 
 def _has_tensor(value: Any) -> bool:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return any(map(_has_tensor, value))
     if isinstance(value, dict):
         return value.get("class_name") == "__keras_tensor__" or any(
