@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,7 +22,8 @@ import numpy as np
 
 from kerascnn import data, memory
 from kerascnn.acceleration import stock_operations
-from kerascnn.training import devices, guard
+from kerascnn.training import devices, guard, models
+from kerascnn.training.callbacks import Progress, Record
 from kerascnn.training.programs import Programs
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def fit(
         test: The set to evaluate on; its metrics are the logs that begin with `val_`.
         plan: Epochs, batches and their order.
         callbacks: Keras callbacks. Their hooks for epochs, training and evaluation are
-            called; of the hooks for single batches only `on_train_batch_end`, and
-            only where the callback is `async_safe`, without logs (see
-            `wants_batches`).
+            called, and read and write what they can in `keras.Model.fit`; of the hooks
+            for single batches (see `wants_batches`) only `on_train_batch_end`, and
+            only where the callback is `async_safe`, without logs.
         steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
             what `steps_together` says elsewhere.
         session: What saves the run and brings it back.
@@ -77,98 +78,166 @@ def fit(
         NotFiniteError: The loss or a gradient was not finite; the model is as it was
             before that step.
     """
-    if steps_a_call is None:
-        on_cpu = jax.default_backend() == "cpu"
-        whole = len(train) // plan.batch_size
-        steps_a_call = 1 if on_cpu else steps_together(whole)
-    model.optimizer.build(model.trainable_variables)
-    counter = guard.index(model.optimizer)
-    mesh = devices.mesh(model, plan.batch_size)
-    if mesh is not None:
-        memory.keep_less()
-    training, evaluation = _functions(model, model.optimizer, mesh, plan.batch_size)
-    train_images, train_labels = devices.copied(mesh, (train.images, train.labels))
-    test_images, test_labels = devices.copied(mesh, (test.images, test.labels))
-    hooks = keras.callbacks.CallbackList(
-        [*callbacks, session] if session else list(callbacks),
-        model=model,
-        epochs=plan.epochs,
-        steps=plan.steps(len(train)),
-        verbose=0,
-    )
-    steppers = [c for c in callbacks if getattr(c, "async_safe", False)]
+    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, session)
+    loop.run()
 
-    model.stop_training = False
-    hooks.on_train_begin()
-    for epoch in range(plan.initial_epoch, plan.epochs):
-        hooks.on_epoch_begin(epoch)
+
+class _Loop:
+    """One training: the epochs, and what Keras's hooks can read and write in each.
+
+    `keras.Model.fit` lets a callback read and change weights, optimiser and metrics in
+    every hook. The variables of weights and optimiser are up to date here between two
+    compiled calls anyway; the metrics, and weights that change before an evaluation,
+    cost a moment, so only callbacks from outside this package are given them.
+
+    The arguments are those of `fit`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Split,
+        test: Split,
+        plan: Plan,
+        callbacks: Sequence[keras.callbacks.Callback],
+        steps_a_call: int | None,
+        session: Session | None,
+    ):
+        if steps_a_call is None:
+            on_cpu = jax.default_backend() == "cpu"
+            whole = len(train) // plan.batch_size
+            steps_a_call = 1 if on_cpu else steps_together(whole)
+        self.model, self.plan, self.session = model, plan, session
+        self.steps_a_call = steps_a_call
+        self.images = len(train), len(test)
+        model.optimizer.build(model.trainable_variables)
+        self.counter = guard.index(model.optimizer)
+        self.mesh = devices.mesh(model, plan.batch_size)
+        if self.mesh is not None:
+            memory.keep_less()
+        self.training, self.evaluation = _functions(
+            model, model.optimizer, self.mesh, plan.batch_size
+        )
+        self.train = devices.copied(self.mesh, (train.images, train.labels))
+        self.test = devices.copied(self.mesh, (test.images, test.labels))
+        self.foreign = any(not isinstance(c, Record | Progress) for c in callbacks)
+        self.steppers = [c for c in callbacks if getattr(c, "async_safe", False)]
+        self.done = 0
+        if self.foreign:
+            models.build_metrics(model)
+        self.hooks = keras.callbacks.CallbackList(
+            [*callbacks, session] if session else list(callbacks),
+            add_history=True,
+            model=model,
+            epochs=plan.epochs,
+            steps=plan.steps(len(train)),
+            verbose=0,
+        )
+
+    def run(self) -> None:
+        model, logs = self.model, {}
+        model.stop_training = False
+        self.hooks.on_train_begin()
+        try:
+            for epoch in range(self.plan.initial_epoch, self.plan.epochs):
+                if self.foreign:
+                    model.reset_metrics()
+                self.hooks.on_epoch_begin(epoch)
+                state = self._train_epoch(epoch)
+                logs = _means(state["sums"])
+                if self.foreign:
+                    _write_metrics(model, state["sums"])
+                validation = self._evaluate(state)
+                del state
+                memory.trim()
+                logs |= {f"val_{name}": value for name, value in validation.items()}
+                self.hooks.on_epoch_end(epoch, logs)
+                if model.stop_training:
+                    break
+        finally:
+            # With `use_ema` the weights to keep are the averages.
+            model.optimizer.finalize_variable_values(model.trainable_weights)
+        self.hooks.on_train_end(logs)
+
+    def _train_epoch(self, epoch: int) -> State:
+        """Train an epoch from what the variables hold; return the state after it."""
+        model, plan, session = self.model, self.plan, self.session
         state = read_state(model)
-        done = plan.initial_step if epoch == plan.initial_epoch else 0
+        if self.foreign:
+            state["sums"] = _read_metrics(model)
+        self.done = plan.initial_step if epoch == plan.initial_epoch else 0
         if session and (measured := session.measured()):
             state["sums"] = dict(
                 zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
             )
-        state = devices.copied(mesh, state)
-
+        state = devices.copied(self.mesh, state)
+        calls = _calls(plan, epoch, self.images[0], self.steps_a_call, self.done)
+        if model.stop_training:
+            # Keras looks at it after each step, so one step is trained all the same.
+            calls = [call[:1] for call in calls[:1]]
         try:
-            for chosen in _calls(plan, epoch, len(train), steps_a_call, done):
+            for chosen in calls:
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
-                guard.check(state["optimizer"][counter])
-                chosen = devices.cut(mesh, chosen)
-                state = training(state, train_images, train_labels, chosen)
-                for step in range(done, done + len(chosen)):
-                    for callback in steppers:
+                guard.check(state["optimizer"][self.counter])
+                chosen = devices.cut(self.mesh, chosen)
+                state = self.training(state, *self.train, chosen)
+                for step in range(self.done, self.done + len(chosen)):
+                    for callback in self.steppers:
                         callback.on_train_batch_end(step)
-                done += len(chosen)
+                self.done += len(chosen)
                 if session:
-                    session.after_step(done, functools.partial(_measured, model, state))
-            guard.check(state["optimizer"][counter])
-            training.put_away()
+                    measured = functools.partial(_measured, model, state)
+                    session.after_step(self.done, measured)
+                if model.stop_training:
+                    break
+            guard.check(state["optimizer"][self.counter])
+            self.training.put_away()
         finally:
             # The variables' own arrays were given away: without this, an interrupted
             # run would leave a model with no weights.
             _write(model, state)
-        logs = _means(state["sums"])
+        return state
 
+    def _evaluate(self, state: State) -> dict[str, float]:
+        """Evaluate a state, or what callbacks make of it; return the metrics."""
+        model, session = self.model, self.session
+        trained = _in_order(state["sums"])
+        model.stop_evaluating = False
         if session:
             session.before_evaluation()
-        hooks.on_test_begin()
-        sums = devices.copied(mesh, _zeros())
-        for chosen in _evaluation_calls(len(test), plan.batch_size):
+        self.hooks.on_test_begin()
+        if self.foreign:
+            state = devices.copied(self.mesh, read_state(model))
+        images, batch_size = self.images[1], self.plan.batch_size
+        if model.stop_evaluating:
+            images = min(images, batch_size)
+        sums = devices.copied(self.mesh, _zeros())
+        for chosen in _evaluation_calls(images, batch_size):
             # Calls that wait would each have their own memory.
             jax.block_until_ready(sums)
-            chosen = devices.cut(mesh, chosen[None])
-            sums = evaluation(state, sums, test_images, test_labels, chosen)
+            chosen = devices.cut(self.mesh, chosen[None])
+            sums = self.evaluation(state, sums, *self.test, chosen)
             if session and session.signals.stop:
                 # The evaluation can be had again; the time until the end may be short.
-                session.after_step(done, functools.partial(_measured, model, state))
+                session.after_step(self.done, lambda: trained)
+        if self.foreign:
+            _write_metrics(model, sums)
         validation = _means(sums)
-        hooks.on_test_end(validation)
-        evaluation.put_away()
-        memory.trim()
-
-        logs |= {f"val_{name}": value for name, value in validation.items()}
-        hooks.on_epoch_end(epoch, logs)
-        if model.stop_training:
-            break
-    # With `use_ema` the weights to keep are the averages.
-    model.optimizer.finalize_variable_values(model.trainable_weights)
-    hooks.on_train_end()
+        self.hooks.on_test_end(validation)
+        self.evaluation.put_away()
+        return validation
 
 
 def wants_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback has a batch hook that only `keras.Model.fit` can serve.
+    """Whether a callback has a hook for single batches, which `keras.Model.fit` serves.
 
-    One that says it is `async_safe` needs no logs at once, so its `on_train_batch_end`
-    is served here too.
+    The compiled step has no logs, and its weights are not in the variables.
     """
     names = [
-        *("on_batch_begin", "on_batch_end"),
-        *("on_train_batch_begin", "on_test_batch_begin", "on_test_batch_end"),
+        *("on_batch_begin", "on_batch_end", "on_train_batch_begin"),
+        *("on_train_batch_end", "on_test_batch_begin", "on_test_batch_end"),
     ]
-    if not getattr(callback, "async_safe", False):
-        names.append("on_train_batch_end")
     plain = keras.callbacks.Callback
     # A hook may also sit on the instance, as `LambdaCallback` puts it there.
     return any(
@@ -342,19 +411,43 @@ def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
     }
 
 
+# What is measured, in the order of the metrics of `trainer.compile_model`.
+_MEASURED = ("loss", "accuracy", "crossentropy")
+
+
 def _zeros() -> State:
     # Four arrays of their own: one array given away twice would be an error.
-    return {
-        name: jnp.zeros((), "float32")
-        for name in ("loss", "accuracy", "crossentropy", "images")
-    }
+    return {name: jnp.zeros((), "float32") for name in (*_MEASURED, "images")}
 
 
 def _means(sums: State) -> dict[str, float]:
     sums = jax.device_get(sums)
     # Where every step was left out, there is nothing to take a mean of.
-    images = float(sums.pop("images")) or float("nan")
-    return {name: float(value) / images for name, value in sums.items()}
+    images = float(sums["images"]) or float("nan")
+    return {name: float(sums[name]) / images for name in _MEASURED}
+
+
+def _metrics(model: keras.Model) -> Iterator[tuple[str, Any, Any]]:
+    """Give name, total and count of each Keras metric: variables, float32 `()`."""
+    variables: list[Any] = model.metrics_variables
+    return zip(_MEASURED, variables[::2], variables[1::2], strict=False)
+
+
+def _read_metrics(model: keras.Model) -> State:
+    """Return the sums that the model's metrics hold: zeros, or a callback's."""
+    # Copies: the first step is given the arrays.
+    sums = {name: np.array(total) for name, total, _ in _metrics(model)}
+    images = np.array(next(count for *_, count in _metrics(model)))
+    return {
+        name: jnp.array(value) for name, value in (sums | {"images": images}).items()
+    }
+
+
+def _write_metrics(model: keras.Model, sums: State) -> None:
+    sums = jax.device_get(sums)
+    for name, total, count in _metrics(model):
+        total.assign(sums[name])
+        count.assign(sums["images"])
 
 
 def steps_together(whole: int) -> int:
@@ -424,7 +517,11 @@ def read_state(model: keras.Model) -> State:
 def _measured(model: keras.Model, state: State) -> list[jax.Array]:
     """Put a state into the model's variables; return the epoch's sums."""
     _write(model, state)
-    return [state["sums"][name] for name in sorted(state["sums"])]
+    return _in_order(state["sums"])
+
+
+def _in_order(sums: State) -> list[jax.Array]:
+    return [sums[name] for name in sorted(sums)]
 
 
 def _write(model: keras.Model, state: State) -> None:

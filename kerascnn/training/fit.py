@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from kerascnn import data
-from kerascnn.training import guard
+from kerascnn.training import guard, models
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
@@ -89,7 +89,12 @@ class _Callbacks(keras.callbacks.CallbackList):
     ):
         every = [*callbacks, session] if session else list(callbacks)
         super().__init__(
-            every, add_history=True, model=model, epochs=plan.epochs, steps=steps
+            every,
+            add_history=True,
+            model=model,
+            epochs=plan.epochs,
+            steps=steps,
+            verbose=0,
         )
         self._trained: Any = model
         self._plan = plan
@@ -192,10 +197,7 @@ def fit(
     """
     model.optimizer.build(model.trainable_variables)
     guard.counts(model.optimizer)
-    # Keras builds metrics when they are first used; a checkpoint's are put back before.
-    logits = ops.zeros((1, model.output_shape[-1]))
-    model.compute_metrics(None, ops.zeros((1,), "int32"), logits)
-    model.reset_metrics()
+    models.build_metrics(model)  # a checkpoint's are put back before they are used
     batches = Batches(train, plan)
     hooks = _Callbacks(
         [_Order(batches), *callbacks],

@@ -57,6 +57,15 @@ def is_random(layer: keras.layers.Layer) -> bool:
     return type(layer).__name__.startswith("Random")
 
 
+def build_metrics(model: keras.Model) -> None:
+    """Make the metrics of a compiled model of logits; Keras does at their first use."""
+    from keras import ops
+
+    logits = ops.zeros((1, model.output_shape[-1]))
+    model.compute_metrics(None, ops.zeros((1,), "int32"), logits)
+    model.reset_metrics()
+
+
 def multiplications(model: keras.Model) -> list[int]:
     """Count, for each kernel, its multiplications in one image's forward pass.
 

@@ -449,13 +449,14 @@ def choose_engine(
 
     Args:
         wanted: `"epoch"`, `"fit"`, or `"auto"`: `epoch` on JAX, where the images fit
-            the device's memory and no callback needs a batch's logs.
+            the device's memory and no callback has a hook for single batches.
         recipe: Whose callbacks to look at.
         train_split: The training set.
         test_split: The test set.
 
     Raises:
-        UsageError: `"epoch"` is wanted on another backend than JAX.
+        UsageError: `"epoch"` is wanted on another backend than JAX, or with a callback
+            that has a hook for single batches.
     """
     if keras.backend.backend() != "jax":
         if wanted == "epoch":
@@ -473,7 +474,12 @@ def choose_engine(
     picky = [c for c in recipe.callbacks() if epoch.wants_batches(c)]
     if wanted != "fit" and picky:
         name = type(picky[0]).__name__
-        print(f"The callback {name} wants each batch's logs: training with `fit`.")
+        if wanted == "epoch":
+            raise UsageError(
+                f"--engine epoch calls no hook for single batches, and the callback "
+                f"{name} has one: leave the engine out, or pass --engine fit."
+            )
+        print(f"The callback {name} has a hook for batches: training with `fit`.")
         return fit
     return fit if wanted == "fit" else epoch
 
