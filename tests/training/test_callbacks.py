@@ -87,9 +87,9 @@ def state(model) -> dict:
     optimizer = model.optimizer
     return {
         "weights": model.get_weights(),
-        "others": [np.array(v) for v in model.non_trainable_variables],
+        "others": [keras.ops.convert_to_numpy(v).copy() for v in model.non_trainable_variables],
         # The guard's counts are this package's own.
-        "optimizer": [np.array(v) for v in optimizer.variables if v.name != "guard"],
+        "optimizer": [keras.ops.convert_to_numpy(v).copy() for v in optimizer.variables if v.name != "guard"],
         "iterations": int(optimizer.iterations),
         "learning_rate": float(optimizer.learning_rate),
         "stop_training": model.stop_training,
@@ -113,9 +113,9 @@ def with_hooks(each, hooks=HOOKS) -> keras.callbacks.Callback:
 
     def hook(name):
         def call(self, *numbers, logs=None):
-            *rest, last = (*numbers, logs)
-            logs = last if isinstance(last, dict) else None
-            each(self, name, [n for n in numbers if isinstance(n, int)], logs)
+            if numbers and not isinstance(numbers[-1], int):
+                *numbers, logs = numbers
+            each(self, name, list(numbers), logs)
 
         return call
 
@@ -230,16 +230,23 @@ def _evaluate(model, name):
     model.evaluate(SPLITS[0].images, SPLITS[0].labels, batch_size=8, verbose=0)
 
 
-def _train_on_batch(model, name):
+def _iterations(model, name):
     model.optimizer.iterations.assign_add(2)
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+def _everything(model, name):
+    for write in (_weights, _statistics, _slots, _rate, _iterations, _metrics):
+        write(model, name)
+
+
 @pytest.mark.parametrize(
-    "write",
+    ("write", "hook"),
     [
-        *(_weights, _statistics, _set_weights, _slots, _rate, _stop),
-        *(_stop_evaluating, _metrics, _evaluate, _train_on_batch),
+        *((_everything, hook) for hook in HOOKS),
+        *((_stop, hook) for hook in ("train_begin", "epoch_begin", "test_end")),
+        *((_stop_evaluating, hook) for hook in ("test_begin", "epoch_begin")),
+        *((_evaluate, hook) for hook in ("epoch_begin", "test_begin", "epoch_end")),
+        (_set_weights, "test_begin"),
     ],
 )
 def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):
