@@ -208,6 +208,19 @@ class Run:
             temporary.replace(path)
 
 
+def evaluated(record: dict[str, Any], name: str) -> float | None:
+    """Return what an epoch or a run measured on the images it was evaluated on.
+
+    Args:
+        record: A line of `metrics.jsonl`, or a `result.json`: held-out images have
+            `validation_` before the name, test images `test_`. Older runs say `test_`
+            of both.
+        name: Such as `"accuracy"`.
+    """
+    held_out = f"validation_{name}"
+    return record[held_out if held_out in record else f"test_{name}"]
+
+
 def sync(path: Path) -> None:
     """Return when what was written to a file is on the disk."""
     with path.open("rb+") as file:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerascnn.recipe import Course
+from kerascnn.report.summary import compared
+from kerascnn.runs import evaluated as evaluated_on
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
@@ -39,7 +41,9 @@ def curve(run: Run) -> Path:
             ("", TRAIN, "training set"),
             ("test_", TEST, evaluated or "test set"),
         ):
-            values = [_number(m[prefix + name]) for m in metrics]
+            values = [
+                _number(evaluated_on(m, name) if prefix else m[name]) for m in metrics
+            ]
             axes.plot(epochs, values, color=color, marker=marker, label=label)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -49,10 +53,11 @@ def curve(run: Run) -> Path:
     accuracy.set_ylabel("accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     course = Course(**config["course"])
-    whose = "course" + " (full set)" * config["data"]["sample"]
+    figures = {} if validation else compared(config)
+    partial = config["data"]["sample"] or "limit" in config["overrides"]
+    whose = "course" + " (full set)" * bool(partial)
     for split, color in (("train", TRAIN), ("test", TEST)):
-        printed = course.figure(split)
-        if printed and not validation:
+        if printed := figures.get(split):
             accuracy.axhline(
                 getattr(course, split),
                 color=color,

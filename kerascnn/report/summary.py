@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kerascnn import runs
 from kerascnn.recipe import Course
 
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ def text(run: Run) -> str:
     epochs = f"{result['epochs']} epoch" + "s" * (result["epochs"] != 1)
     if result["epochs"] != config["recipe_epochs"]:
         epochs += f" (the recipe's: {config['recipe_epochs']})"
-    whose = "course" + ", on the full set" * data["sample"]
-    evaluated = _accuracy(
-        "test accuracy ", result["test_accuracy"], whose, course.figure("test")
-    )
+    figures = compared(config)
+    partial = data["sample"] or "limit" in config["overrides"]
+    whose = "course" + ", on the full set" * bool(partial)
+    accuracy = runs.evaluated(result, "accuracy")
+    evaluated = _accuracy("test accuracy ", accuracy, whose, figures.get("test"))
     if share := config.get("validation"):
-        evaluated = _accuracy("validation    ", result["test_accuracy"], whose, None)
+        evaluated = _accuracy("validation    ", accuracy, whose, None)
         evaluated += f"   (on {share:.0%} of the training set, held out)"
+    elif "limit" in config["overrides"]:
+        evaluated += f"   (on {data['test_images']:,} images)"
     lines = [
         "",
         f"{config['recipe']}: {epochs} in {duration(result['seconds'])} on "
@@ -40,14 +44,21 @@ def text(run: Run) -> str:
         f"{environment['versions'][backend]}, seed {config['seed']}",
         evaluated,
         _accuracy(
-            "train accuracy", result["train_accuracy"], whose, course.figure("train")
+            "train accuracy", result["train_accuracy"], whose, figures.get("train")
         ),
         f"  course          {course.source}"
-        + (f": {course.says}" if course.says else ""),
+        + (f": {course.says}" if course.says and "test" in figures else ""),
         f"  run folder      {run.folder}",
     ]
     if not result["finished"]:
         lines.append("  The run was interrupted: this is what it had learned by then.")
+    if accuracy is None:
+        lines.append("  Its weights have changed since they were evaluated.")
+    if result.get("evaluated_again"):
+        lines.append(
+            "  The weights that are kept are not those of the last epoch's evaluation: "
+            "they were evaluated once more."
+        )
     if result.get("steps_left_out"):
         lines.append(
             f"  {result['steps_left_out']} steps were left out: their loss or gradient "
@@ -56,13 +67,28 @@ def text(run: Run) -> str:
     if config["overrides"]:
         lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:
+        kind = "validation" if config.get("validation") else "test"
+        images = data.get(f"{kind}_images", data.get("test_images"))
         lines.append(
             f"  A run on the bundled sample, {data['train_images']:,} training and "
-            f"{data['test_images']:,} test images, is for trying things: it does not "
+            f"{images:,} {kind} images, is for trying things: it does not "
             "show how far the recipe gets.\n"
             f"  The full set: kerascnn data get {data['name']}"
         )
     return "\n".join(lines)
+
+
+def compared(config: dict[str, Any]) -> dict[str, str | None]:
+    """Return the course's figures by split, where they are of a run's own images.
+
+    Those of another data set are none to compare with; on held-out images there is none
+    for the test set.
+    """
+    course = Course(**config["course"])
+    if "dataset" in config["overrides"]:
+        return {}
+    splits = ("train",) if config.get("validation") else ("test", "train")
+    return {split: course.figure(split) for split in splits}
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kerascnn.training import models
 from kerascnn.training.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -20,10 +21,24 @@ class Record(keras.callbacks.Callback):
     Args:
         run: The run.
         images: Training images an epoch.
+        kept: The model to keep, which shares its weights with the trained one.
+        validation: Whether the model is evaluated on a part of the training set.
+
+    Attributes:
+        weights_sha256: The hash of the weights that were evaluated last.
     """
 
-    def __init__(self, run: Run, images: int):
+    def __init__(
+        self,
+        run: Run,
+        images: int,
+        kept: keras.Model | None = None,
+        validation: bool = False,
+    ):
         super().__init__()
+        self.kept = kept
+        self.evaluated = "validation" if validation else "test"
+        self.weights_sha256: str | None = None
         self.run = run
         self.images = images
         self.earlier_seconds = 0.0
@@ -52,13 +67,20 @@ class Record(keras.callbacks.Callback):
     def on_test_begin(self, logs: Mapping[str, Any] | None = None):
         """Stop the clock: the evaluation does not count as training."""
         self._seconds = self.elapsed()
+        self._sha256 = None
+        # `self.model` brings the weights of Keras's compiled steps into the variables.
+        if self.kept is not None and self.model is not None:
+            self._sha256 = models.weights_hash(self.kept)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Write the record."""
         metrics = {
-            f"test_{name[4:]}" if name.startswith("val_") else name: float(value)
+            f"{self.evaluated}_{name[4:]}" if name.startswith("val_") else name: float(
+                value
+            )
             for name, value in (logs or {}).items()
         }
+        self.weights_sha256 = self._sha256
         self.run.add_metrics(
             {"epoch": epoch + 1}
             | metrics

@@ -33,6 +33,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from kerascnn import UsageError, memory
+from kerascnn.runs import evaluated
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -158,9 +159,9 @@ def _best(folders: list[Path], manifest: dict[str, Any]) -> Path | None:
     if not manifest.get("validation"):
         return None
     losses = {
-        f"{record['epoch']:05}-{0:07}": record["test_loss"]
+        f"{record['epoch']:05}-{0:07}": evaluated(record, "loss")
         for record in manifest["history"]
-        if record["test_loss"] is not None
+        if evaluated(record, "loss") is not None
     }
     ends = [folder for folder in folders if folder.name in losses]
     return min(ends, key=lambda folder: losses[folder.name], default=None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +58,16 @@ def build(
 def is_random(layer: keras.layers.Layer) -> bool:
     """Whether a layer of a transform acts in training only."""
     return type(layer).__name__.startswith("Random")
+
+
+def weights_hash(model: keras.Model) -> str:
+    """Return the SHA-256 of a model's weights: equal only where all bits are."""
+    from keras import ops
+
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).data)
+    return digest.hexdigest()
 
 
 def build_metrics(model: keras.Model) -> None:

@@ -146,7 +146,9 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "fingerprint": config["fingerprint"],
         "data": f"{data['name']} {data['version']}, SHA-256 {data['sha256']}",
         "training images": data["train_images"],
-        "test images": data["test_images"],
+        "test images": data[
+            "validation_images" if "validation_images" in data else "test_images"
+        ],
         **{name.replace("_", " "): config[name] for name in names},
         **{name: environment[name] for name in places},
         **config.get("settings", {}),

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.runs import evaluated
 from kerascnn.training import callback_state, checkpoint, guard
 from kerascnn.training.callbacks import Record, learning_rate
 from kerascnn.training.signals import Interrupted, Signals
@@ -87,7 +88,7 @@ class Session(keras.callbacks.Callback):
         self._cost = 0.0
         self._before = self.start.manifest["seconds"] if self.start else 0.0
         history = self.start.manifest["history"] if self.start else []
-        losses = (record["test_loss"] for record in history)
+        losses = (evaluated(record, "loss") for record in history)
         self._best = min((x for x in losses if x is not None), default=float("inf"))
 
     @property

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,9 @@ def train(
 
     The test set is evaluated after every epoch, for the curve, and decides nothing:
     the result is the last epoch's. With `Overrides.validation`, a part of the training
-    set takes its place, also in the record, whose `test_accuracy` is then that part's.
+    set takes its place, and the record says `validation_accuracy`. Where the weights
+    change after the last epoch's evaluation, as an optimiser with `use_ema` and some
+    callbacks have it, they are evaluated once more.
 
     Args:
         recipe: The recipe.
@@ -135,10 +136,12 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
     engine = choose_engine(overrides.engine, recipe, train_split, test_split)
     model, kept = compiled(recipe, dataset, overrides)
 
+    held_out = overrides.validation is not None
+    evaluated = "validation" if held_out else "test"
     config = _config(recipe, overrides, dataset, plan, model, engine)
     config["data"] |= {
         "train_images": len(train_split),
-        "test_images": len(test_split),
+        f"{evaluated}_images": len(test_split),
     }
     recipe_callbacks = recipe.callbacks()
     with contextlib.ExitStack() as stack:
@@ -161,12 +164,23 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                 initial_epoch=start.epoch,
                 initial_step=start.step,
             )
-        print(
-            dataset.notice
-            or f"{dataset.name} {dataset.version}: {len(train_split):,} training and "
-            f"{len(test_split):,} test images, from {dataset.source}",
-            flush=True,
-        )
+        if dataset.notice:
+            print(dataset.notice, flush=True)
+        whole = len(dataset.train), len(dataset.test)
+        if not dataset.notice or whole != (len(train_split), len(test_split)):
+            print(
+                f"{dataset.name} {dataset.version}: {len(train_split):,} training and "
+                f"{len(test_split):,} {evaluated} images, from {dataset.source}",
+                flush=True,
+            )
+        choosing = [] if held_out else _choosing(recipe_callbacks)
+        if choosing:
+            print(
+                f"{', '.join(choosing)}: a callback that chooses by val_ numbers "
+                "chooses by the test set here, so the test accuracy is no measure of "
+                "new images. Hold out a share to choose by: --validation 0.1.",
+                flush=True,
+            )
         if fitted := _fitted(recipe, overrides, plan):
             own = " ".join(f"--{option} {value}" for option, value in fitted.items())
             print(
@@ -175,9 +189,8 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             )
 
         images = min(steps * plan.batch_size, len(train_split))
-        held_out = overrides.validation is not None
         progress = Progress(plan.epochs, steps, validation=held_out)
-        record = Record(run, images)
+        record = Record(run, images, kept, validation=held_out)
         signals = stack.enter_context(Signals(say))
         session = Session(
             run=run,
@@ -226,7 +239,10 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
             with contextlib.suppress(*hidden):
                 if run.metrics:
                     left_out = guard.left_out(model.optimizer)
-                    _finish(run, kept, session.seconds, finished, left_out)
+                    again = None
+                    if record.weights_sha256 != models.weights_hash(kept):
+                        again = _evaluated(model, test_split, plan) if finished else {}
+                    _finish(run, kept, session.seconds, finished, left_out, again)
                     if finished:
                         checkpoint.keep_last(run.folder)
     return run
@@ -401,10 +417,43 @@ def compiled(
     return model, kept
 
 
+def _choosing(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
+    """Name the callbacks that choose by what is measured on the evaluated images."""
+    return [
+        f"{type(callback).__name__} by {callback.monitor}"
+        for callback in callbacks
+        if str(getattr(callback, "monitor", "")).startswith("val_")
+        # Keras's ModelCheckpoint has a monitor also where it keeps every epoch.
+        and getattr(callback, "save_best_only", True)
+    ]
+
+
+def _evaluated(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
+    """Measure weights that have changed since the last epoch's evaluation."""
+    batches = fit.Batches(split, batch_size=plan.batch_size)
+    found: Any = model.evaluate(batches, verbose=0, return_dict=True)  # type: ignore
+    return {name: float(value) for name, value in found.items()}
+
+
 def _finish(
-    run: runs.Run, kept: keras.Model, seconds: float, finished: bool, left_out: int
+    run: runs.Run,
+    kept: keras.Model,
+    seconds: float,
+    finished: bool,
+    left_out: int,
+    again: dict[str, float] | None,
 ) -> None:
-    """Save the model, the result and the curve, and print the summary."""
+    """Save the model, the result and the curve, and print the summary.
+
+    Args:
+        run: The run.
+        kept: The model to keep.
+        seconds: Seconds of training.
+        finished: Whether the run has come to its end.
+        left_out: Steps that were left out.
+        again: The metrics of the weights to keep, where these are not the weights that
+            the last epoch evaluated; empty where nobody has measured them.
+    """
     from kerascnn.report import plots, summary
 
     # The result comes last: a run that has one is whole.
@@ -418,28 +467,27 @@ def _finish(
     with run.writing("curve.png"):
         plots.curve(run)
     last = run.metrics[-1]
+    evaluated = "validation" if run.config.get("validation") else "test"
+    figures = {
+        f"{evaluated}_{name}": runs.evaluated(last, name)
+        if again is None
+        else again.get(name)
+        for name in ("accuracy", "crossentropy")
+    }
     run.write_result(
         {
             "finished": finished,
             "epochs": last["epoch"],
-            "test_accuracy": last["test_accuracy"],
-            "test_crossentropy": last["test_crossentropy"],
+            **figures,
+            "evaluated_again": bool(again),
             "train_accuracy": last["accuracy"],
             "seconds": round(seconds, 3),
             "peak_memory_bytes": environment.peak_memory(),
             "steps_left_out": left_out,
-            "weights_sha256": weights_hash(kept),
+            "weights_sha256": models.weights_hash(kept),
         }
     )
     print(summary.text(run), flush=True)
-
-
-def weights_hash(model: keras.Model) -> str:
-    """Return the SHA-256 of a model's weights: equal only where all bits are."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).data)
-    return digest.hexdigest()
 
 
 def choose_engine(

@@ -1,17 +1,15 @@
 """Callbacks read and write under both engines what they do under `keras.Model.fit`."""
 
-import contextlib
 import dataclasses
-import io
-import types
-import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from kerascnn import UsageError, transforms
+from kerascnn import UsageError, data, training, transforms
+from kerascnn import recipe as recipes
 from kerascnn.data import Split
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import devices, epoch, fit, models, trainer
@@ -87,9 +85,15 @@ def state(model) -> dict:
     optimizer = model.optimizer
     return {
         "weights": model.get_weights(),
-        "others": [keras.ops.convert_to_numpy(v).copy() for v in model.non_trainable_variables],
+        "others": [
+            keras.ops.convert_to_numpy(v).copy() for v in model.non_trainable_variables
+        ],
         # The guard's counts are this package's own.
-        "optimizer": [keras.ops.convert_to_numpy(v).copy() for v in optimizer.variables if v.name != "guard"],
+        "optimizer": [
+            keras.ops.convert_to_numpy(v).copy()
+            for v in optimizer.variables
+            if v.name != "guard"
+        ],
         "iterations": int(optimizer.iterations),
         "learning_rate": float(optimizer.learning_rate),
         "stop_training": model.stop_training,
@@ -119,7 +123,9 @@ def with_hooks(each, hooks=HOOKS) -> keras.callbacks.Callback:
 
         return call
 
-    return type("Made", (keras.callbacks.Callback,), {f"on_{h}": hook(h) for h in hooks})()
+    return type(
+        "Made", (keras.callbacks.Callback,), {f"on_{h}": hook(h) for h in hooks}
+    )()
 
 
 def recorder(seen):
@@ -262,3 +268,82 @@ def test_logs_that_a_callback_changes_reach_the_next_one():
         logs["mine"] = 7.0
 
     assert_alike(lambda: [with_hooks(each, ["epoch_end", "test_end"])])
+
+
+def _schedule(epoch, rate):
+    return rate * 0.5
+
+
+def _keras_callbacks(folder):
+    """Make one of each callback of Keras's that needs no other package or server."""
+    keras_callbacks = keras.callbacks
+    return {
+        "Callback": keras_callbacks.Callback,
+        "History": keras_callbacks.History,
+        "CSVLogger": lambda: keras_callbacks.CSVLogger(folder / "log.csv"),
+        "EarlyStopping": lambda: keras_callbacks.EarlyStopping(
+            "val_accuracy", restore_best_weights=True
+        ),
+        "EarlyStopping on training": lambda: keras_callbacks.EarlyStopping("accuracy"),
+        "LearningRateScheduler": lambda: keras_callbacks.LearningRateScheduler(
+            _schedule
+        ),
+        "ReduceLROnPlateau": lambda: keras_callbacks.ReduceLROnPlateau(
+            "val_crossentropy", min_delta=0.5, patience=1, mode="min"
+        ),
+        "SwapEMAWeights": keras_callbacks.SwapEMAWeights,
+        "SwapEMAWeights on epochs": lambda: keras_callbacks.SwapEMAWeights(True),
+        "LambdaCallback": lambda: keras_callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: None
+        ),
+        "TerminateOnNaN": keras_callbacks.TerminateOnNaN,
+        "ModelCheckpoint": lambda: keras_callbacks.ModelCheckpoint(
+            folder / "best.keras", monitor="val_accuracy", save_best_only=True
+        ),
+        "BackupAndRestore": lambda: keras_callbacks.BackupAndRestore(folder / "backup"),
+    }
+
+
+@pytest.mark.parametrize("name", _keras_callbacks(Path()))
+def test_each_of_keras_own_callbacks_does_what_it_does_in_keras(name, tmp_path):
+    """Where it wants batches, no engine but `fit` is chosen."""
+    made = _keras_callbacks(tmp_path)[name]
+    recipe = dataclasses.replace(RECIPE, callbacks=lambda: [made()])
+    chosen = trainer.choose_engine("auto", recipe, *SPLITS)
+    if chosen is fit:
+        with pytest.raises(UsageError, match=type(made()).__name__):
+            trainer.choose_engine("epoch", recipe, *SPLITS)
+    assert_alike(lambda: [made()], engines=[chosen.__name__.rpartition(".")[2]])
+
+
+AVERAGED = dataclasses.replace(
+    recipes.load("fashion_mlp"), optimizer=lambda: keras.optimizers.Adam(use_ema=True)
+)
+RESTORED = dataclasses.replace(
+    recipes.load("fashion_mlp"),
+    optimizer=lambda: keras.optimizers.Adam(0.05),
+    callbacks=lambda: [
+        keras.callbacks.EarlyStopping(
+            "val_loss", patience=1, baseline=0.0, restore_best_weights=True
+        )
+    ],
+)
+
+
+@pytest.mark.parametrize("engine", ["epoch", "fit"])
+@pytest.mark.parametrize("mine", [AVERAGED, RESTORED])
+def test_the_result_is_the_saved_models(mine, engine, tmp_path, capsys):
+    overrides = training.Overrides(
+        data="sample", epochs=3, limit=512, batch_size=64, engine=engine
+    )
+    overrides = dataclasses.replace(overrides, out=tmp_path / "run")
+    run = training.train(mine, overrides)
+    model = keras.saving.load_model(run.folder / "model.keras")
+    test = data.load("fashion_mnist", "sample").test
+    logits = keras.ops.convert_to_numpy(model(test.images[:512]))
+    accuracy = (logits.argmax(-1) == test.labels[:512]).mean()
+    assert run.result["test_accuracy"] == pytest.approx(accuracy)
+    printed = capsys.readouterr().out
+    assert ("evaluated once more" in printed) == run.result["evaluated_again"]
+    assert ("EarlyStopping by val_loss" in printed) == (mine is RESTORED)
+    assert run.result["evaluated_again"] or mine is RESTORED

@@ -382,7 +382,7 @@ def test_callbacks_can_stop_and_change_the_learning_rate(splits):
     assert rates == pytest.approx([1e-3, 1e-4])
 
 
-def test_only_callbacks_that_need_logs_at_once_want_batches():
+def test_only_callbacks_with_a_hook_for_batches_want_batches():
     class Epochs(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             pass
@@ -403,7 +403,7 @@ def test_only_callbacks_that_need_logs_at_once_want_batches():
     assert epoch.wants_batches(Begins())
     assert not epoch.wants_batches(Epochs())
     assert epoch.wants_batches(Steps())
-    assert not epoch.wants_batches(Safe())
+    assert epoch.wants_batches(Safe())
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

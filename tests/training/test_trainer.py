@@ -246,19 +246,24 @@ def test_settings_can_be_chosen_on_a_part_of_the_training_set(tmp_path, capsys):
     assert run.config["overrides"] == ["epochs", "validation"]
     assert run.config["validation"] == 0.2
     assert run.config["data"]["train_images"] == 2000
-    assert run.config["data"]["test_images"] == 500
+    assert run.config["data"]["validation_images"] == 500
+    assert "test_images" not in run.config["data"]
     train = data.load("fashion_mnist", "sample").train
     _, held_out = data.split(train, 0.2, seed=5)
     assert np.bincount(held_out.labels).tolist() == [50] * 10
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
     hits = keras.ops.convert_to_numpy(model(held_out.images)).argmax(-1)
     assert (hits == held_out.labels).mean() == pytest.approx(
-        run.result["test_accuracy"]
+        run.result["validation_accuracy"]
     )
+    assert "test_accuracy" not in run.result
+    assert {"validation_loss", "validation_accuracy"} <= run.metrics[0].keys()
     printed = capsys.readouterr().out
     assert "validation accuracy" in printed
     assert "(on 20% of the training set, held out)" in printed
     assert "test accuracy" not in printed
+    assert "2,000 training and 500 validation images" in printed
+    assert "ourse:" not in printed
 
 
 def test_another_backend_than_the_running_one_is_refused():
@@ -325,8 +330,10 @@ def test_engines_are_chosen_by_backend_callbacks_and_memory(monkeypatch, capsys)
 
     batches = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 0)
     picky = dataclasses.replace(mlp, callbacks=lambda: [batches])
-    assert trainer.choose_engine("epoch", picky, *splits) is fit
-    assert "LambdaCallback wants each batch's logs" in capsys.readouterr().out
+    assert trainer.choose_engine("auto", picky, *splits) is fit
+    assert "LambdaCallback has a hook for batches" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"LambdaCallback has one: .* --engine fit"):
+        trainer.choose_engine("epoch", picky, *splits)
 
     monkeypatch.setattr(epoch, "fits", lambda *splits: False)
     assert trainer.choose_engine("auto", mlp, *splits) is fit
