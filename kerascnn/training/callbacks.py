@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -183,6 +183,17 @@ class Progress(keras.callbacks.Callback):
             completed=self._epoch * self.steps + step,
             description=f"epoch {self._epoch + 1}/{self.epochs} {doing}",
         )
+
+
+def choosing_by(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
+    """Name the callbacks that choose by what is measured on the evaluated images."""
+    return [
+        f"{type(callback).__name__} by {callback.monitor}"
+        for callback in callbacks
+        if str(getattr(callback, "monitor", "")).startswith("val_")
+        # Keras's ModelCheckpoint has a monitor also where it keeps every epoch.
+        and getattr(callback, "save_best_only", True)
+    ]
 
 
 def learning_rate(optimizer: keras.Optimizer) -> float | None:

@@ -229,6 +229,13 @@ def fit(
         trained.train_function = whole
 
 
+def evaluate(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
+    """Measure weights that have changed since the last epoch's evaluation."""
+    batches = Batches(split, batch_size=plan.batch_size)
+    found: Any = model.evaluate(batches, verbose=0, return_dict=True)  # type: ignore
+    return {name: float(value) for name, value in found.items()}
+
+
 def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any):
     """Call a model's training function, but not for steps that were done before."""
     if not hooks.skips(hooks.step):

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from kerascnn.training import (
     models,
     resuming,
 )
-from kerascnn.training.callbacks import Progress, Record, learning_rate
+from kerascnn.training.callbacks import Progress, Record, choosing_by, learning_rate
 from kerascnn.training.overrides import Overrides
 from kerascnn.training.plan import Plan, for_sample
 from kerascnn.training.session import Session, check_start
@@ -173,7 +173,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                 f"{len(test_split):,} {evaluated} images, from {dataset.source}",
                 flush=True,
             )
-        choosing = [] if held_out else _choosing(recipe_callbacks)
+        choosing = [] if held_out else choosing_by(recipe_callbacks)
         if choosing:
             print(
                 f"{', '.join(choosing)}: a callback that chooses by val_ numbers "
@@ -241,7 +241,9 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                     left_out = guard.left_out(model.optimizer)
                     again = None
                     if record.weights_sha256 != models.weights_hash(kept):
-                        again = _evaluated(model, test_split, plan) if finished else {}
+                        again = (
+                            fit.evaluate(model, test_split, plan) if finished else {}
+                        )
                     _finish(run, kept, session.seconds, finished, left_out, again)
                     if finished:
                         checkpoint.keep_last(run.folder)
@@ -415,24 +417,6 @@ def compiled(
         model = accelerate(model)
     compile_model(model, recipe, overrides.learning_rate)
     return model, kept
-
-
-def _choosing(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
-    """Name the callbacks that choose by what is measured on the evaluated images."""
-    return [
-        f"{type(callback).__name__} by {callback.monitor}"
-        for callback in callbacks
-        if str(getattr(callback, "monitor", "")).startswith("val_")
-        # Keras's ModelCheckpoint has a monitor also where it keeps every epoch.
-        and getattr(callback, "save_best_only", True)
-    ]
-
-
-def _evaluated(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
-    """Measure weights that have changed since the last epoch's evaluation."""
-    batches = fit.Batches(split, batch_size=plan.batch_size)
-    found: Any = model.evaluate(batches, verbose=0, return_dict=True)  # type: ignore
-    return {name: float(value) for name, value in found.items()}
 
 
 def _finish(

@@ -119,6 +119,26 @@ def test_a_run_without_the_test_set_is_not_set_beside_the_course(run, monkeypatc
     assert labels == ["training set", "10% of the training set, held out"]
 
 
+def test_the_course_is_not_set_beside_other_data_or_as_if_a_part_were_all(
+    run, monkeypatch
+):
+    from matplotlib.figure import Figure
+
+    config = run.config
+    run.write_config(config | {"overrides": ["dataset"]})
+    assert "course:" not in summary.text(run)
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    plots.curve(run)
+    labels = [line.get_label() for line in drawn[0].axes[1].lines]
+    assert labels == ["training set", "test set"]
+
+    config["data"] |= {"sample": False, "test_images": 250}
+    run.write_config(config | {"overrides": ["limit"]})
+    line = "30.00%   (course, on the full set: 90.6%)   (on 250 images)"
+    assert line in summary.text(run)
+
+
 def test_the_ladder_goes_lecture_by_lecture_and_rung_after_rung():
     outlines = [recipe.outline(name) for name in recipe.names()]
     ordered = ladder.in_order(outlines)
