@@ -17,10 +17,13 @@ from jax.test_util import check_grads
 from kerascnn import UsageError, acceleration
 from kerascnn.acceleration import (
     accelerate,
+    bands,
+    canary,
     fast_batch_normalization,
     fast_convolution,
     fast_max_pool,
     fast_silu,
+    winograd,
 )
 
 layers = keras.layers
@@ -223,16 +226,47 @@ def test_the_last_block_of_a_strided_convolution_may_be_smaller(batch):
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_the_last_block_of_bands_may_be_smaller(monkeypatch, batch, strides):
     # With strides three images a block, whose lines hold 270 numbers each; else one.
-    monkeypatch.setattr(acceleration, "_NUMBERS_IN_LINES", 1000)
+    monkeypatch.setattr(bands, "_NUMBERS_IN_LINES", 1000)
     check_against_numpy((batch, 6, 14, 2), (3, 3, 2, 24), strides)
 
 
 @pytest.mark.parametrize("width", [28, 31])
 def test_bands_that_would_be_mostly_zeros_are_not_made(width):
     """Of 28 pixels two make one band; of 31, a prime, all would."""
-    shape = 64, width + 2, 3
-    pays = acceleration._bands_pay(shape, (64, 62, width, 64), (1, 1), (3, 3))
-    assert pays == (width == 28)
+    chosen = acceleration.algorithm((64, width + 2, 3), (3, 3, 3, 64))
+    assert (chosen.name == "bands") == (width == 28)
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "strides", "padding", "expected"),
+    [
+        ((28, 28, 16), (5, 5, 16, 32), (2, 2), "same", "gathered, strided, rows"),
+        ((32, 32, 3), (3, 3, 3, 64), (1, 1), "same", "bands, bands, bands"),
+        (
+            *((32, 32, 64), (3, 3, 64, 64), (1, 1), "same"),
+            "winograd, winograd turned, winograd",
+        ),
+        (
+            *((8, 8, 64), (3, 3, 64, 64), (1, 1), "valid"),
+            "winograd, winograd transposed, winograd",
+        ),
+        ((28, 28, 1), (5, 5, 1, 6), (1, 1), "same", "sums, bands, bands"),
+        ((40, 90, 8), (3, 3, 8, 8), (1, 1), "same", "stock, turned, rows"),
+        ((4, 4, 16), (4, 4, 16, 120), (1, 1), "valid", "dense, dense, dense"),
+        ((2, 2, 16), (3, 3, 16, 16), (1, 1), "valid", "stock, stock, stock"),
+        ((8, 8, 16), (3, 3, 8, 16), (1, 1), "same", "stock, stock, stock"),
+    ],
+)
+def test_a_layer_s_algorithms_have_a_name_and_a_reason(
+    image, kernel, strides, padding, expected
+):
+    found = [
+        acceleration.algorithm(image, kernel, strides, padding, of)
+        for of in ("output", "image gradient", "kernel gradient")
+    ]
+    assert ", ".join(each.name for each in found) == expected
+    assert all(str(each) == f"{each.name}: {each.reason}" for each in found)
+    assert all(len(each.reason) > 10 for each in found)
 
 
 @pytest.mark.parametrize("channels", [2, 16], ids=["bands", "tiles"])
@@ -640,18 +674,18 @@ def test_the_images_gradient_is_not_computed_where_nothing_asks_for_it():
 
 @pytest.fixture
 def fresh_trust():
-    acceleration._trusted.cache_clear()
+    canary.trusted.cache_clear()
     yield
-    acceleration._trusted.cache_clear()
+    canary.trusted.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_trust")
 def test_wrong_results_are_found_and_the_stock_operation_takes_over(monkeypatch):
     x, kernel = arrays(9, (2, 6, 6, 16), (3, 3, 16, 16))
-    right = acceleration._tiled_weight_gradient
+    right = winograd.weight_gradient
     monkeypatch.setattr(
-        acceleration,
-        "_tiled_weight_gradient",
+        winograd,
+        "weight_gradient",
         lambda *arguments: right(*arguments).at[0, 0, 0, 0].add(1),
     )
     with pytest.warns(RuntimeWarning, match="wrong on this machine"):
@@ -669,7 +703,7 @@ def test_right_results_are_trusted_also_while_a_function_is_traced():
         warnings.simplefilter("error")
         text = lowered(lambda x, k: fast_convolution(x, k), "cpu", x, kernel)
     assert "stablehlo.convolution" not in text
-    assert acceleration._trusted()
+    assert canary.trusted()
 
 
 def stock_max_pool(x, pool_size):
@@ -793,7 +827,7 @@ def test_batch_normalization_layers_compute_as_the_stock_ones(
         calls.append(arguments)
         return fast_batch_normalization(*arguments)
 
-    monkeypatch.setattr(acceleration, "fast_batch_normalization", spied)
+    monkeypatch.setattr(acceleration.layers, "fast_batch_normalization", spied)
 
     def trained(function):
         inputs = keras.Input((5, 6, 4))

@@ -99,6 +99,16 @@ ROOT = {
     "spare_tensorflow",
 }
 
+# Inside a part: each module may import the ones before it.
+ORDER = {
+    "acceleration": [
+        *("materialize", "mesh", "blocks"),
+        *("direct", "bands", "winograd", "dispatch", "canary", "convolution"),
+        *("pooling", "normalization", "activations"),
+        *("layers", "model", "__init__"),
+    ]
+}
+
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))
 
 
@@ -127,6 +137,18 @@ def test_imports_point_one_way(file):
     for name in imported(file):
         head = name.split(".")[0]
         assert head in allowed or name in allowed, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("part", ORDER)
+def test_imports_inside_a_part_point_one_way(part):
+    order = ORDER[part]
+    assert sorted(order) == sorted(file.stem for file in (PACKAGE / part).glob("*.py"))
+    for at, module in enumerate(order):
+        earlier = {f"{part}.{name}" for name in order[:at]}
+        for name in imported(Path(part, f"{module}.py")):
+            if name.split(".")[0] == part:
+                head = ".".join(name.split(".")[:2])
+                assert head in earlier, f"{part}/{module}.py imports {name}"
 
 
 @pytest.mark.parametrize("name", ["utils", "helpers", "common", "core", "base"])

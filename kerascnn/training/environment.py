@@ -25,6 +25,9 @@ BACKEND_MODULES = {
     "torch": ("torch",),
 }
 
+# The package's folders whose code decides no training.
+NO_PART_OF_A_TRAINING = ("recipes", "lessons", "bench", "parity", "report")
+
 
 def describe(backend: str | None = None) -> dict[str, Any]:
     """Return the versions, the device and the machine that this process uses.
@@ -152,9 +155,10 @@ def code() -> str:
     It changes where the version does not, in a checkout that someone works on.
     """
     package, digest = Path(__file__).parents[1], hashlib.sha256()
-    for folder in (package, package / "data", package / "training"):
-        for file in sorted(folder.glob("*.py")):
-            digest.update(file.relative_to(package).as_posix().encode())
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package)
+        if name.parts[0] not in NO_PART_OF_A_TRAINING:
+            digest.update(name.as_posix().encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

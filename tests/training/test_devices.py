@@ -14,6 +14,7 @@ import test_programs
 from keras import layers
 
 from kerascnn import accelerate, acceleration, cores
+from kerascnn.acceleration import winograd
 from kerascnn.data import Split
 from kerascnn.training import models, trainer
 from kerascnn.training.plan import Plan
@@ -100,9 +101,9 @@ def test_one_device_and_two_train_the_same(cut, monkeypatch):
 
 def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
     images, loads = [], test_programs.counted_loads(monkeypatch)
-    convolution = acceleration._finished_convolution
+    convolution = acceleration.convolution._finished_convolution
     monkeypatch.setattr(
-        acceleration,
+        acceleration.convolution,
         "_finished_convolution",
         lambda x, *others: images.append(len(x)) or convolution(x, *others),
     )
@@ -276,10 +277,10 @@ def test_a_large_kernel_s_gradient_is_done_before_the_images(cut, monkeypatch):
         step, _ = training(accelerate(model), 62)
         return step.memory_analysis().temp_size_in_bytes
 
-    whole, store = bytes_of(), acceleration._stored_on_cpu
+    whole, store = bytes_of(), winograd.stored_on_cpu
     monkeypatch.setattr(
-        acceleration,
-        "_stored_on_cpu",
+        winograd,
+        "stored_on_cpu",
         lambda x, other=None: x if x.shape[:2] == (7, 7) else store(x, other),
     )
     # By how much depends on XLA's order: by up to two pieces of 1.6 MB.

@@ -1,0 +1,48 @@
+"""Convolutions whose gradients are fast on a CPU, for any functional Keras model.
+
+XLA on a CPU computes the weight gradient of a convolution, and the gradient of a max
+pooling, several times slower than the forward pass: most of a training step is spent
+there. `accelerate(model)` returns a model that computes the same from the same weights
+with faster gradients, and with a BatchNorm that reads the images fewer times. On a GPU
+or a TPU it runs the stock operations, and on another Keras backend than JAX it returns
+the model it was given.
+
+    fast = kerascnn.accelerate(model)
+    fast.compile(...)
+    fast.fit(...)
+    model.save("trained.keras")  # plain Keras: the weights are the same variables
+"""
+
+from kerascnn.acceleration.activations import fast_silu
+from kerascnn.acceleration.convolution import fast_convolution
+from kerascnn.acceleration.dispatch import algorithm, stock_operations
+from kerascnn.acceleration.layers import (
+    BatchNormalization,
+    Conv2D,
+    Dropout,
+    MaxPooling2D,
+    is_fast_in_a_loop,
+)
+from kerascnn.acceleration.materialize import stored
+from kerascnn.acceleration.mesh import BATCH
+from kerascnn.acceleration.model import accelerate, is_graph
+from kerascnn.acceleration.normalization import fast_batch_normalization
+from kerascnn.acceleration.pooling import fast_max_pool
+
+__all__ = [
+    "BATCH",
+    "BatchNormalization",
+    "Conv2D",
+    "Dropout",
+    "MaxPooling2D",
+    "accelerate",
+    "algorithm",
+    "fast_batch_normalization",
+    "fast_convolution",
+    "fast_max_pool",
+    "fast_silu",
+    "is_fast_in_a_loop",
+    "is_graph",
+    "stock_operations",
+    "stored",
+]

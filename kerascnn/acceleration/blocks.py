@@ -1,0 +1,89 @@
+"""Loops over blocks of images, and the pixels that a convolution takes or leaves."""
+
+import jax.numpy as jnp
+from jax import lax
+
+
+def output_shape(x, kernel, strides, padding):
+    """The shape of a convolution's result."""
+    size = (
+        (pixels + low + high - taps) // step + 1
+        for pixels, taps, step, (low, high) in zip(
+            x.shape[1:3], kernel.shape[:2], strides, padding, strict=True
+        )
+    )
+    return (x.shape[0], *size, kernel.shape[3])
+
+
+def strided_slices(x, axis, step, count, offsets):
+    """`count` elements of an axis, `step` apart, from each offset below `offsets`."""
+    return [
+        lax.slice_in_dim(x, i, i + step * (count - 1) + 1, step, axis)
+        for i in range(offsets)
+    ]
+
+
+def zero_framed(block, top, left, height, width):
+    """The block inside `height` x `width` zeros, at row `top` and column `left`."""
+    below, right = height - top - block.shape[1], width - left - block.shape[2]
+    return jnp.pad(block, ((0, 0), (top, below), (left, right), (0, 0)))
+
+
+def without_padding(x, padding, size):
+    """The gradient of the images, of that of the padded ones up to the last window."""
+    (top, _), (left, _) = padding
+    below, right = (
+        max(0, before + pixels - length)
+        for before, pixels, length in zip((top, left), size, x.shape[1:3], strict=True)
+    )
+    x = jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)))
+    return x[:, top : top + size[0], left : left + size[1]]
+
+
+# Blocks of images: small enough for the processor's caches, and no copy of the whole
+# batch is ever made.
+
+
+def for_each_block(images, size, body, init):
+    """`body(first image, state)` of each block, one after the other."""
+    steps = -(-images // size)
+    return lax.fori_loop(0, steps, lambda i, state: body(i * size, state), init)
+
+
+def filled(shape, images, size, block_of):
+    """An array of this shape, its images from `start` on being `block_of(start)`."""
+
+    def add_block(start, y):
+        # Starts where `block_at` does: the last block overlaps the one before.
+        return lax.dynamic_update_slice_in_dim(y, block_of(start), start, 0)
+
+    return for_each_block(shape[0], size, add_block, _output_buffer(shape, images))
+
+
+def _output_buffer(shape, images):
+    """An array for blocks to fill; what it holds comes from the images.
+
+    A step's arrays of zeros would be one, kept until its end and copied for each loop.
+    """
+    return jnp.full(shape, images.ravel()[0])
+
+
+def block_at(x, start, size):
+    """Images `start` to `start + size`; the last block ends with the batch."""
+    return lax.dynamic_slice_in_dim(x, start, size)
+
+
+def new_images_at(x, start, size):
+    """The same with zeros for the images that the block before has had."""
+    block = block_at(x, start, size)
+    if x.shape[0] % size == 0:
+        return block
+    first = jnp.minimum(start, x.shape[0] - size)
+    fresh = first + jnp.arange(size) >= start
+    return jnp.where(fresh.reshape(-1, *[1] * (x.ndim - 1)), block, 0)
+
+
+def images_a_block(images, at_most):
+    """Images a block, so that the last one has about as many new ones as the others."""
+    blocks = -(-images // max(1, at_most))
+    return -(-images // blocks)

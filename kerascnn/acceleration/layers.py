@@ -1,0 +1,243 @@
+"""Keras layers that run the fast operations."""
+
+import weakref
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from kerascnn.acceleration import dispatch
+from kerascnn.acceleration.activations import fast_silu
+from kerascnn.acceleration.canary import trusted
+from kerascnn.acceleration.convolution import fast_convolution
+from kerascnn.acceleration.materialize import stored_on_cpu
+from kerascnn.acceleration.normalization import (
+    fast_batch_normalization,
+    scale_and_shift,
+)
+from kerascnn.acceleration.pooling import fast_max_pool
+
+# What BatchNorm has made of what, for the convolution that comes next: by the identity
+# of the result, `fast_convolution`'s argument `source`. JAX's tracers take no attribute
+# and have no hash; an operation in between makes another one, which is not found.
+_SOURCES = {}
+
+
+def _remember(y, source):
+    """Keep what `y` comes from, for as long as `y` is being traced."""
+    if isinstance(y, jax.core.Tracer):
+        _SOURCES[id(y)] = source
+        weakref.finalize(y, _SOURCES.pop, id(y))
+
+
+def _on_cpu():
+    return keras.backend.backend() == "jax" and jax.default_backend() == "cpu"
+
+
+class _Sharing:
+    """For a fast layer, which may share what another layer knows."""
+
+    _original = None
+
+    @classmethod
+    def sharing(cls, layer, **changes):
+        """The fast twin of a built layer, with its variables and its `trainable`.
+
+        Args:
+            layer: the layer.
+            changes: what is to differ in the configuration.
+        """
+        config = layer.get_config()
+        # Of a function of the user's, it holds a name alone.
+        objects = {
+            name: getattr(layer, name)
+            for name in config
+            if callable(getattr(layer, name, None))
+        }
+        twin = cls.from_config(config | objects | changes)
+        twin.autocast = layer.autocast  # not in the configuration
+        # A function, for Keras would count the layer itself among the twin's own.
+        twin._original = lambda: layer
+        return twin
+
+    @property
+    def trainable(self):
+        """Whether the layer trains: one switch for the twin and the original."""
+        return self._original().trainable if self._original else super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        if self._original:
+            self._original().trainable = value
+        else:
+            keras.layers.Layer.trainable.fset(self, value)
+
+    def add_weight(self, *args, name=None, **kwargs):
+        """The shared variable of this name, or a new one as the parent makes it."""
+        if not self._original:
+            return super().add_weight(*args, name=name, **kwargs)
+        return next(v for v in self._original().variables if v.name == name)
+
+
+@keras.saving.register_keras_serializable(package="kerascnn")
+class Conv2D(_Sharing, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` computed by `fast_convolution`.
+
+    Takes the arguments of its parent. Channels first, groups and dilation run as the
+    parent runs them.
+    """
+
+    def call(self, inputs):
+        """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
+        if not self._is_covered:
+            return super().call(inputs)
+        relu = self.activation is keras.activations.relu
+        bias = self.bias if self.use_bias else None
+        y = self._convolve(inputs, self.kernel, bias, relu)
+        if relu or self.activation is None:
+            return y
+        if self.activation is keras.activations.silu:
+            return fast_silu(y)
+        return self.activation(y)
+
+    def convolution_op(self, inputs, kernel):
+        """The public override point of Keras's convolutions."""
+        if not self._is_covered:
+            return super().convolution_op(inputs, kernel)
+        return self._convolve(inputs, kernel)
+
+    @property
+    def _is_covered(self):
+        return (
+            keras.backend.backend() == "jax"
+            and self.data_format == "channels_last"
+            and self.groups == 1
+            and self.dilation_rate == (1, 1)
+        )
+
+    def _convolve(self, inputs, kernel, bias=None, relu=False):
+        source = _SOURCES.get(id(inputs), ())
+        kernel = keras.ops.convert_to_tensor(kernel)
+        inputs = keras.ops.convert_to_tensor(inputs, dtype=kernel.dtype)
+        if bias is not None:
+            bias = keras.ops.convert_to_tensor(bias, dtype=kernel.dtype)
+        return fast_convolution(
+            inputs, kernel, self.strides, self.padding, bias, relu, source
+        )
+
+
+@keras.saving.register_keras_serializable(package="kerascnn")
+class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
+    """`keras.layers.MaxPooling2D` computed by `fast_max_pool` where that covers it."""
+
+    def call(self, inputs):
+        """Pool; overlapping or padded windows and channels first as the parent does."""
+        if (
+            keras.backend.backend() != "jax"
+            or not dispatch.uses_fast()
+            or self.data_format != "channels_last"
+            or self.padding != "valid"
+            or self.strides != self.pool_size
+        ):
+            return super().call(inputs)
+        return fast_max_pool(inputs, self.pool_size)
+
+
+@keras.saving.register_keras_serializable(package="kerascnn")
+class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` computed by `fast_batch_normalization`.
+
+    Takes the arguments of its parent, and runs as the parent does outside of training,
+    where it is frozen, on a GPU or a TPU, with a mask, with renormalisation, over
+    another axis than the last and for another type than float32.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalise; in training by the batch, and move the statistics towards it."""
+        if not (training and self.trainable and mask is None and self._covers(inputs)):
+            return super().call(inputs, training=training, mask=mask)
+        like = self.moving_mean.value
+        gamma = self.gamma.value if self.scale else jnp.ones_like(like)
+        beta = self.beta.value if self.center else jnp.zeros_like(like)
+        y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
+        affine = scale_and_shift(gamma, beta, mean, variance, self.epsilon)
+        _remember(y, (inputs, *affine))
+        old, new = self.momentum, 1 - self.momentum
+        self.moving_mean.assign(self.moving_mean * old + mean * new)
+        self.moving_variance.assign(self.moving_variance * old + variance * new)
+        return y
+
+    def _covers(self, inputs):
+        return (
+            _on_cpu()
+            and dispatch.uses_fast()
+            and not self.renorm
+            and self.axis in (-1, inputs.ndim - 1)
+            and inputs.dtype.name == self.compute_dtype == "float32"
+        )
+
+
+@keras.saving.register_keras_serializable(package="kerascnn")
+class Dropout(_Sharing, keras.layers.Dropout):
+    """`keras.layers.Dropout` with the same draws, for one line of numbers.
+
+    For an array of four axes, XLA on a CPU compiles them in five times the time and
+    twice the memory. Takes the arguments of its parent, and runs as the parent does on
+    a GPU or a TPU and with a `noise_shape`.
+    """
+
+    @classmethod
+    def sharing(cls, layer):
+        """The twin of a layer, which draws from the layer's own generator."""
+        twin = super().sharing(layer, rate=0)  # makes no generator
+        if layer.rate:
+            twin.rate, twin.seed_generator = layer.rate, layer.seed_generator
+        return twin
+
+    def build(self, input_shape):
+        """Nothing; without it, Keras would let no generator in after `__init__`."""
+
+    def call(self, inputs, training=False):
+        """Drop some of the numbers and scale the others, in training."""
+        some = 0 < self.rate < 1
+        if not (training and some and self.noise_shape is None and _on_cpu()):
+            return super().call(inputs, training=training)
+        drawn = super().call(jnp.ones(inputs.size, inputs.dtype), training=training)
+        # A byte for each number: XLA would keep eight, what the draw is made of.
+        seed = self.seed_generator.state.value
+        kept = stored_on_cpu((drawn > 0).astype("uint8"), seed)
+        return jnp.where(kept.reshape(inputs.shape), inputs / (1 - self.rate), 0)
+
+
+FAST_LAYERS = {
+    keras.layers.Conv2D: Conv2D,
+    keras.layers.MaxPooling2D: MaxPooling2D,
+    keras.layers.BatchNormalization: BatchNormalization,
+    keras.layers.Dropout: Dropout,
+}
+
+
+def is_fast_in_a_loop(layer):
+    """Whether a CPU computes a built layer as fast inside `jax.lax.scan` as outside.
+
+    The gradients of XLA's own convolutions take twenty times as long there.
+
+    Args:
+        layer: the layer; all but convolutions are fast.
+    """
+    if not isinstance(layer, keras.layers.Conv2D):
+        return True
+    covered = type(layer) is Conv2D and layer._is_covered
+    if not (covered and layer.compute_dtype == "float32" and dispatch.uses_fast()):
+        return False
+    image = layer.input.shape[1:]
+    shape = (*layer.kernel_size, image[2], layer.filters)
+    if dispatch.winograd_pays(shape, layer.strides) and trusted():
+        return True  # without having to look
+
+    def step(images, kernel):
+        return layer.convolution_op(images, kernel).sum()
+
+    arrays = (jax.ShapeDtypeStruct(each, jnp.float32) for each in ((1, *image), shape))
+    text = jax.jit(jax.value_and_grad(step, (0, 1))).lower(*arrays).as_text()
+    return "stablehlo.convolution" not in text

@@ -1,0 +1,103 @@
+"""Batch normalisation that reads the images fewer times."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from kerascnn.acceleration.materialize import stored
+from kerascnn.acceleration.mesh import BATCH, WHOLE, may_be_cut, on_each_device
+
+
+def fast_batch_normalization(x, gamma, beta, epsilon):
+    """Batch normalisation in training, over all axes but the last.
+
+    The value is Keras's: the mean, then the variance about it, and the numbers
+    `x * scale + (beta - mean * scale)`, where scale is `gamma / sqrt(variance +
+    epsilon)`. The gradient takes two sums over the batch, where that of the single
+    operations takes more; under one `jax.jit` with it, nothing but `x` is kept for it.
+    All derivatives, of any order, forward and reverse, are exact.
+
+    Where devices share a batch, they exchange numbers once forward and once backward.
+
+    Args:
+        x: float32 of shape `(batch, ..., channels)`.
+        gamma: float32 of shape `(channels,)`.
+        beta: float32 of shape `(channels,)`.
+        epsilon: what is added to the variance, a float.
+
+    Returns:
+        The normalised `x`; the batch's mean and its variance (the mean squared
+        deviation), each of shape `(channels,)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0], [3.0]])
+        >>> gamma, beta = jnp.array([10.0]), jnp.array([0.0])
+        >>> y, mean, variance = fast_batch_normalization(x, gamma, beta, 0.0)
+        >>> y[:, 0]
+        Array([-10.,  10.], dtype=float32)
+        >>> mean[0], variance[0]
+        (Array(2., dtype=float32), Array(1., dtype=float32))
+    """
+    return _normalised(x, gamma, beta, epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _normalised(x, gamma, beta, epsilon):
+    mean, variance = _moments(x)
+    scale, shift = scale_and_shift(gamma, beta, mean, variance, epsilon)
+    return x * scale + shift, mean, variance
+
+
+def scale_and_shift(gamma, beta, mean, variance, epsilon):
+    """What the images are multiplied with, and what is added to them."""
+    scale = gamma * lax.rsqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
+@_normalised.defjvp
+def _normalised_jvp(epsilon, primals, tangents):
+    x, gamma, beta = primals
+    dx, dgamma, dbeta = tangents
+    y, mean, variance = _normalised(x, gamma, beta, epsilon)
+    inverse = lax.rsqrt(variance + epsilon)
+    scale = gamma * inverse
+    centred = x - mean
+    dmean = _over_images(dx)
+    # The variance's tangent is twice the mean of centred * (dx - dmean), and that of
+    # centred * dmean is zero.
+    half = _over_images(centred * dx)
+    slope = dgamma * inverse - scale * inverse * inverse * half
+    # Stored, so that backward `centred * gradient` is an array to be summed. Without
+    # this, XLA keeps `centred` from the forward pass on.
+    slope = on_each_device(stored, jnp.broadcast_to(slope, x.shape))
+    dy = scale * dx + (dbeta - scale * dmean) + centred * slope
+    return (y, mean, variance), (dy, dmean, 2 * half)
+
+
+def _over_images(x):
+    return jnp.mean(x, tuple(range(x.ndim - 1)))
+
+
+def _mean_and_variance(x):
+    mean = _over_images(x)
+    return mean, _over_images(jnp.square(x - mean))
+
+
+def _moments(x):
+    """The mean and the variance of the batch, also of one that devices share."""
+    if not may_be_cut(x):
+        return _mean_and_variance(x)
+
+    def of_all(part):
+        # Parts of equal size: the mean of their variances and the variance of their
+        # means add up to that of all. Chan, Golub and LeVeque, "Updating formulae and
+        # a pairwise algorithm for computing sample variances", 1979.
+        own = jnp.stack(_mean_and_variance(part))
+        means, variances = lax.all_gather(own, BATCH, axis=1)
+        mean, between = _mean_and_variance(means)
+        return mean, jnp.mean(variances, 0) + between
+
+    return on_each_device(of_all, x, result=WHOLE)
