@@ -15,6 +15,14 @@ def output_shape(x, kernel, strides, padding):
     return (x.shape[0], *size, kernel.shape[3])
 
 
+def along_channels(values, ndim):
+    """Values of shape `(channels,)` as an array of `ndim` axes, the last its own.
+
+    JAX's `numpy_rank_promotion="raise"` refuses what it would do by itself.
+    """
+    return values.reshape(*[1] * (ndim - 1), -1)
+
+
 def strided_slices(x, axis, step, count, offsets):
     """`count` elements of an axis, `step` apart, from each offset below `offsets`."""
     return [

@@ -8,7 +8,7 @@ from jax import lax
 from jax.interpreters import ad, batching
 
 from kerascnn.acceleration import bands, direct, dispatch, winograd
-from kerascnn.acceleration.blocks import output_shape
+from kerascnn.acceleration.blocks import along_channels, output_shape
 from kerascnn.acceleration.canary import trusted
 from kerascnn.acceleration.materialize import after, new_primitive, stored_on_cpu
 from kerascnn.acceleration.mesh import on_each_device
@@ -44,6 +44,10 @@ def fast_convolution(
     Returns:
         float32 of shape `(batch, new_height, new_width, filters)`.
 
+    Raises:
+        ValueError: where `keras.ops.conv` raises it: images smaller than the kernel,
+            channels that are no multiple of the kernel's, arrays of other axes.
+
     Example:
         >>> import jax.numpy as jnp
         >>> fast_convolution(jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1)))[0, ..., 0]
@@ -51,6 +55,12 @@ def fast_convolution(
                [4., 4.]], dtype=float32)
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if x.ndim != 4 or kernel.ndim != 4:
+        raise ValueError(
+            "fast_convolution takes images (batch, height, width, channels) and a "
+            "kernel (height, width, channels, filters). Received: shapes "
+            f"{x.shape} and {kernel.shape}"
+        )
     strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
     padding = dispatch.explicit_padding(
         x.shape[1:3], kernel.shape[:2], strides, padding
@@ -61,6 +71,11 @@ def fast_convolution(
     if not (dispatch.uses_fast() and covered and trusted()):
         groups = x.shape[3] // kernel.shape[2]
         y = _stock_convolution(x, kernel, strides, padding, groups)
+        if 0 in y.shape and 0 not in x.shape:  # as `keras.ops.conv` has it
+            raise ValueError(
+                f"images of shape {x.shape} are too small for a kernel of shape "
+                f"{kernel.shape} with padding {padding}"
+            )
         return _finished(y, bias, relu)
     # Images are cut among devices, the other arrays whole on each.
     images = source[:1]
@@ -75,7 +90,7 @@ def fast_convolution(
 
 def _finished(y, bias, relu):
     """`y` with a bias, of a tuple that may be empty, and ReLU."""
-    y = sum(bias, start=y)
+    y = sum((along_channels(each, 4) for each in bias), start=y)
     return jax.nn.relu(y) if relu else y
 
 
@@ -306,7 +321,8 @@ _input_gradient_last = _advised_primitive(
 def _tangent_of(convolution):
     def tangent(dx, dkernel, x, kernel, *others, biased, **geometry):
         terms = [convolution(dx, kernel, **geometry)]
-        terms += [convolution(x, dkernel, **geometry), *others[:biased]]
+        terms += [convolution(x, dkernel, **geometry)]
+        terms += [along_channels(dbias, 4) for dbias in others[:biased]]
         return functools.reduce(jnp.add, terms)
 
     return tangent
@@ -331,7 +347,9 @@ def _tangent_jvp(primals, tangents, *, biased, **geometry):
     y = _tangent.bind(*primals, biased=biased, **geometry)
     bind = functools.partial(_convolution.bind, **geometry)
     tangent = _sum_where_given(bind, pairs, y)
-    dbias = (term for term in others[:biased] if type(term) is not ad.Zero)
+    dbias = (
+        along_channels(term, 4) for term in others[:biased] if type(term) is not ad.Zero
+    )
     return y, functools.reduce(jnp.add, dbias, tangent)
 
 
@@ -434,5 +452,6 @@ def _finished_convolution_jvp(strides, padding, relu, primals, tangents):
             tangent += _convolution.bind(dx, kernel, **geometry)
         if dkernel is not None:
             tangent += _convolution.bind(x, dkernel, **geometry)
-        tangent = functools.reduce(jnp.add, dbias, tangent)
+        for each in dbias:
+            tangent += along_channels(each, 4)
     return y, jnp.where(y > 0, tangent, 0) if relu else tangent

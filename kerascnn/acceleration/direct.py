@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kerascnn.acceleration.blocks import (
+    along_channels,
     block_at,
     filled,
     for_each_block,
@@ -56,7 +57,7 @@ def summed_convolution(x, kernel, strides, padding):
     """Shifted images times numbers, for a few channels and filters: one fused loop."""
     images = _shifted(x, kernel.shape[:2], strides, padding)
     terms = [
-        images[i][j][..., c, None] * kernel[i, j, c]
+        images[i][j][..., c, None] * along_channels(kernel[i, j, c], x.ndim)
         for i, j, c in np.ndindex(kernel.shape[:3])
     ]
     return functools.reduce(jnp.add, terms)

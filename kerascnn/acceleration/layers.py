@@ -89,7 +89,7 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
 
     def call(self, inputs):
         """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
-        if not self._is_covered:
+        if not self._covers(inputs):
             return super().call(inputs)
         relu = self.activation is keras.activations.relu
         bias = self.bias if self.use_bias else None
@@ -102,7 +102,7 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """The public override point of Keras's convolutions."""
-        if not self._is_covered:
+        if not self._covers(inputs, kernel):
             return super().convolution_op(inputs, kernel)
         return self._convolve(inputs, kernel)
 
@@ -114,6 +114,16 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
             and self.groups == 1
             and self.dilation_rate == (1, 1)
         )
+
+    def _covers(self, inputs, kernel=None):
+        """Whether Keras's own operation, which checks them, need not see the shapes."""
+        if not self._is_covered:
+            return False
+        kernel = self.kernel.shape if kernel is None else kernel.shape
+        padding = dispatch.explicit_padding(
+            inputs.shape[1:3], kernel[:2], self.strides, self.padding
+        )
+        return not dispatch.uncovered(inputs.shape, kernel, padding)
 
     def _convolve(self, inputs, kernel, bias=None, relu=False):
         source = _SOURCES.get(id(inputs), ())
@@ -138,6 +148,11 @@ class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
             or self.data_format != "channels_last"
             or self.padding != "valid"
             or self.strides != self.pool_size
+            or not jnp.issubdtype(inputs.dtype, jnp.floating)
+            or any(
+                size < window
+                for size, window in zip(inputs.shape[1:3], self.pool_size, strict=True)
+            )
         ):
             return super().call(inputs)
         return fast_max_pool(inputs, self.pool_size)
@@ -199,7 +214,7 @@ class Dropout(_Sharing, keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Drop some of the numbers and scale the others, in training."""
-        some = 0 < self.rate < 1
+        some = 0 < self.rate < 1 and jnp.issubdtype(inputs.dtype, jnp.floating)
         if not (training and some and self.noise_shape is None and _on_cpu()):
             return super().call(inputs, training=training)
         drawn = super().call(jnp.ones(inputs.size, inputs.dtype), training=training)

@@ -20,6 +20,9 @@ def after(x, other):
     return jnp.where(_never(other), -x, x)
 
 
+# Eagerly, `lax.while_loop` compiles the new functions of each call and keeps them;
+# `jax.jit` compiles once for a shape; where it is traced, it leaves nothing behind.
+@functools.partial(jax.jit, inline=True)
 def stored_on_cpu(x, witness=None):
     """`stored` on a CPU, which asks a number of `witness`, or of `x` itself.
 
@@ -72,7 +75,14 @@ def new_primitive(name, shape, fast, stock):
 
     @functools.cache
     def compiled(**parameters):
-        return jax.jit(functools.partial(primitive.bind, **parameters))
+        # Not `bind`, which without `jax.jit`, under `jax.disable_jit`, comes back here.
+        return jax.jit(
+            functools.partial(
+                lax.platform_dependent,
+                cpu=functools.partial(fast, **parameters),
+                default=functools.partial(stock, **parameters),
+            )
+        )
 
     @primitive.def_impl
     def evaluate(*arguments, **parameters):

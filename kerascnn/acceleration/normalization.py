@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kerascnn.acceleration.blocks import along_channels
 from kerascnn.acceleration.materialize import stored
 from kerascnn.acceleration.mesh import BATCH, WHOLE, may_be_cut, on_each_device
 
@@ -48,6 +49,7 @@ def fast_batch_normalization(x, gamma, beta, epsilon):
 def _normalised(x, gamma, beta, epsilon):
     mean, variance = _moments(x)
     scale, shift = scale_and_shift(gamma, beta, mean, variance, epsilon)
+    scale, shift = along_channels(scale, x.ndim), along_channels(shift, x.ndim)
     return x * scale + shift, mean, variance
 
 
@@ -64,7 +66,7 @@ def _normalised_jvp(epsilon, primals, tangents):
     y, mean, variance = _normalised(x, gamma, beta, epsilon)
     inverse = lax.rsqrt(variance + epsilon)
     scale = gamma * inverse
-    centred = x - mean
+    centred = x - along_channels(mean, x.ndim)
     dmean = _over_images(dx)
     # The variance's tangent is twice the mean of centred * (dx - dmean), and that of
     # centred * dmean is zero.
@@ -72,8 +74,10 @@ def _normalised_jvp(epsilon, primals, tangents):
     slope = dgamma * inverse - scale * inverse * inverse * half
     # Stored, so that backward `centred * gradient` is an array to be summed. Without
     # this, XLA keeps `centred` from the forward pass on.
-    slope = on_each_device(stored, jnp.broadcast_to(slope, x.shape))
-    dy = scale * dx + (dbeta - scale * dmean) + centred * slope
+    slope = jnp.broadcast_to(along_channels(slope, x.ndim), x.shape)
+    slope = on_each_device(stored, slope)
+    shift = along_channels(dbeta - scale * dmean, x.ndim)
+    dy = along_channels(scale, x.ndim) * dx + shift + centred * slope
     return (y, mean, variance), (dy, dmean, 2 * half)
 
 
@@ -83,7 +87,7 @@ def _over_images(x):
 
 def _mean_and_variance(x):
     mean = _over_images(x)
-    return mean, _over_images(jnp.square(x - mean))
+    return mean, _over_images(jnp.square(x - along_channels(mean, x.ndim)))
 
 
 def _moments(x):

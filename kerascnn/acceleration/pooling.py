@@ -42,7 +42,7 @@ def _max_pool_jvp(rows, columns, primals, tangents):
     line = width * columns * channels
     index = jnp.repeat(index[:, :, :, None], columns, axis=3)
     column = np.tile(np.repeat(np.arange(columns), channels), width)
-    position = np.arange(rows)[:, None] * columns + column
+    position = (np.arange(rows)[:, None] * columns + column)[None, None]
     chosen = index.reshape(batch, height, 1, line) == position.astype(index.dtype)
     tangent = _windows(tangents[0], rows, columns).reshape(batch, height, rows, line)
     tangent = jnp.where(chosen, tangent, 0).reshape(windows.shape)

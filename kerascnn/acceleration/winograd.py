@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from kerascnn.acceleration.blocks import (
+    along_channels,
     block_at,
     filled,
     for_each_block,
@@ -367,7 +368,7 @@ def weight_gradient(x, g, padding, taps, source=()):
         block = block_at(kept, start, size)
         if affine:
             scale, shift = affine
-            block = block * scale + shift
+            block = block * along_channels(scale, 4) + along_channels(shift, 4)
         block = zero_framed(block, padding[0][0], padding[1][0], *tiling.frame)
         tiles = _transformed_tiles(inputs, block, tiling.grid, m, kept)
         tiles = _tiles_of_pieces(tiles, tiling, kept)
