@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import hashlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -37,6 +38,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
 
+def require(package):
+    """Skip a test where a backend's package is not installed."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers("needs"):
+        require(marker.args[0])
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path_factory):
     """No test writes the user's own cache; all share one, so samples decode once."""
@@ -49,6 +61,7 @@ def passes_on():
     """Check that tests pass on another backend, in a process of their own."""
 
     def check(backend, *tests):
+        require(backend)
         words = ["-m", "pytest", "-q", "-m", "", "-n", "0", "-p", "no:cacheprovider"]
         done = subprocess.run(
             [sys.executable, *words, *tests],

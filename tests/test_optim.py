@@ -4,13 +4,16 @@
 on TensorFlow and PyTorch.
 """
 
+import contextlib
 import functools
 import json
+
+with contextlib.suppress(ImportError):
+    import torch  # before TensorFlow, or the two crash
 
 import keras
 import numpy as np
 import pytest
-import torch  # before TensorFlow, or the two crash
 from keras import layers, ops
 
 from kerascnn import UsageError, optim
@@ -72,6 +75,7 @@ def largest_difference(path, other):
 TOLERANCE = 2e-6
 
 
+@pytest.mark.needs("torch")
 class TestOnEveryBackend:
     @pytest.mark.parametrize("amsgrad", [False, True])
     def test_adam_is_pytorchs(self, amsgrad):
@@ -219,11 +223,13 @@ def exponential_lr(rate, gamma, epochs):
     return rates
 
 
+@pytest.mark.needs("torch")
 def test_exponential_decay_is_exponential_lr():
     rates = rates_of_fit(optim.adam(1e-3), optim.ExponentialDecay(0.96), epochs=30)
     assert rates == exponential_lr(1e-3, 0.96, 30)
 
 
+@pytest.mark.needs("torch")
 def test_exponential_decay_from_a_later_epoch():
     callback = optim.ExponentialDecay(0.96)
     rates = rates_of_fit(optim.adam(1e-3), callback, initial_epoch=20, epochs=30)
@@ -231,6 +237,7 @@ def test_exponential_decay_from_a_later_epoch():
     assert rates == {epoch: expected[epoch] for epoch in range(20, 30)}
 
 
+@pytest.mark.needs("torch")
 def test_exponential_decay_of_an_optimiser_restored_in_the_middle():
     # Its own learning rate is the decayed one: the first epoch's has to be told.
     callback = optim.ExponentialDecay(0.96, learning_rate=1e-3)

@@ -9,6 +9,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from keras import layers
 

@@ -160,6 +160,8 @@ def conform(backend, *words):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.needs("tensorflow")
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("trained_on", "loaded_on"),
     [

@@ -12,6 +12,9 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
+
+pytest.importorskip("torch")
+
 import torch
 from keras import layers
 from torch import nn

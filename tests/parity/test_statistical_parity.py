@@ -9,6 +9,9 @@ import types
 import keras
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from kerascnn import data, recipe

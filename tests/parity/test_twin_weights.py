@@ -5,6 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from keras import layers
 from torch import nn

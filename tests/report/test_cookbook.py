@@ -276,7 +276,14 @@ def test_the_deviation_is_that_of_a_sample():
 
 
 @pytest.mark.skipif(not records.FOLDER.exists(), reason="needs a checkout")
-@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "jax",
+        pytest.param("tensorflow", marks=pytest.mark.needs("tensorflow")),
+        pytest.param("torch", marks=pytest.mark.needs("torch")),
+    ],
+)
 def test_the_cookbook_of_this_repository_is_fresh(backend):
     """Also: recipes have the same fingerprints and differences on every backend."""
     done = subprocess.run(

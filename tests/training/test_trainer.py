@@ -59,7 +59,14 @@ def run_recipe(folder, name, *options, **environment):
     )
 
 
-@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "jax",
+        pytest.param("tensorflow", marks=pytest.mark.needs("tensorflow")),
+        pytest.param("torch", marks=pytest.mark.needs("torch")),
+    ],
+)
 def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     options = ["--data", "sample", "--epochs", "2", "--seed", "7"]
     done = run_recipe(
@@ -151,6 +158,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, engine):
     assert weights[0] == weights[1] != weights[2]
 
 
+@pytest.mark.needs("torch")
 def test_backend_option_starts_the_process_again(tmp_path):
     options = ["--data", "sample", "--epochs", "1", "--backend", "torch"]
     done = python(
