@@ -135,12 +135,9 @@ def network() -> keras.Model:
     x = layers.BatchNormalization()(x)
     x = layers.Activation("relu")(x)
     x = layers.Conv2D(3, 1, activation="relu", kernel_regularizer="l2")(x)
-    skip = x
-    x = layers.Conv2D(3, 3, padding="same", activation="silu")(x)
-    x = layers.Add()([x, skip])
     x = layers.Conv2D(3, 1)(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.5)(layers.Dense(3, activation="relu")(x))
+    x = layers.Dense(3, activation="relu")(x)
     return keras.Model(image, layers.Dense(3)(x))
 
 

@@ -388,6 +388,7 @@ def test_optax_state_travels_in_its_variables(name):
 
 
 @ON_JAX
+@pytest.mark.needs("torch")
 def test_optax_learning_rate_is_read_and_set():
     import optax
 

@@ -71,6 +71,8 @@ def test_weights_are_the_recipe_s_drawn_by_numpy(name, deviation):
     assert kernel.std() == pytest.approx(deviation, rel=0.17)
 
 
+@pytest.mark.needs("tensorflow")
+@pytest.mark.needs("torch")
 def test_command_compares_and_draws(tmp_path, capsys):
     picture = tmp_path / "losses.png"
     words = ["fashion_mlp", "--steps", "3", "--batch-size", "4", "--json"]
