@@ -22,7 +22,6 @@ from typing import Any
 import keras
 import numpy as np
 
-import kerascnn
 from kerascnn import UsageError
 
 # Values that nothing can change; the recipe makes those that were there from the start.
@@ -41,7 +40,7 @@ _LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]))
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
-_PACKAGE = Path(kerascnn.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def kind(value: Any) -> str:
