@@ -693,8 +693,8 @@ def test_a_run_with_held_out_images_says_so_in_its_checkpoints(tmp_path):
     run = training.train(recipe.load("fashion_mlp"), options)
     saved = checkpoint.newest(run.folder)
     assert saved.manifest["validation"] is True
-    assert [r["test_loss"] for r in saved.manifest["history"]] == [
-        record["test_loss"] for record in run.metrics
+    assert [r["validation_loss"] for r in saved.manifest["history"]] == [
+        record["validation_loss"] for record in run.metrics
     ]
 
 
