@@ -1,5 +1,6 @@
 """What `accelerate` keeps of a user's model, and what its layers do where JAX's do."""
 
+import functools
 import gc
 import types
 
@@ -400,8 +401,7 @@ def test_where_keras_refuses_the_fast_layer_refuses(name, shape, dtype):
     """Each layer called by itself, where a model would look at the shapes before."""
     x = jnp.asarray(RNG.uniform(-3, 3, shape), dtype)
     results = []
-    for convert in (lambda model: model, accelerate):
-        layer = convert(single(name)).layers[1]
+    for layer in stock_and_fast(name):
         try:
             results.append(np.asarray(layer(x, **training(name))))
         except Exception as error:
@@ -414,11 +414,16 @@ def test_where_keras_refuses_the_fast_layer_refuses(name, shape, dtype):
         np.testing.assert_allclose(fast, stock, rtol=1e-3, atol=1e-3)
 
 
+@functools.cache
+def stock_and_fast(name):
+    return single(name).layers[1], accelerate(single(name)).layers[1]
+
+
 def training(name):
     return {"training": True} if name in ("normalization", "dropout") else {}
 
 
-# JAX's documented switches that a user may have set, and a value that is not its own.
+# Documented switches of JAX with which stock Keras runs, at a value not their default.
 SWITCHES = {
     "jax_disable_jit": True,
     "jax_debug_nans": True,
@@ -430,13 +435,11 @@ SWITCHES = {
     "jax_check_tracer_leaks": True,
     "jax_debug_key_reuse": True,
     "jax_default_matmul_precision": "highest",
-    "jax_disable_most_optimizations": True,
-    "jax_default_prng_impl": "rbg",
     "jax_threefry_partitionable": False,
 }
 
 
-def value_and_gradient(model, x):
+def value_and_gradients(model, x):
     weights = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
 
@@ -444,28 +447,30 @@ def value_and_gradient(model, x):
         y, _ = model.stateless_call(weights, others, x, training=True)
         return keras.ops.sum(y * y), y
 
-    gradients, y = jax.grad(loss, (0, 1), has_aux=True)(weights, x)
-    return [y, *gradients[0], gradients[1]]
+    step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (_, y), (by_weights, by_images) = step(weights, x)
+    return [y, *by_weights, by_images, model(x)]
+
+
+def chain():
+    keras.utils.set_random_seed(0)
+    image = x = keras.Input((16, 16, 16))
+    for name in ("winograd", "normalization", "pooling", "sums", "strided", "dropout"):
+        x = LAYERS[name]()(x)
+    return keras.Model(image, x)
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-@pytest.mark.parametrize("name", LAYERS)
-def test_jax_s_switches_leave_the_fast_layers_right(name, switch):
-    """Where the stock layer runs, the fast one computes the same."""
+def test_jax_s_switches_leave_the_fast_layers_right(switch):
     old = getattr(jax.config, switch)
-    x = RNG.standard_normal((2, 8, 8, 16), np.float32)
-    results = []
+    x = RNG.standard_normal((2, 16, 16, 16), np.float32)
     try:
         jax.config.update(switch, SWITCHES[switch])
-        for convert in (lambda model: model, accelerate):
-            try:
-                results.append(value_and_gradient(convert(single(name)), x))
-            except Exception as error:
-                if results:
-                    raise
-                pytest.skip(f"stock Keras fails: {type(error).__name__}")
+        stock = value_and_gradients(chain(), x)
+        fast = value_and_gradients(accelerate(chain()), x)
     finally:
         jax.config.update(switch, old)
-    for stock, fast in zip(*results, strict=True):
-        assert fast.dtype == stock.dtype
-        np.testing.assert_allclose(fast, stock, rtol=1e-4, atol=1e-3)
+    for one, other in zip(fast, stock, strict=True):
+        assert one.dtype == other.dtype
+        scale = np.max(np.abs(other))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * scale)
