@@ -340,6 +340,7 @@ def test_help_of_the_cookbook_names_both_forms(capsys):
     assert "cookbook add RUN..." in text
 
 
+@pytest.mark.needs("torch")
 def test_a_recipe_run_as_a_file_starts_again_on_jax(tmp_path):
     """It imports Keras before this package, and Keras chooses what its file says."""
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
