@@ -1,5 +1,6 @@
-"""The code is formatted and linted as pyproject.toml says."""
+"""The code is formatted, linted and typed as pyproject.toml says."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,3 +20,40 @@ def test_ruff_has_nothing_to_say(words):
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Keras annotates few of its functions: pyright infers their results from all backends
+# at once, or as None, and these rules report ours for it.
+KERAS_TRIPS = {
+    "reportArgumentType",
+    "reportAssignmentType",
+    "reportAttributeAccessIssue",
+    "reportCallIssue",
+    "reportGeneralTypeIssues",
+    "reportOperatorIssue",
+    "reportOptionalCall",
+    "reportOptionalMemberAccess",
+    "reportOptionalOperand",
+    "reportReturnType",
+}
+
+
+@pytest.mark.needs("tensorflow")  # the package imports both, and pyright follows
+@pytest.mark.needs("torch")
+def test_pyright_finds_no_other_kind_of_error():
+    """Names undefined or perhaps unbound, overrides that do not fit, and so on."""
+    words = ["--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] > 100, done.stderr
+    found = [
+        f"{each['file']}:{each['range']['start']['line'] + 1} {each['message']}"
+        for each in report["generalDiagnostics"]
+        if each["severity"] == "error" and each.get("rule") not in KERAS_TRIPS
+    ]
+    assert not found, "\n".join(found)
