@@ -41,6 +41,7 @@ ALLOWED = {
         "transforms",
     },
     "training": {
+        "shapes",
         "acceleration",
         "command_line",
         "cores",
