@@ -4,7 +4,6 @@ Importing the package chooses the Keras backend, JAX unless the environment vari
 `KERAS_BACKEND` says otherwise, and imports nothing else: import it before `keras`.
 """
 
-import importlib.util
 import os
 import sys
 
@@ -31,65 +30,11 @@ class UsageError(ValueError):
     exit_code = 2
 
 
-def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
-    """Check that Keras can train on a backend here.
-
-    Args:
-        name: `"jax"`, `"tensorflow"` or `"torch"`; by default the environment's.
-        origin: Where the name comes from, for the message: `"--backend"`.
-
-    Raises:
-        UsageError: It is no backend to train on, or it is not installed.
-    """
-    name = name or os.environ["KERAS_BACKEND"]
-    if name not in ("jax", "tensorflow", "torch"):
-        raise UsageError(f"{origin} {name!r}: expected jax, tensorflow or torch.")
-    if importlib.util.find_spec(name) is None:
-        raise UsageError(
-            f"{origin} {name}: {name} is not installed; "
-            f"`pip install 'kerascnn[{name}]'` installs it."
-        )
-
-
-def say_missed_backend() -> None:
-    """Say in one line, once a process, which backend is in use where Keras chose it."""
-    global _missed_is_said
-    if MISSED_BACKEND and not _missed_is_said:
-        _missed_is_said = True
-        print(
-            f"kerascnn: Keras was imported first and runs on "
-            f"{os.environ['KERAS_BACKEND']}, not {MISSED_BACKEND}: import kerascnn "
-            "before keras.",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-_missed_is_said = False
-
-
-def spare_tensorflow() -> None:
-    """Keep Keras from importing TensorFlow where it is installed but not the backend.
-
-    `get_config` and `save` import it to see whether a value is a `TensorShape`: seconds
-    lost, hundreds of megabytes, and on a GPU its memory. Keras looks once and
-    remembers; this makes it look while TensorFlow is hidden. Other packages can import
-    it as ever.
-    """
-    if os.environ["KERAS_BACKEND"] == "tensorflow" or "tensorflow" in sys.modules:
-        return
-    sys.modules["tensorflow"] = None  # type: ignore[assignment] # "not importable"
-    try:
-        import keras
-
-        keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
-    finally:
-        del sys.modules["tensorflow"]
-
-
 def __getattr__(name: str):
     # `kerascnn.accelerate` imports Keras and JAX when it is first asked for.
     if name == "accelerate":
+        from kerascnn.process.backend import say_missed_backend
+
         say_missed_backend()
         from kerascnn.acceleration import accelerate
 

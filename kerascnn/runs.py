@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kerascnn import UsageError
-from kerascnn.command_line import expanded
+from kerascnn.text import expanded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 from keras import layers
 
 from kerascnn.acceleration import accelerate, fast_convolution
-from kerascnn.training import epoch, guard
+from kerascnn.engine import epoch, finite
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX"),
@@ -151,7 +151,7 @@ def test_a_training_step_holds_no_such_fusion():
     model = accelerate(network())
     model.compile(keras.optimizers.SGD(0.05))
     model.optimizer.build(model.trainable_variables)
-    guard.index(model.optimizer)
+    finite.index(model.optimizer)
     arguments = (
         epoch.read_state(model),
         np.zeros((IMAGES, SIDE, SIDE, 3), np.uint8),

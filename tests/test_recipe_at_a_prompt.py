@@ -10,7 +10,7 @@ import keras
 import optax
 import pytest
 
-from kerascnn import UsageError, optim, recipe, transforms
+from kerascnn import UsageError, describe, optim, recipe, transforms
 from kerascnn.recipe import Course, Recipe
 
 TYPED = """
@@ -98,10 +98,10 @@ PLACES = sorted(parts_of(typed()))
 @pytest.mark.parametrize("place", PLACES)
 def test_two_of_one_text_have_one_fingerprint(place):
     first, second = (
-        recipe.describe(made(**parts_of(typed(text))[place]))
+        describe.describe(made(**parts_of(typed(text))[place]))
         for text in (TYPED, "\n\n" + TYPED)
     )
-    assert recipe.fingerprint(first) == recipe.fingerprint(second)
+    assert describe.fingerprint(first) == describe.fingerprint(second)
 
 
 def test_such_a_recipe_says_nothing_of_its_idea():
@@ -127,18 +127,20 @@ def test_another_text_has_another_fingerprint(place, old, new):
         pytest.skip("optax is JAX's")
     assert TYPED.count(old) == 1
     descriptions = [
-        recipe.describe(made(**parts_of(typed(text))[place]))
+        describe.describe(made(**parts_of(typed(text))[place]))
         for text in (TYPED, TYPED.replace(old, new))
     ]
-    assert recipe.fingerprint(descriptions[0]) != recipe.fingerprint(descriptions[1])
+    assert describe.fingerprint(descriptions[0]) != describe.fingerprint(
+        descriptions[1]
+    )
 
 
 def test_partials_with_other_values_have_other_fingerprints():
     if keras.backend.backend() != "jax":
         pytest.skip("optax is JAX's")
     found = {
-        recipe.fingerprint(
-            recipe.describe(
+        describe.fingerprint(
+            describe.describe(
                 made(optimizer=functools.partial(optim.Optax, optax.adam(rate)))
             )
         )
@@ -166,7 +168,7 @@ def test_a_lambda_that_keras_cannot_save_is_a_users_mistake():
     space = typed() | {"scaled": eval("lambda x: x * 2")}
     case = made(network=lambda: space["network"](space["scaled"]))
     with pytest.raises(UsageError, match="a lambda in typed's network"):
-        recipe.describe(case)
+        describe.describe(case)
 
 
 def test_functions_that_hold_themselves_have_an_end():

@@ -16,11 +16,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerascnn import UsageError, shapes, training
+from kerascnn import UsageError, describe, without_weights
 from kerascnn import recipe as recipes
 from kerascnn import recipes as recipe_files
 from kerascnn.report import difference
-from kerascnn.training import models
+from kerascnn.training import build
+from kerascnn.training import options as run_options
+from kerascnn.training import run as training_run
 
 # Typed from the lectures, by hand. init: how all weights start; rate: Adam's; test and
 # train: as the slides print them, in percent. Where the slides give no value, ours.
@@ -340,7 +342,7 @@ def recipe_of(name):
 
     @functools.wraps(recipe.network)
     def network():
-        return shapes.without_weights(recipe.network)
+        return without_weights.without_weights(recipe.network)
 
     return dataclasses.replace(recipe, network=network)
 
@@ -617,20 +619,20 @@ class TestEveryRecipe:
             assert recipe.changes == frozenset()
         else:
             assert recipe.after in NAMES
-            before = recipes.describe(description_of(recipe.after))
-            now = recipes.describe(recipe)
+            before = describe.describe(description_of(recipe.after))
+            now = describe.describe(recipe)
             assert set(difference.between(before, now)) == recipe.changes
             assert recipe.changes
 
     def test_describes_itself_in_plain_values(self, name):
-        description = recipes.describe(description_of(name))
+        description = describe.describe(description_of(name))
         text = json.dumps(description, allow_nan=False)
         assert json.loads(text) == description
 
 
 def test_two_builds_of_a_recipe_have_one_fingerprint():
     first, second, other = (
-        recipes.fingerprint(recipes.describe(recipe))
+        describe.fingerprint(describe.describe(recipe))
         for recipe in (recipe_of(DEEP), recipe_of(DEEP), recipe_of("cifar_vgg_wide"))
     )
     assert first == second != other
@@ -645,10 +647,10 @@ def test_a_layer_that_is_not_trained_makes_another_recipe():
 
     recipe = recipe_of("cifar_edges")
     fixed, learned = (
-        recipes.describe(x)
+        describe.describe(x)
         for x in (recipe, dataclasses.replace(recipe, network=trained))
     )
-    assert recipes.fingerprint(fixed) != recipes.fingerprint(learned)
+    assert describe.fingerprint(fixed) != describe.fingerprint(learned)
     # Nothing is said of the layers that are trained: nearly all.
     assert [x.pop("trainable") for x in fixed["network"] if "trainable" in x] == (
         [False] * 9
@@ -874,7 +876,7 @@ def in_plain_keras(program, folder):
 
 def test_what_is_kept_is_made_of_keras_s_own_parts(tmp_path):
     for name in NAMES:
-        fixed = [x for x in recipes.load(name).transform() if not models.is_random(x)]
+        fixed = [x for x in recipes.load(name).transform() if not build.is_random(x)]
         parts = [keras.saving.serialize_keras_object(x) for x in fixed]
         parts.append(keras.saving.serialize_keras_object(network_of(name)))
         (tmp_path / f"{name}.json").write_text(json.dumps(parts))
@@ -911,7 +913,7 @@ for path in pathlib.Path(sys.argv[1]).glob("*.json"):
 def test_saved_models_load_with_keras_alone(names, tmp_path):
     for name in names:
         images = images_of(name, 2)
-        _, kept = models.build(recipe_of(name), images.shape[1:])
+        _, kept = build.build(recipe_of(name), images.shape[1:])
         draw(kept).save(tmp_path / f"{name}.keras")
         logits = kept.predict_on_batch(images)
         np.savez(tmp_path / f"{name}.npz", images=images, logits=logits)
@@ -944,7 +946,7 @@ for path in pathlib.Path(sys.argv[1]).glob("*.keras"):
 def test_a_training_step_changes_every_weight_and_stays_finite(name):
     images = images_of(name, 2)
     labels = np.array([3, 7], "int32")
-    model, kept = models.build(recipe_of(name), images.shape[1:])
+    model, kept = build.build(recipe_of(name), images.shape[1:])
     draw(model)
     model.compile(
         optimizer=recipes.load(name).optimizer(),
@@ -962,10 +964,10 @@ def test_a_training_step_changes_every_weight_and_stays_finite(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "imagenet_vgg16"])
 def test_a_recipe_trains_on_the_bundled_sample(name, tmp_path):
-    options = training.Overrides(
+    options = run_options.Overrides(
         data="sample", epochs=1, limit=48, batch_size=16, out=tmp_path / "run"
     )
-    run = training.train(recipes.load(name), options)
+    run = training_run.train(recipes.load(name), options)
     assert run.result["finished"]
     assert run.config["data"]["sample"]
     assert math.isfinite(run.metrics[0]["loss"])
@@ -985,13 +987,13 @@ def test_imagenet_vgg16_trains_on_a_folder_of_larger_images(tmp_path):
             shape = *rng.integers(230, 400, 2), 3
             noise = rng.integers(0, 80, shape) + 150 * (name == "light")
             PIL.Image.fromarray(noise.astype("uint8")).save(folder / f"{i}.jpg")
-    options = training.Overrides(
+    options = run_options.Overrides(
         dataset=str(tmp_path / "photos"),
         epochs=1,
         batch_size=2,
         out=tmp_path / "run",
     )
-    run = training.train(recipes.load("imagenet_vgg16"), options)
+    run = training_run.train(recipes.load("imagenet_vgg16"), options)
     assert run.result["finished"]
     assert run.config["data"]["train_images"] == 4
     # At the start, the loss of a guess among 1,000 classes or a few times as much.

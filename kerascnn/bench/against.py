@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kerascnn import UsageError, cores, memory
+from kerascnn import UsageError
 from kerascnn.bench.measure import Contender, Result
-from kerascnn.command_line import say
+from kerascnn.process import cores, memory
+from kerascnn.text import say
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,14 +16,16 @@ from kerascnn import data
 from kerascnn.acceleration import accelerate
 from kerascnn.bench.sets import repeated
 from kerascnn.data import Split
+from kerascnn.engine import epoch as epoch_module
+from kerascnn.engine import finite
+from kerascnn.engine.plan import Plan
+from kerascnn.process.estimate import Estimate
+from kerascnn.process.signals import Signals
 from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
-from kerascnn.training import checkpoint, epoch, guard, models, trainer
-from kerascnn.training.callbacks import Record
-from kerascnn.training.estimate import Estimate
-from kerascnn.training.plan import Plan
-from kerascnn.training.session import Session
-from kerascnn.training.signals import Signals
+from kerascnn.training import build, checkpoint
+from kerascnn.training.autosave import Session
+from kerascnn.training.progress import Record
 
 # The forms of training that are compared, with what each is called in the table.
 FORMS = {
@@ -93,9 +95,9 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, train: Split, form: str, folder: Path):
-        model, _ = models.build(recipe, train.images.shape[1:])
+        model, _ = build.build(recipe, train.images.shape[1:])
         self.model = accelerate(model)
-        trainer.compile_model(self.model, recipe)
+        build.compile_model(self.model, recipe)
         self.train = train
         # The smallest test set there is: its evaluation is not what is timed.
         self.test = Split(train.images[:1], train.labels[:1])
@@ -128,7 +130,7 @@ class Trainer:
         if self.session:
             self.session.pause(start - self.paused)
             callbacks = [self.session.record]
-        epoch.fit(
+        epoch_module.fit(
             *(self.model, self.train, self.test, self.plan, callbacks),
             session=self.session,
         )
@@ -151,8 +153,8 @@ def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Resul
     """
     train = repeated(data.load(recipe.dataset).train, images)
     # The engine keeps one model's compiled step; here several take turns.
-    epoch._functions = functools.cache(epoch._functions.__wrapped__)  # type: ignore
-    judge = guard.judge
+    epoch_module._functions = functools.cache(epoch_module._functions.__wrapped__)  # type: ignore
+    judge = finite.judge
     with tempfile.TemporaryDirectory(prefix="kerascnn-bench-") as place:
         trainers = {}
         for form in FORMS:
@@ -160,11 +162,11 @@ def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Resul
             folder.mkdir()
             trainers[form] = Trainer(recipe, train, form, folder)
             if form == "unguarded":
-                guard.judge = lambda counts, *others: (True, counts)
+                finite.judge = lambda counts, *others: (True, counts)
             try:
                 trainers[form].turn(1)  # compiles
             finally:
-                guard.judge = judge
+                finite.judge = judge
         progress = Estimate("all rounds", rounds + 1)
         progress.after(0)
         for number in range(rounds + 1):

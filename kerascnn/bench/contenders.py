@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from kerascnn import UsageError, command_line, data, memory, spare_tensorflow
+from kerascnn import UsageError, data, processes
 from kerascnn.bench.sets import repeated
-from kerascnn.training import environment
+from kerascnn.process import machine, memory
+from kerascnn.process.backend import spare_tensorflow
 
 
 def build(
@@ -61,7 +62,7 @@ def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
     memory.restart()
     contender, name, batch, images, transform = sys.argv[1:]
-    answers = io.TextIOWrapper(command_line.answers())
+    answers = io.TextIOWrapper(processes.answers())
     try:
         random = transform == "random"
         work = build(contender, name, int(batch), int(images), random)
@@ -87,13 +88,13 @@ def peak_memory() -> int | None:
         import jax
 
         statistics = jax.devices()[0].memory_stats() or {}
-        return statistics.get("peak_bytes_in_use") or environment.peak_memory()
+        return statistics.get("peak_bytes_in_use") or machine.peak_memory()
     if os.environ["KERAS_BACKEND"] == "torch":
         import torch
 
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
-    return environment.peak_memory()
+    return machine.peak_memory()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError, command_line
+from kerascnn import UsageError, processes
 
 if TYPE_CHECKING:
     import keras
@@ -84,7 +84,7 @@ def describe(recipe: Recipe, batch: int, images: int, random: bool) -> Descripti
     """Describe a recipe's training, as `of` does."""
     import keras
 
-    from kerascnn import shapes
+    from kerascnn import without_weights
     from kerascnn.bench import with_keras
 
     recipe = recipe if random else with_keras.without_random(recipe)
@@ -94,7 +94,7 @@ def describe(recipe: Recipe, batch: int, images: int, random: bool) -> Descripti
             f"the benchmarks have no plain PyTorch for {type(optimizer).__name__}."
         )
     # The Keras network is read for its settings: it need not have weights.
-    layers = network(shapes.without_weights(recipe.network))
+    layers = network(without_weights.without_weights(recipe.network))
     rate = float(optimizer.learning_rate)
     description = Description(layers, [], rate, recipe.dataset)
     if images:
@@ -200,7 +200,7 @@ def main() -> None:
     from kerascnn import recipe as recipes
 
     name, batch, images, transform = sys.argv[1:]
-    output = command_line.answers()
+    output = processes.answers()
     try:
         found = describe(
             recipes.load(name), int(batch), int(images), transform == "random"

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerascnn import UsageError
-from kerascnn.command_line import say
-from kerascnn.training.estimate import Estimate
+from kerascnn.process.estimate import Estimate
+from kerascnn.text import say
 
 BACKENDS = {"kerascnn": "jax", "torch": "torch"}
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from kerascnn import data, memory, settings
+from kerascnn import data
 from kerascnn import recipe as recipes
 from kerascnn.bench.sets import repeated
 from kerascnn.data import Split
-from kerascnn.training import models, trainer
-from kerascnn.training.plan import Plan
+from kerascnn.engine.plan import Plan
+from kerascnn.process import memory, settings
+from kerascnn.training import build as building
 
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
@@ -51,7 +52,7 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
     ours = contender == "kerascnn"
     if ours:
         memory.trim_after_compiling()
-    trainer.set_seed(0)
+    building.set_seed(0)
     recipe = recipes.load(name)
     if not random:
         recipe = without_random(recipe)
@@ -67,7 +68,7 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
 
 def without_random(recipe: Recipe) -> Recipe:
     """Return a recipe without its random transforms."""
-    fixed = [layer for layer in recipe.transform() if not models.is_random(layer)]
+    fixed = [layer for layer in recipe.transform() if not building.is_random(layer)]
     return dataclasses.replace(recipe, transform=lambda: fixed)
 
 
@@ -85,24 +86,24 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
     import jax
 
     from kerascnn.acceleration import accelerate
-    from kerascnn.training import devices, epoch, guard
+    from kerascnn.engine import epoch, finite, placement
 
     model = accelerate(recipe.network())
-    trainer.compile_model(model, recipe)
+    building.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
-    counter = guard.index(model.optimizer)
-    mesh = devices.mesh(model, len(batch))
+    counter = finite.index(model.optimizer)
+    mesh = placement.mesh(model, len(batch))
     if mesh is not None:
         memory.keep_less()
     step = epoch.training_function(model, mesh)
-    state = devices.copied(mesh, epoch.read_state(model))
-    images, labels = devices.copied(mesh, (batch.images, batch.labels))
-    chosen = devices.cut(mesh, np.arange(len(labels), dtype=np.int32)[None])
+    state = placement.copied(mesh, epoch.read_state(model))
+    images, labels = placement.copied(mesh, (batch.images, batch.labels))
+    chosen = placement.cut(mesh, np.arange(len(labels), dtype=np.int32)[None])
 
     def work(number: int) -> None:
         nonlocal state
         for _ in range(number):
-            guard.check(state["optimizer"][counter])  # waits, as the engine does
+            finite.check(state["optimizer"][counter])  # waits, as the engine does
             state = step(state, images, labels, chosen)
         jax.block_until_ready(state)
 
@@ -112,7 +113,7 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
 def keras_steps(recipe: Recipe, batch: Split) -> Work:
     """Steps of stock Keras's `fit` on the backend in use, on scaled images."""
     model = recipe.network()
-    trainer.compile_model(model, recipe)
+    building.compile_model(model, recipe)
     return lambda number: model.fit(
         SameBatch(batch, number), epochs=1, shuffle=False, verbose=0
     )
@@ -120,15 +121,15 @@ def keras_steps(recipe: Recipe, batch: Split) -> Work:
 
 def epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
     """Epochs from raw images, by one of this package's engines or stock `fit`."""
-    model, _ = models.build(recipe, train.images.shape[1:])
+    model, _ = building.build(recipe, train.images.shape[1:])
     if engine == "epoch":
         from kerascnn.acceleration import accelerate
-        from kerascnn.training import epoch as module
+        from kerascnn.engine import epoch as module
 
         model = accelerate(model)
     else:
-        from kerascnn.training import fit as module
-    trainer.compile_model(model, recipe)
+        from kerascnn.engine import fit as module
+    building.compile_model(model, recipe)
     # The smallest test set there is: its evaluation is not what is timed.
     test = Split(train.images[:1], train.labels[:1])
     begun = 0

@@ -15,7 +15,7 @@ from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.importing import import_archive
 from kerascnn.data.loading import load
 from kerascnn.data.moments import statistics
-from kerascnn.data.selection import order, split
+from kerascnn.data.selection import limited, order, split
 
 __all__ = [
     "DataSet",
@@ -23,6 +23,7 @@ __all__ = [
     "Split",
     "get",
     "import_archive",
+    "limited",
     "load",
     "order",
     "prepared",

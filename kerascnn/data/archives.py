@@ -17,9 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import expanded, one_line
 from kerascnn.data.official import Official
 from kerascnn.data.pickles import cifar_batch
+from kerascnn.text import expanded, one_line
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 

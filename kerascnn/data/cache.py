@@ -22,12 +22,12 @@ from uuid import uuid4
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import expanded, one_line, say
 from kerascnn.data import image_files
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.reading import Prepared, read
+from kerascnn.text import expanded, one_line, say
 
 # Raised whenever the decoding or the layout of the cache changes.
 _FORMAT = 3

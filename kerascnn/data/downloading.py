@@ -19,11 +19,11 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 from kerascnn import UsageError
-from kerascnn.command_line import one_line
 from kerascnn.data.archives import IDX_FILES, Splits, read_archive, read_idx
 from kerascnn.data.official import OFFICIAL
 from kerascnn.data.reading import quiet
 from kerascnn.data.writing import progress_bars, write
+from kerascnn.text import one_line
 
 # In seconds: to connect, and to wait for the next bytes of a file. tfds waits for ever.
 _TIMEOUTS = (10, 60)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from kerascnn import UsageError, suggestions
-from kerascnn.command_line import expanded
+from kerascnn.text import expanded
 
 SAMPLES = Path(__file__).parent / "samples"
 

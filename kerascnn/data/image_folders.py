@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import expanded, one_line
 from kerascnn.data import image_files
 from kerascnn.data.folders import check_folder
 from kerascnn.data.image_files import Found
+from kerascnn.text import expanded, one_line
 
 if TYPE_CHECKING:
     from PIL import Image

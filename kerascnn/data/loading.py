@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from kerascnn import UsageError, command_line
+from kerascnn import UsageError, text
 from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.cache import decoded
 from kerascnn.data.fetching import get
@@ -55,7 +55,7 @@ def load(
         >>> cifar.train.images.shape, cifar.classes[:2]
         ((50000, 32, 32, 3), ('airplane', 'automobile'))
     """
-    command_line.choose(data, CHOICES, "choice of data")
+    text.choose(data, CHOICES, "choice of data")
     if is_path(name):
         images = ImageFolder(name)
         for option, given in (

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.command_line import one_line
 from kerascnn.data.image_folders import RESIZING, fitted
+from kerascnn.text import one_line
 
 _CHUNK = 256
 # Of a set with nothing to test on, every tenth example is held out.

@@ -1,5 +1,9 @@
 """Which examples, and in which order: `order` and `split`, functions of a seed."""
 
+from __future__ import annotations
+
+import dataclasses
+
 import numpy as np
 
 from kerascnn import UsageError
@@ -92,3 +96,10 @@ def _take(split: Split, chosen: np.ndarray) -> Split:
     images, labels = split.images[chosen], split.labels[chosen]
     images.flags.writeable = labels.flags.writeable = False
     return Split(images, labels)
+
+
+def limited(split: Split, limit: int | None) -> Split:
+    """Return the first images of a split; all of them without a limit."""
+    return dataclasses.replace(
+        split, images=split.images[:limit], labels=split.labels[:limit]
+    )

@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from kerascnn import command_line
+from kerascnn.cli import parsing
 
 
 def main() -> None:
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main))
+    sys.exit(parsing.run(main))

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascnn import UsageError, command_line, settings
-from kerascnn.training import signals
+from kerascnn import UsageError
+from kerascnn.cli import parsing
+from kerascnn.process import settings
+from kerascnn.process import signals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,9 +54,7 @@ def figure_path(name: str, arguments: Sequence[str]) -> Path:
     Raises:
         UsageError: The words do not fit, or no figure can be saved there.
     """
-    options = command_line.parse(
-        Options, arguments, f"python -m kerascnn.lessons.{name}"
-    )
+    options = parsing.parse(Options, arguments, f"python -m kerascnn.lessons.{name}")
     path = options.out or Path(f"{name}.png")
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {path}: expected a file that ends in .png.")
@@ -149,4 +149,4 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """
     signals.stop_quietly()
     lesson = settings.keras_defaults()(main)
-    sys.exit(command_line.run(lambda: lesson(sys.argv[1:])))
+    sys.exit(parsing.run(lambda: lesson(sys.argv[1:])))

@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from kerascnn import UsageError
+from kerascnn import UsageError, twins
 from kerascnn.data import Split
 from kerascnn.data.official import OFFICIAL
-from kerascnn.parity import breaking, mistakes, twins, weights
+from kerascnn.engine.plan import Plan
+from kerascnn.parity import breaking, mistakes, weights
 from kerascnn.parity import images as pictures
-from kerascnn.parity.conditions import Dice, Rates, branches
-from kerascnn.parity.rules import Rule
-from kerascnn.parity.side import Side, Step, side
-from kerascnn.parity.twins.twin import Twin
+from kerascnn.parity.keras_step import Side, Step, side
+from kerascnn.parity.shared_randomness import Dice, Rates, branches
+from kerascnn.parity.torch_step import Batch, Witness
 from kerascnn.parity.weights import Layout
-from kerascnn.parity.witness import Batch, Witness
 from kerascnn.recipe import Recipe, check_parameters
-from kerascnn.training import trainer
-from kerascnn.training.plan import Plan
+from kerascnn.training import build
+from kerascnn.twins.rules import Rule
+from kerascnn.twins.twin import Twin
 
 # Float32 has 7 digits; a layer's sums of thousands of terms lose one or two of them.
 FORWARD = 1e-5
@@ -156,7 +156,7 @@ def compare(
     twin = twins.load(recipe.name)
     much = size(recipe.parameters)
     much = dataclasses.replace(much, steps=steps or much.steps)
-    trainer.set_seed(0)
+    build.set_seed(0)
     torch.manual_seed(0)
     with quick_draws():
         network = recipe.network()

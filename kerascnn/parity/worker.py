@@ -22,8 +22,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerascnn import UsageError, command_line, cores, memory, settings
+from kerascnn import UsageError
+from kerascnn import processes as processes_module
 from kerascnn import recipe as recipes
+from kerascnn.process import cores, memory, settings
 
 # The processes share a GPU's memory.
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -62,12 +64,12 @@ def result(
 
     from kerascnn.data.cache import cache_directory
     from kerascnn.parity import compare
-    from kerascnn.training import environment
+    from kerascnn.process import machine
 
     recipe = recipes.load(name)
     if keras.backend.backend() == "jax":
         # Many recipes share a network: the second compiles nothing.
-        environment.keep_compiled(cache_directory(None) / "compiled")
+        machine.keep_compiled(cache_directory(None) / "compiled")
         memory.trim_after_compiling()
     start = time.perf_counter()
     checks = [
@@ -106,7 +108,7 @@ def answer(name: str, accelerate: bool, steps: int | None) -> dict[str, Any]:
         What `result` returns. Of a recipe that does not fit its twin: `passed`, which
         is false, and the `mistake`. Of one without a twin: why it is `left_out`.
     """
-    from kerascnn.parity import twins
+    from kerascnn import twins
 
     try:
         return result(name, accelerate, None, steps)
@@ -193,7 +195,7 @@ def results(
 def main() -> None:
     """Serve standard input."""
     number, of, accelerate, steps = map(int, sys.argv[1:])
-    output = io.TextIOWrapper(command_line.answers())
+    output = io.TextIOWrapper(processes_module.answers())
     share_cores(number, of)
     for name in sys.stdin:
         found = answer(name.strip(), bool(accelerate), steps or None)

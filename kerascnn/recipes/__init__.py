@@ -3,8 +3,11 @@
 import re
 import sys
 
-from kerascnn import check_backend, command_line, memory, recipe
-from kerascnn.training import signals
+from kerascnn.process.backend import check_backend
+from kerascnn.cli import parsing
+from kerascnn.process import memory
+from kerascnn import recipe
+from kerascnn.process import signals
 
 
 def _started() -> str:
@@ -26,7 +29,7 @@ def _check() -> None:
 # `python -m kerascnn.recipes.NAME` comes by here before it imports Keras, which would
 # answer a backend that is not there with a traceback, and before Python looks for NAME.
 _name = _started()
-if code := command_line.run(_check):
+if code := parsing.run(_check):
     sys.exit(code)
 if _name:
     signals.stop_quietly()

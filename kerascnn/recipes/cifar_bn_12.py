@@ -20,7 +20,7 @@ differ by n / (n - 1), where n, batch times places of the map, is 1,024 or more.
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -16,7 +16,7 @@ computes them, Scharr four times as large as Sobel.
 
 from kerascnn import edges, initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -14,7 +14,7 @@ cifar_edges take nine fixed kernels, two for each of the four that measure a len
 
 from kerascnn import edges, initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

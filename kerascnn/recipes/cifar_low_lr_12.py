@@ -13,7 +13,7 @@ cifar_relu_12's although the steps are smaller.
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -13,7 +13,7 @@ left chance after 140 and 180 steps; one still guessed after 600 (recipes/README
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -14,7 +14,7 @@ is of that last seed.
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -22,7 +22,7 @@ when it leaves chance (12 epochs, one seed).
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

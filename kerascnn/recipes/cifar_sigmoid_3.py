@@ -12,7 +12,7 @@ Deviations from the lecture: the number of epochs is ours, the slides give none.
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -12,7 +12,7 @@ DenseNet; that every block of cifar_skip_12 concatenates is our choice.
 
 from kerascnn import optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

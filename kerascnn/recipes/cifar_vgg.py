@@ -18,7 +18,7 @@ it is what the slides no longer show, the widths above all; nobody has measured 
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

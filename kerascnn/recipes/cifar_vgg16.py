@@ -13,7 +13,7 @@ learning rate, batch size and number of epochs are ours.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -19,7 +19,7 @@ a network of this size reaches under transforms, and of which the slides show ne
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -13,7 +13,7 @@ running variance is Keras's, biased, as in cifar_bn_12.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

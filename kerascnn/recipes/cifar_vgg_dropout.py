@@ -15,7 +15,7 @@ number of epochs is ours, as many as cifar_vgg's.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

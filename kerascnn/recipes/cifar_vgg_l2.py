@@ -14,7 +14,7 @@ cifar_vgg_dropout.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

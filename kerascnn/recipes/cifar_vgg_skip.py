@@ -14,7 +14,7 @@ kernels, and added after the dropout. Otherwise as in cifar_vgg_wide.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -14,7 +14,7 @@ epochs is ours; a larger network on harder data gets more of them.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -11,7 +11,7 @@ cifar_vgg_skip's. Otherwise as there.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -16,7 +16,7 @@ lecture sets none.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -11,7 +11,7 @@ Deviations from the lecture: batch size and number of epochs are fashion_down_ma
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -12,7 +12,7 @@ the stride in a larger one, fashion_stride. All settings are fashion_down_max's.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

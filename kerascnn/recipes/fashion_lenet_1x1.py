@@ -18,7 +18,7 @@ Deviations from the lecture: as in fashion_lenet_fc.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

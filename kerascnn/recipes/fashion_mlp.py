@@ -12,7 +12,7 @@ slide's code says learning rate 1e-3, a caption 1e-4; the code is followed.
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

@@ -13,7 +13,7 @@ are those of lecture 1's networks; the number of epochs is ours, as many as ther
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

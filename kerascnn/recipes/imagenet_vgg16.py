@@ -18,7 +18,7 @@ aliasing. `--data sample` tries the recipe on CIFAR-10's small images; `--datase
 
 from kerascnn import initializers, optim, transforms
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import main
+from kerascnn.cli.run import main
 
 import keras
 from keras import layers

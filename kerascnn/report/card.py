@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from kerascnn import shapes
+from kerascnn import without_weights
 from kerascnn.recipe import check_parameters
 from kerascnn.report import wording
 
@@ -33,7 +33,7 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     console.print()
     console.print(_settings(recipe))
     console.print()
-    network = shapes.without_weights(recipe.network)
+    network = without_weights.without_weights(recipe.network)
     check_parameters(recipe, network)
     console.print(_layers(network))
 

@@ -10,10 +10,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascnn import UsageError, recipe
-from kerascnn.report import agreement, difference, ladder, markdown, records, starts
-from kerascnn.report.summary import duration
+from kerascnn import UsageError, describe, recipe
+from kerascnn.report import (
+    difference,
+    intervals,
+    ladder,
+    learning_starts,
+    markdown,
+    records,
+)
 from kerascnn.runs import Run
+from kerascnn.text import duration
 
 CARD = """\
 <!-- Written by `kerascnn cookbook` from the recipe and the records of its runs. -->
@@ -130,12 +137,12 @@ def record_of(run: Run) -> dict[str, Any]:
     """
     config, mistake = run.config, None
     try:
-        described = recipe.describe(recipe.load(config["recipe"]))
+        described = describe.describe(recipe.load(config["recipe"]))
         if config["overrides"]:
             mistake = f"it changed the recipe: {', '.join(config['overrides'])}"
         elif config["data"]["sample"]:
             mistake = "it trained on the bundled sample"
-        elif config["fingerprint"] != recipe.fingerprint(described):
+        elif config["fingerprint"] != describe.fingerprint(described):
             mistake = f"{config['recipe']} has changed since (another fingerprint)"
         elif not (run.folder / "curve.png").exists() or not run.result["finished"]:
             mistake = "it has not finished"
@@ -163,8 +170,8 @@ def pages() -> dict[Path, str]:
     if not records.FOLDER.exists():
         raise UsageError(f"there is no {records.FOLDER}: run it in a checkout.")
     outlines = ladder.in_order([recipe.outline(name) for name in recipe.names()])
-    described = {o.name: recipe.describe(recipe.load(o.name)) for o in outlines}
-    fingerprints = {name: recipe.fingerprint(d) for name, d in described.items()}
+    described = {o.name: describe.describe(recipe.load(o.name)) for o in outlines}
+    fingerprints = {name: describe.fingerprint(d) for name, d in described.items()}
     rendered, top = {}, TOP
     for lecture, rungs in itertools.groupby(outlines, ladder.lecture):
         rows = []
@@ -177,7 +184,7 @@ def pages() -> dict[Path, str]:
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))
         top += f"\n## {lecture.capitalize()}\n\n{markdown.table(RUNGS, rows)}\n"
-    top += starts.section(fingerprints) + agreement.section(fingerprints)
+    top += learning_starts.section(fingerprints) + intervals.section(fingerprints)
     return {records.FOLDER / "README.md": top, **rendered}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from kerascnn import describe
 from kerascnn import recipe as recipes
 from kerascnn.report import wording
 
@@ -31,7 +32,7 @@ def show(old: Recipe, new: Recipe, console: Console | None = None) -> None:
         console: Where to print; by default standard output.
     """
     console = console or Console()
-    changes = between(recipes.describe(old), recipes.describe(new))
+    changes = between(describe.describe(old), describe.describe(new))
     if old.parameters != new.parameters:
         changes["parameters"] = [f"- {old.parameters:,}", f"+ {new.parameters:,}"]
     for part, lines in changes.items():

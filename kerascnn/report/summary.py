@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerascnn import runs
 from kerascnn.recipe import Course
+from kerascnn.text import duration
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
@@ -89,17 +90,6 @@ def compared(config: dict[str, Any]) -> dict[str, str | None]:
         return {}
     splits = ("train",) if config.get("validation") else ("test", "train")
     return {split: course.figure(split) for split in splits}
-
-
-def duration(seconds: float) -> str:
-    """Write a time span as people say it: `"42 s"`, `"3 min 5 s"`, `"2 h 10 min"`."""
-    seconds = round(seconds)
-    minutes, rest = divmod(seconds, 60)
-    if minutes == 0:
-        return f"{seconds} s"
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _accuracy(label: str, ours: float | None, whose: str, course: str | None) -> str:

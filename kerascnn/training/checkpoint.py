@@ -32,7 +32,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from kerascnn import UsageError, memory
+from kerascnn import UsageError
+from kerascnn.process import memory
 from kerascnn.runs import evaluated
 
 FOLDER = "checkpoints"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kerascnn import __main__
 from kerascnn.bench import against, measure
+from kerascnn.cli import commands
 
 # Serves the contenders' protocol as if a step had taken SECONDS; {more} at each turn.
 CONTENDER = """
@@ -76,7 +76,7 @@ WORDS = ["bench", "step", "fashion_mlp", "--batch", "64", "--against"]
 def test_steps_as_fast_as_before_pass(checkout, capsys):
     before = checkout(seconds=0.1, memory=2**20)
     checkout(seconds=0.102, memory=2**21)
-    assert __main__.main([*WORDS, before, "--json"]) == 0
+    assert commands.main([*WORDS, before, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["commit"] == before
     assert answer["pairs"] == 15
@@ -92,7 +92,7 @@ def test_slower_steps_are_called_slower(checkout, capsys):
     checkout(seconds=0.1)
     checkout(seconds=0.2)
     with pytest.raises(SystemExit) as stop:
-        __main__.main([*WORDS, "HEAD~1"])
+        commands.main([*WORDS, "HEAD~1"])
     assert stop.value.code == 1
     said = capsys.readouterr().out
     assert "takes 2.000 of the time" in said
@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_no_worktree(checkout, capsys):
     )
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert __main__.main([*WORDS, "HEAD"]) == 130
+        assert commands.main([*WORDS, "HEAD"]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
     assert "stopped" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_mistakes_are_one_line(checkout, capsys, words, message):
     checkout()
     checkout(seconds=0.1)
     words = [*WORDS[:-1], *words] if words[0].startswith("--") else [*WORDS, *words]
-    assert __main__.main(words) == 2
+    assert commands.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
@@ -134,7 +134,7 @@ def test_mistakes_are_one_line(checkout, capsys, words, message):
 def test_a_folder_without_git_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(against, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert __main__.main([*WORDS, "HEAD"]) == 2
+    assert commands.main([*WORDS, "HEAD"]) == 2
     assert "no git checkout of kerascnn" in capsys.readouterr().err
 
 
@@ -210,7 +210,7 @@ def test_this_checkout_against_its_own_commit(capsys):
     """The whole command, for real."""
     words = ["bench", "step", "fashion_mlp", "--against", "HEAD", "--json"]
     try:
-        code = __main__.main(words)
+        code = commands.main(words)
     except SystemExit as stop:
         code = stop.code
     answer = json.loads(capsys.readouterr().out)

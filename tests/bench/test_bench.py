@@ -15,9 +15,10 @@ pytest.importorskip("torch")
 import torch
 from keras import layers
 
-from kerascnn import UsageError, __main__, data, recipe, shapes, transforms
-from kerascnn.bench import command, description, measure, plain_torch, with_keras
-from kerascnn.training import trainer
+from kerascnn import UsageError, data, recipe, transforms, without_weights
+from kerascnn.bench import description, measure, plain_torch, with_keras
+from kerascnn.cli import bench, commands
+from kerascnn.training import build
 
 
 def test_operations_of_a_step_are_counted_as_by_hand():
@@ -25,13 +26,13 @@ def test_operations_of_a_step_are_counted_as_by_hand():
     first = 28 * 28 * 6 * 25
     others = 10 * 10 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10
     expected = 2 * (2 * first + 3 * others)  # no gradient of the images
-    network = shapes.without_weights(recipe.load("fashion_lenet").network)
-    assert command.training_operations(network) == expected
+    network = without_weights.without_weights(recipe.load("fashion_lenet").network)
+    assert bench.training_operations(network) == expected
 
 
 def test_the_torch_net_has_the_same_layers():
     """With the weights moved over, it gives the same logits."""
-    trainer.set_seed(0)
+    build.set_seed(0)
     network = recipe.load("cifar_vgg_bn").network()
     twin = plain_torch.network(description.network(network)).eval()
     ours = [layer for layer in network.layers if layer.weights]
@@ -151,24 +152,24 @@ def test_the_torch_transform_crops_and_mirrors_as_ours():
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):
-    assert __main__.main(["bench", *words]) == 2
+    assert commands.main(["bench", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_results_without_our_own_are_no_report():
     other = measure.Result("keras-jax", 1.0, 1.0, 1, 1.0)
     with pytest.raises(UsageError, match="no memory"):
-        command.report("title", [other], ["kerascnn ended: no memory"], 1, 1, False)
+        bench.report("title", [other], ["kerascnn ended: no memory"], 1, 1, False)
 
 
 @pytest.mark.slow
 def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
     """The whole command, with two contenders on a small net."""
-    monkeypatch.setattr(command, "installed", lambda: ["jax"])
-    monkeypatch.setattr(command, "torch_forms", lambda: ["torch-eager"])
+    monkeypatch.setattr(bench, "installed", lambda: ["jax"])
+    monkeypatch.setattr(bench, "torch_forms", lambda: ["torch-eager"])
     monkeypatch.setattr(measure, "TURN", 0.05)
     arguments = ["bench", "step", "fashion_lenet", "--batch", "16", "--rounds", "2"]
-    assert __main__.main([*arguments, "--json"]) == 0
+    assert commands.main([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in answer["results"]}
     assert set(rows) == {"kerascnn", "keras-jax", "torch-eager"}
@@ -185,7 +186,7 @@ def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
 def test_the_cost_of_checkpoints_is_measured(capsys):
     words = ["bench", "checkpoints", "fashion_mlp", "--images", "2048"]
     words += ["--rounds", "2", "--epochs", "2"]
-    assert __main__.main([*words, "--json"]) == 0
+    assert commands.main([*words, "--json"]) == 0
     rows = {r["form"]: r for r in json.loads(capsys.readouterr().out)["results"]}
     assert list(rows) == ["none", "run", "epoch", "unguarded"]
     assert rows["none"]["overhead"] == 0

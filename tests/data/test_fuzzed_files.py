@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_importing import binary, gz, idx_files, official, part, python
 
-from kerascnn import UsageError, __main__
+from kerascnn import UsageError
+from kerascnn.cli import commands
 from kerascnn.data import archives, cache, pickles
 
 FEW = settings(derandomize=True, deadline=None, database=None)
@@ -251,7 +252,7 @@ def test_any_folder_of_images_is_listed(examples, tmp_path, capfd, unchanged):
                     put(folder, *each)
         capfd.readouterr()
         with unchanged(pets):
-            code = __main__.main(["data", "check", str(pets)])
+            code = commands.main(["data", "check", str(pets)])
         out, error = capfd.readouterr()
         assert code in (0, 2)
         assert "\x1b" not in out + error

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, features
 
 from kerascnn import UsageError, data
-from kerascnn.__main__ import main
+from kerascnn.cli.commands import main
 from kerascnn.data import image_folders
 
 

@@ -73,11 +73,11 @@ def recipe(name: str) -> dict[str, Any]:
     """Return a recipe's fingerprint, its layers line by line, and its training."""
     import keras
 
+    from kerascnn import describe, without_weights
     from kerascnn import recipe as recipes
-    from kerascnn import shapes
 
     found = recipes.load(name)
-    model = shapes.without_weights(found.network)
+    model = without_weights.without_weights(found.network)
     places = {id(each.output): place for place, each in enumerate(model.operations)}
     lines = []
     for place, layer in enumerate(model.operations):
@@ -88,7 +88,7 @@ def recipe(name: str) -> dict[str, Any]:
             line += f" of {inputs}"
         lines.append(line)
     return {
-        "fingerprint": recipes.fingerprint(recipes.describe(found)),
+        "fingerprint": describe.fingerprint(describe.describe(found)),
         "network": lines,
         "transform": [of_object(layer) for layer in found.transform()],
         "optimizer": of_object(found.optimizer()),
@@ -192,14 +192,14 @@ def train(name: str, options: list[str]) -> str:
         The run's `weights_sha256`.
     """
     from kerascnn import recipe as recipes
-    from kerascnn import training
+    from kerascnn.cli import run
 
     with tempfile.TemporaryDirectory() as folder:
         words = ["--data", "sample", *options, "--out", f"{folder}/run"]
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
-                training.main(small() if name == "small" else recipes.load(name), words)
+                run.main(small() if name == "small" else recipes.load(name), words)
         except SystemExit as stop:
             if stop.code:
                 raise RuntimeError(f"{name} {options}: {said.getvalue()}") from stop

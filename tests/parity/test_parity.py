@@ -19,27 +19,20 @@ import torch
 from keras import layers
 from torch import nn
 
-from kerascnn import UsageError, initializers, optim, parity, transforms
+from kerascnn import UsageError, initializers, optim, parity, transforms, twins
 from kerascnn import recipe as recipes
-from kerascnn.__main__ import main
+from kerascnn.cli import parity as parity_command
+from kerascnn.cli.commands import main
 from kerascnn.data.cache import cache_directory
-from kerascnn.parity import (
-    breaking,
-    command,
-    compare,
-    conditions,
-    mistakes,
-    twins,
-    worker,
-)
+from kerascnn.parity import breaking, compare, mistakes, shared_randomness, worker
 from kerascnn.parity import images as pictures
-from kerascnn.parity import rules as torchvision
-from kerascnn.parity.rules import Normalize, RandomCrop
-from kerascnn.parity.twins import lecture_1
-from kerascnn.parity.twins.initial import kaiming_normal
-from kerascnn.parity.witness import Branches, Witness, _mean, _mean_in_turn
+from kerascnn.parity.torch_step import Branches, Witness, _mean, _mean_in_turn
+from kerascnn.process import machine
 from kerascnn.recipe import Course, Recipe
-from kerascnn.training import environment
+from kerascnn.twins import lecture_1
+from kerascnn.twins import rules as torchvision
+from kerascnn.twins.initial import kaiming_normal
+from kerascnn.twins.rules import Normalize, RandomCrop
 
 # Of every kind: dense, strided and padded convolution, average and maximum, resizing,
 # edges, sigmoid, BatchNorm, Dropout, decay, shortcut added and concatenated.
@@ -112,7 +105,7 @@ def small(monkeypatch):
     """A recipe and its twin that compile in a second; returns the comparison."""
     monkeypatch.setattr(twins, "load", lambda name: TWIN)
     # Most mistakes leave the compiled step as it is.
-    environment.keep_compiled(cache_directory(None) / "compiled")
+    machine.keep_compiled(cache_directory(None) / "compiled")
     return functools.partial(compare.compare, SMALL)
 
 
@@ -332,7 +325,7 @@ def test_callbacks_are_called_as_training_calls_them():
     trained, called = called, []
     side = types.SimpleNamespace(model=model, optimizer=model.optimizer)
     recipe = dataclasses.replace(SMALL, callbacks=lambda: [Note()])
-    rates = conditions.Rates(recipe, side)
+    rates = shared_randomness.Rates(recipe, side)
     for epoch in (0, 0, 1, 1):
         rates.begin(epoch)
         rates.end(1.0)
@@ -403,7 +396,7 @@ def test_tolerances_that_rounding_has_raised_are_marked(capsys):
         **{"seconds": 1.0, "steps": 2, "batch": 4, "first": None},
         "checks": [dataclasses.asdict(c) | {"passed": c.passed} for c in checks],
     }
-    command.show_many([result])
+    parity_command.show_many([result])
     shown = capsys.readouterr().out
     row = next(line for line in shown.splitlines() if "deep" in line)
     assert row.count("*") == 1
@@ -434,7 +427,10 @@ def test_kinks_are_taken_on_keras_s_side():
             (gradient,) = torch.autograd.grad(network(x)[0, 0], x)
         taken = gradient.reshape(-1).abs() > 0
         assert taken.nonzero().tolist() == [[chosen]]
-    assert conditions.largest(np.float32([3, 1, 4, 2]).reshape(1, 2, 2, 1)).item() == 2
+    assert (
+        shared_randomness.largest(np.float32([3, 1, 4, 2]).reshape(1, 2, 2, 1)).item()
+        == 2
+    )
 
 
 def test_keras_s_batch_norm_is_pytorch_s_but_for_rounding():
@@ -583,7 +579,7 @@ def test_misuse_is_one_line(words, message, capsys):
 
 def test_without_torch_the_command_says_how_to_get_it(capsys, monkeypatch):
     monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("kerascnn.__main__.check_backend", lambda: None)
+    monkeypatch.setattr("kerascnn.cli.commands.check_backend", lambda: None)
     assert main(["parity", "fashion_mlp"]) == 2
     assert "pip install 'kerascnn[torch]'" in capsys.readouterr().err
 
@@ -660,7 +656,7 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
                 weight[0] = float(np.nextafter(weight[0].numpy(), np.float32(1)))
         optimizer = twin.optimizer(network)
         found = []
-        dropout = conditions.Dice(recipe.network())
+        dropout = shared_randomness.Dice(recipe.network())
         for batch in compare.prepare(twin, pictures.of(recipe), much, dropout):
             optimizer.zero_grad()
             x = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from kerascnn import __main__, recipe
+from kerascnn import describe, recipe
+from kerascnn.cli import commands
 from kerascnn.report import records
 from kerascnn.runs import Run
 
@@ -27,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def fingerprints():
-    return {n: recipe.fingerprint(recipe.describe(recipe.load(n))) for n in NAMES}
+    return {n: describe.fingerprint(describe.describe(recipe.load(n))) for n in NAMES}
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def finish(tmp_path, fingerprints):
 
 def test_runs_become_records_and_a_card(folder, finish, fingerprints):
     runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90), (2, 0.89))]
-    assert __main__.main(["cookbook", "add", *runs]) == 0
+    assert commands.main(["cookbook", "add", *runs]) == 0
     kept = [
         json.loads(line)
         for line in (folder / "fashion_mlp/runs.jsonl").read_text().splitlines()
@@ -117,7 +118,7 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
 
 def test_seeds_that_stay_at_chance_are_counted_and_not_averaged(folder, finish):
     runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90), (2, 0.1))]
-    assert __main__.main(["cookbook", "add", *runs]) == 0
+    assert commands.main(["cookbook", "add", *runs]) == 0
     card = (folder / "fashion_mlp/README.md").read_text()
     # The deviation of two that lie 2 apart: the root of 2.
     figure = "89.00 ± 1.41% (2 of 3 seeds, the rest at chance)"
@@ -129,7 +130,7 @@ def test_seeds_that_stay_at_chance_are_counted_and_not_averaged(folder, finish):
 
 
 def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
-    assert __main__.main(["cookbook"]) == 0
+    assert commands.main(["cookbook"]) == 0
     assert "Which networks learn" not in (folder / "README.md").read_text()
     for seed, learned in ((0, 40), (1, None)):
         records.add_start(
@@ -145,7 +146,7 @@ def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
                 "crossentropy": 2.1,
             }
         )
-    assert __main__.main(["cookbook"]) == 0
+    assert commands.main(["cookbook"]) == 0
     assert (folder / "README.md").read_text().splitlines()[-1] == (
         "| [cifar_mlp](cifar_mlp/README.md) | 1 of 2 | 40, not in 300 | 21.5%, 21.5% | "
         "2.100, 2.100 | 64 |"
@@ -155,9 +156,9 @@ def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
 def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90))]
-    __main__.main(["cookbook", "add", *runs])
+    commands.main(["cookbook", "add", *runs])
     capsys.readouterr()
-    assert __main__.main(["list"]) == 0
+    assert commands.main(["list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0][1:6] == ["parameters", "test*", "train*", "test", "train"]
     rungs = {line[0]: line[1:6] for line in lines if line and line[0] in NAMES}
@@ -167,14 +168,14 @@ def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypat
     }
     for card in folder.glob("*/*"):
         card.unlink()  # as in an installed package
-    assert __main__.main(["list"]) == 0
+    assert commands.main(["list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (rung,) = (line[1:6] for line in lines if line and line[0] == "fashion_mlp")
     assert rung == ["203,530", "~89%", "-", "-", "-"]
 
 
 def test_what_is_not_measured_is_a_dash(folder):
-    assert __main__.main(["cookbook"]) == 0
+    assert commands.main(["cookbook"]) == 0
     card = (folder / "cifar_mlp/README.md").read_text()
     assert "| test accuracy | – | – | – |" in card
     assert "## Environment\n\n–\n" in card
@@ -188,22 +189,22 @@ def test_what_is_not_measured_is_a_dash(folder):
 def test_a_seed_counts_once_and_an_earlier_version_of_the_recipe_never(
     folder, finish, monkeypatch
 ):
-    assert __main__.main(["cookbook", "add", finish(test=0.88)]) == 0
+    assert commands.main(["cookbook", "add", finish(test=0.88)]) == 0
     gpu = finish(test=0.95, device="NVIDIA H100")
-    assert __main__.main(["cookbook", "add", gpu]) == 0
+    assert commands.main(["cookbook", "add", gpu]) == 0
     card = (folder / "fashion_mlp/README.md").read_text()
     assert "| 88.00% (1 seed) | -1.0 |" in card
     assert len(records.read("fashion_mlp")) == 2
     assert [r["seed"] for r in records.measured("fashion_mlp")] == [0]
 
-    monkeypatch.setattr(recipe, "fingerprint", lambda description: "0" * 64)
-    assert __main__.main(["cookbook"]) == 0
+    monkeypatch.setattr(describe, "fingerprint", lambda description: "0" * 64)
+    assert commands.main(["cookbook"]) == 0
     card = (folder / "fashion_mlp/README.md").read_text()
     assert "| test accuracy | ~89% | – | – |" in card
     assert records.measured("fashion_mlp") == []
     # A run of the new version brings its own curve.
     run = finish(seed=7, fingerprint="0" * 64, device="NVIDIA H100")
-    assert __main__.main(["cookbook", "add", run]) == 0
+    assert commands.main(["cookbook", "add", run]) == 0
     assert (folder / "fashion_mlp/curve.png").read_text() == "seed 7"
     assert "1 min 47 s | NVIDIA H100 |" in (folder / "README.md").read_text()
 
@@ -223,7 +224,7 @@ def test_other_runs_are_refused_and_with_them_the_whole_call(
     folder, finish, capsys, changes, reason
 ):
     good, bad = finish(), finish(seed=1, **changes)
-    assert __main__.main(["cookbook", "add", good, bad]) == 2
+    assert commands.main(["cookbook", "add", good, bad]) == 2
     error = capsys.readouterr().err
     assert reason in error
     assert error.count("\n") == 1
@@ -232,25 +233,25 @@ def test_other_runs_are_refused_and_with_them_the_whole_call(
 
 def test_a_run_is_taken_in_once(folder, finish, capsys):
     run = finish()
-    assert __main__.main(["cookbook", "add", run, run]) == 2
+    assert commands.main(["cookbook", "add", run, run]) == 2
     assert "is in the cookbook already" in capsys.readouterr().err
-    assert __main__.main(["cookbook", "add", run]) == 0
-    assert __main__.main(["cookbook", "add", run]) == 2
+    assert commands.main(["cookbook", "add", run]) == 0
+    assert commands.main(["cookbook", "add", run]) == 2
     assert len(records.read("fashion_mlp")) == 1
 
 
 def test_an_unfinished_run_is_refused(folder, tmp_path, capsys):
-    assert __main__.main(["cookbook", "add", str(tmp_path / "nothing")]) == 2
+    assert commands.main(["cookbook", "add", str(tmp_path / "nothing")]) == 2
     assert "there is no run in" in capsys.readouterr().err
 
 
 def test_check_names_each_stale_card(folder, finish, capsys):
-    __main__.main(["cookbook"])
-    assert __main__.main(["cookbook", "--check"]) == 0
+    commands.main(["cookbook"])
+    assert commands.main(["cookbook", "--check"]) == 0
     (folder / "cifar_mlp/README.md").write_text("out of date")
     (folder / "fashion_mlp/README.md").unlink()
     with pytest.raises(SystemExit) as stop:
-        __main__.main(["cookbook", "--check"])
+        commands.main(["cookbook", "--check"])
     assert stop.value.code == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -262,7 +263,7 @@ def test_check_names_each_stale_card(folder, finish, capsys):
 
 def test_without_a_checkout_there_is_no_cookbook(folder, capsys):
     folder.rmdir()
-    assert __main__.main(["cookbook", "--check"]) == 2
+    assert commands.main(["cookbook", "--check"]) == 2
     assert "run it in a checkout" in capsys.readouterr().err
 
 

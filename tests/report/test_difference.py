@@ -7,7 +7,8 @@ import pytest
 from keras import layers
 from rich.console import Console
 
-from kerascnn import __main__, initializers, recipe, transforms
+from kerascnn import describe, initializers, recipe, transforms
+from kerascnn.cli import commands
 from kerascnn.report import difference, wording
 
 STANDARD = (
@@ -17,7 +18,7 @@ STANDARD = (
 
 
 def between(old, new):
-    return difference.between(*(recipe.describe(recipe.load(n)) for n in (old, new)))
+    return difference.between(*(describe.describe(recipe.load(n)) for n in (old, new)))
 
 
 def test_a_setting_that_changes_in_many_layers_is_named_once():
@@ -200,7 +201,7 @@ def test_layers_that_come_and_go_are_listed_among_the_others():
 
 
 def test_layers_that_only_take_another_input_differ():
-    described = recipe.describe(recipe.load("cifar_skip_12"))
+    described = describe.describe(recipe.load("cifar_skip_12"))
     layers = [dict(layer) for layer in described["network"]]
     (first, *_) = (layer for layer in layers if layer["class"] == "Add")
     first["inputs"] = [3, 3]
@@ -267,7 +268,7 @@ def test_diff_shows_terms_and_code_in_colour():
     ],
 )
 def test_a_mistake_is_one_line(words, expected, capsys):
-    assert __main__.main(words) == 2
+    assert commands.main(words) == 2
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from kerascnn import recipe
+from kerascnn import text as texts
 from kerascnn.report import card, ladder, plots, summary
 from kerascnn.runs import Run
 
@@ -78,7 +79,7 @@ def test_the_summary_sets_accuracies_beside_the_course_and_marks_the_sample(run)
     [(0.4, "0 s"), (59.7, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
 )
 def test_durations(seconds, words):
-    assert summary.duration(seconds) == words
+    assert texts.duration(seconds) == words
 
 
 def test_the_curve_is_drawn_with_the_course_as_a_line(run, monkeypatch):

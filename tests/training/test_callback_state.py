@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerascnn import UsageError, optim, training, transforms
+from kerascnn import UsageError, optim, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import callback_state, checkpoint
-from kerascnn.training.session import Session
+from kerascnn.training import options as run_options
+from kerascnn.training import run as training_run
+from kerascnn.training.autosave import Session
 
 ENGINES = ["epoch", "fit"] if keras.backend.backend() == "jax" else ["fit"]
 
@@ -62,11 +64,11 @@ def train_until(place, case, options):
         patch.setattr(Session, "after_step", step)
         patch.setattr(Session, "on_epoch_begin", begin)
         with pytest.raises(Stop):
-            training.train(case, options)
+            training_run.train(case, options)
 
 
 def options(out, engine="auto"):
-    return training.Overrides(
+    return run_options.Overrides(
         data="sample", limit=150, out=out, checkpoint_minutes=0, engine=engine
     )
 
@@ -169,12 +171,14 @@ def test_kerass_callbacks_go_on_to_the_bit(tmp_path, make, engine, place):
         )
 
     SEEN.clear()
-    whole = training.train(case(tmp_path / "a"), options(tmp_path / "whole", engine))
+    whole = training_run.train(
+        case(tmp_path / "a"), options(tmp_path / "whole", engine)
+    )
     out, there = tmp_path / "stopped", tmp_path / "b"
     SEEN.clear()
     train_until(place, case(there), options(out, engine))
     SEEN.clear()  # as a new process has it
-    run = training.train(case(there), training.Overrides(resume=out))
+    run = training_run.train(case(there), run_options.Overrides(resume=out))
     assert bits(run) == bits(whole)
     for file in (tmp_path / "a").glob("*.csv"):
         assert (there / file.name).read_text() == file.read_text()
@@ -312,8 +316,8 @@ def test_a_resume_with_such_a_callback_needs_force(tmp_path, monkeypatch, callba
     out = tmp_path / "run"
     train_until((1, 0), case, options(out))
     with pytest.raises(UsageError, match=r"the callback \w+ keeps what no checkpoint"):
-        training.train(case, training.Overrides(resume=out))
-    run = training.train(case, training.Overrides(resume=out, force=True))
+        training_run.train(case, run_options.Overrides(resume=out))
+    run = training_run.train(case, run_options.Overrides(resume=out, force=True))
     assert run.finished
 
 

@@ -22,33 +22,25 @@ import numpy as np
 import pytest
 
 import kerascnn
-from kerascnn import (
-    UsageError,
-    command_line,
-    cores,
-    memory,
-    optim,
-    recipe,
-    training,
-)
+from kerascnn import UsageError, describe, optim, recipe
+from kerascnn.cli import parsing
+from kerascnn.cli import run as run_command
+from kerascnn.engine import finite
+from kerascnn.process import cores, machine, memory
+from kerascnn.process.signals import Interrupted, Signals
 from kerascnn.report import plots
 from kerascnn.runs import Run
-from kerascnn.training import (
-    checkpoint,
-    command,
-    environment,
-    guard,
-    resuming,
-    trainer,
-)
-from kerascnn.training.session import Session
-from kerascnn.training.signals import Interrupted, Signals
+from kerascnn.training import checkpoint, resume
+from kerascnn.training import options as run_options
+from kerascnn.training import run as training_run
+from kerascnn.training.autosave import Session
 
 ROOT = str(Path(kerascnn.__file__).parents[1])
 
 SCRIPT = '''
 import os, sys, time
-from kerascnn import optim, training, transforms
+from kerascnn import optim, transforms
+from kerascnn.cli import run as run_recipe
 import keras
 from keras import layers
 from kerascnn.recipe import Course, Recipe
@@ -81,7 +73,7 @@ RECIPE = Recipe(
     callbacks=lambda: [optim.ExponentialDecay(gamma=0.7), Slowly()],
 )
 if __name__ == "__main__":
-    training.main(RECIPE)
+    run_recipe.main(RECIPE)
 '''
 
 # Runs of the script without the seconds that Python takes to import everything: each
@@ -90,9 +82,9 @@ FORKS = """
 import json, os, sys
 import matplotlib.figure
 import kerascnn.report.plots, kerascnn.report.summary
-import kerascnn.training.epoch, kerascnn.training.fit
+import kerascnn.engine.epoch, kerascnn.engine.fit
 import small
-from kerascnn import training
+from kerascnn.cli import run as run_recipe
 
 for line in sys.stdin:
     child = os.fork()
@@ -100,7 +92,7 @@ for line in sys.stdin:
         os.dup2(2, 1)
         words, environment = json.loads(line)
         os.environ.update(environment)
-        training.main(small.RECIPE, words)
+        run_recipe.main(small.RECIPE, words)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)
 """
@@ -299,7 +291,7 @@ def heard(monkeypatch):
 
 
 def short(out, **more):
-    return training.Overrides(
+    return run_options.Overrides(
         data="sample", limit=300, batch_size=50, epochs=2, out=out, **more
     )
 
@@ -312,12 +304,12 @@ def test_a_signal_stops_a_run_after_the_step(tmp_path, heard, capsys, number, co
     before = signal.getsignal(number)
     out = tmp_path / "run"
     mlp = recipe.load("fashion_mlp")
-    assert command_line.run(lambda: training.train(mlp, short(out))) == code
+    assert parsing.run(lambda: training_run.train(mlp, short(out))) == code
     assert f"kerascnn resume {out}" in capsys.readouterr().err
     saved = checkpoint.newest(out)
     assert (saved.epoch, saved.step) == (0, 2)
     assert signal.getsignal(number) is before
-    run = training.train(mlp, training.Overrides(resume=out))
+    run = training_run.train(mlp, run_options.Overrides(resume=out))
     assert run.finished
     assert [m["epoch"] for m in run.metrics] == [1, 2]
 
@@ -332,7 +324,7 @@ def test_usr1_saves_and_goes_on(tmp_path, heard, monkeypatch, capsys):
         return write(run, arrays, manifest)
 
     monkeypatch.setattr(checkpoint, "write", noted)
-    run = training.train(recipe.load("fashion_mlp"), short(tmp_path / "run"))
+    run = training_run.train(recipe.load("fashion_mlp"), short(tmp_path / "run"))
     assert run.finished
     assert "Saving after this step." in capsys.readouterr().err
     assert written[0] == (0, 2)
@@ -357,7 +349,7 @@ def test_a_signal_after_the_last_look_is_not_reported_as_saved_unless_it_is(
     monkeypatch.setattr(Session, "_stop_if_asked", late)
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
-        training.train(recipe.load("fashion_mlp"), short(out))
+        training_run.train(recipe.load("fashion_mlp"), short(out))
     saved = checkpoint.newest(out)
     assert (saved.epoch, saved.step) == (1, 0)
 
@@ -393,7 +385,7 @@ sys.meta_path.insert(0, Send())
 """
 IMPORTING = f"""{SEND}
 sys.argv = ["/usr/bin/kerascnn", "show", "fashion_mlp"]
-from kerascnn.__main__ import main
+from kerascnn.cli.commands import main
 sys.exit(main())
 """
 # The signal comes just before the process starts again with other variables.
@@ -405,21 +397,22 @@ def late(*words):
     execve(*words)
 os.execve = late
 sys.argv = ["/usr/bin/kerascnn", "run", "fashion_mlp", "--help"]
-from kerascnn.__main__ import main
+from kerascnn.cli.commands import main
 sys.exit(main())
 """
 # The signal comes while the images are decoded, which is Python code.
 DECODING = """
 import os, sys
 import small
-from kerascnn import data, training
+from kerascnn import data
+from kerascnn.cli import run as run_recipe
 number = int(sys.argv.pop())
 load = data.load
 def late(*words):
     os.kill(os.getpid(), number)
     return load(*words)
 data.load = late
-training.main(small.RECIPE)
+run_recipe.main(small.RECIPE)
 """
 
 
@@ -495,7 +488,7 @@ def test_a_library_keeps_its_handlers():
 import signal
 numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 before = [signal.getsignal(n) for n in numbers]
-import kerascnn.__main__, kerascnn.recipes.fashion_mlp, kerascnn.training.trainer
+import kerascnn.cli.commands, kerascnn.recipes.fashion_mlp, kerascnn.training.run
 assert before == [signal.getsignal(n) for n in numbers]
 """
     done = subprocess.run(
@@ -509,7 +502,7 @@ assert before == [signal.getsignal(n) for n in numbers]
 
 TWO_SIGNALS = """
 import functools, os, signal, threading
-from kerascnn.training.signals import Signals
+from kerascnn.process.signals import Signals
 with Signals(functools.partial(print, flush=True)) as signals:
     os.kill(os.getpid(), signal.SIGTERM)
     while signals.stop is None:
@@ -684,13 +677,13 @@ def test_a_best_epoch_is_saved_also_where_saving_costs_too_much(tmp_path, monkey
     monkeypatch.setattr(Session, "on_epoch_end", dear)
     mlp = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [Told()])
     options = dataclasses.replace(short(tmp_path / "run", validation=0.2), epochs=6)
-    training.train(mlp, options)
+    training_run.train(mlp, options)
     assert there == [[1], [1, 2], [1, 2], [1, 2], [2, 5], [5, 6]]
 
 
 def test_a_run_with_held_out_images_says_so_in_its_checkpoints(tmp_path):
     options = short(tmp_path / "run", validation=0.2)
-    run = training.train(recipe.load("fashion_mlp"), options)
+    run = training_run.train(recipe.load("fashion_mlp"), options)
     saved = checkpoint.newest(run.folder)
     assert saved.manifest["validation"] is True
     assert [r["validation_loss"] for r in saved.manifest["history"]] == [
@@ -728,7 +721,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(small_disk, ca
     out = small_disk / "run"
     mlp = recipe.load("fashion_mlp")
     options = short(out, checkpoint_minutes=0)
-    assert command_line.run(lambda: training.train(mlp, options)) == 2
+    assert parsing.run(lambda: training_run.train(mlp, options)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "No space left on device" in error
@@ -739,7 +732,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(small_disk, ca
 
     grow = ["mount", "-o", "remount,size=50m", str(small_disk)]
     subprocess.run(grow, check=True)
-    assert training.train(mlp, training.Overrides(resume=out)).finished
+    assert training_run.train(mlp, run_options.Overrides(resume=out)).finished
 
 
 def test_a_disk_of_five_megabytes_fills_up_where_none_can_be_mounted(
@@ -760,13 +753,13 @@ def test_a_disk_of_five_megabytes_fills_up_where_none_can_be_mounted(
     options = short(out, checkpoint_minutes=0)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write_synced", counted)
-        assert command_line.run(lambda: training.train(mlp, options)) == 2
+        assert parsing.run(lambda: training_run.train(mlp, options)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "No space left on device" in error
     assert checkpoint.newest(out).step == 2
     assert len(list((out / "checkpoints").iterdir())) == 2
-    assert training.train(mlp, training.Overrides(resume=out)).finished
+    assert training_run.train(mlp, run_options.Overrides(resume=out)).finished
 
 
 @pytest.mark.skipif(not shutil.which("mount"), reason="no mount command")
@@ -774,7 +767,7 @@ def test_a_read_only_folder_is_one_line(small_disk, capsys):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     options = short(small_disk / "run")
     mlp = recipe.load("fashion_mlp")
-    assert command_line.run(lambda: training.train(mlp, options)) == 2
+    assert parsing.run(lambda: training_run.train(mlp, options)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "Read-only file system" in error
@@ -783,8 +776,8 @@ def test_a_read_only_folder_is_one_line(small_disk, capsys):
 def test_a_run_in_use_is_refused(tmp_path):
     run = Run.create("fashion_mlp", tmp_path / "run")
     with run.lock(), pytest.raises(UsageError, match="another process is training"):
-        training.train(
-            recipe.load("fashion_mlp"), training.Overrides(resume=run.folder)
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=run.folder)
         )
     with run.lock():
         pass
@@ -805,7 +798,7 @@ def train_until(place, chosen, options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            training.train(chosen, options)
+            training_run.train(chosen, options)
 
 
 @pytest.fixture(scope="module")
@@ -827,7 +820,9 @@ def copied(stopped, tmp_path):
 
 def test_a_run_of_another_recipe_is_named_without_its_layers(copied):
     with pytest.raises(UsageError) as refused:
-        training.train(recipe.load("fashion_lenet"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_lenet"), run_options.Overrides(resume=copied)
+        )
     assert "its recipe was fashion_mlp and is fashion_lenet." in str(refused.value)
     assert "Conv2D" not in str(refused.value)
 
@@ -836,8 +831,8 @@ def test_another_recipe_is_refused_unless_it_is_forced(copied):
     mlp = recipe.load("fashion_mlp")
     changed = dataclasses.replace(mlp, optimizer=lambda: optim.adam(0.002))
     with pytest.raises(UsageError, match=r"optimizer was .*0\.001.* is .*0\.002"):
-        training.train(changed, training.Overrides(resume=copied))
-    run = training.train(changed, training.Overrides(resume=copied, force=True))
+        training_run.train(changed, run_options.Overrides(resume=copied))
+    run = training_run.train(changed, run_options.Overrides(resume=copied, force=True))
     assert run.finished
     assert "force" in run.config["overrides"]  # no card will take it
     # The change is what it trains with, not only what it records.
@@ -845,9 +840,9 @@ def test_another_recipe_is_refused_unless_it_is_forced(copied):
 
 
 def test_a_forced_run_keeps_every_mark(copied):
-    run = training.train(
+    run = training_run.train(
         recipe.load("fashion_mlp"),
-        training.Overrides(resume=copied, learning_rate=0.01, force=True),
+        run_options.Overrides(resume=copied, learning_rate=0.01, force=True),
     )
     marks = ["batch_size", "epochs", "force", "learning_rate", "limit"]
     assert run.config["overrides"] == marks
@@ -880,10 +875,10 @@ def test_a_forced_change_of_the_decay_is_kept_to(tmp_path, change, expected):
     out = tmp_path / "run"
     options = dataclasses.replace(short(out, checkpoint_minutes=0), epochs=3)
     train_until((1, 1), decays(), options)
-    overrides = training.Overrides(
+    overrides = run_options.Overrides(
         resume=out, force=True, learning_rate=change.get("learning_rate")
     )
-    run = training.train(decays(change.get("gamma", 0.5)), overrides)
+    run = training_run.train(decays(change.get("gamma", 0.5)), overrides)
     assert rates(run) == pytest.approx(expected)
 
 
@@ -902,8 +897,8 @@ def test_a_checkpoint_of_another_run_is_refused(copied, change):
     shutil.move(copied / "checkpoints", other / "checkpoints")
     mlp = recipe.load("fashion_mlp")
     with pytest.raises(UsageError, match=r"the checkpoint .* is another run's"):
-        training.train(mlp, training.Overrides(resume=other))
-    run = training.train(mlp, training.Overrides(resume=other, force=True))
+        training_run.train(mlp, run_options.Overrides(resume=other))
+    run = training_run.train(mlp, run_options.Overrides(resume=other, force=True))
     assert "force" in run.config["overrides"]
 
 
@@ -923,17 +918,19 @@ def test_a_run_from_before_runs_had_identities_goes_on(copied):
     old = {k: v for k, v in saved.manifest.items() if k != "identity"}
     checkpoint.write(copied, saved.arrays, old)
     mlp = recipe.load("fashion_mlp")
-    run = training.train(mlp, training.Overrides(resume=copied))
+    run = training_run.train(mlp, run_options.Overrides(resume=copied))
     assert run.finished
     assert "force" not in run.config["overrides"]
 
 
 def test_other_code_of_the_same_version_is_refused(copied, monkeypatch):
-    monkeypatch.setattr(environment, "code", lambda: "0" * 64)
+    monkeypatch.setattr(machine, "code", lambda: "0" * 64)
     with pytest.raises(
         UsageError, match=r"kerascnn's code was [0-9a-f]{64} and is 0{64}"
     ):
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
 
 
 def test_the_code_that_trains_is_what_is_hashed(monkeypatch):
@@ -944,7 +941,7 @@ def test_the_code_that_trains_is_what_is_hashed(monkeypatch):
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", noted)
-    environment.code.__wrapped__()
+    machine.code.__wrapped__()
     expected = ("acceleration/winograd", "optim", "training/epoch", "data/loading")
     assert {f"kerascnn/{name}.py" for name in expected} <= set(seen)
     assert {name.split("/")[1] for name in seen if name.count("/") > 1} == {
@@ -966,9 +963,9 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(copied, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", failing)
         with pytest.raises(UsageError, match=r"can't be read \(Input/output error\)"):
-            training.train(mlp, training.Overrides(resume=copied))
+            training_run.train(mlp, run_options.Overrides(resume=copied))
     assert checkpoint.numbered(copied) == before
-    assert training.train(mlp, training.Overrides(resume=copied)).finished
+    assert training_run.train(mlp, run_options.Overrides(resume=copied)).finished
 
 
 def test_a_checkpoint_of_a_later_format_is_not_passed_over(copied, monkeypatch):
@@ -977,7 +974,9 @@ def test_a_checkpoint_of_a_later_format_is_not_passed_over(copied, monkeypatch):
         later.setattr(checkpoint, "_FORMAT", 99)
         checkpoint.write(copied, saved.arrays, saved.manifest)
     with pytest.raises(UsageError, match=r"has format 99, and this version .* 2"):
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
 
 
 def test_checkpoints_follow_each_other_by_number(tmp_path):
@@ -998,7 +997,9 @@ def test_another_number_of_cores_is_refused_on_a_cpu(copied):
     edit(copied, lambda config: config["environment"].update(cores=7, device="cpu"))
     here = cores.available()
     with pytest.raises(UsageError, match=f"cores was 7 and is {here}"):
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
 
 
 @pytest.mark.parametrize("emptied", [False, True])
@@ -1012,9 +1013,9 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(copied, emptied):
     files = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     mlp = recipe.load("fashion_mlp")
     with pytest.raises(UsageError, match=r"has \d epochs? .* no checkpoint to go on"):
-        training.train(mlp, training.Overrides(resume=copied))
+        training_run.train(mlp, run_options.Overrides(resume=copied))
     assert files == {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
-    run = training.train(mlp, training.Overrides(resume=copied, force=True))
+    run = training_run.train(mlp, run_options.Overrides(resume=copied, force=True))
     assert [m["epoch"] for m in run.metrics] == [1, 2]
     assert run.finished
 
@@ -1023,7 +1024,9 @@ def test_a_run_killed_in_its_first_write_begins_anew(copied):
     """The epoch's line is there, the checkpoint is not; so it ends as it would have."""
     for folder in checkpoint.numbered(copied):
         shutil.rmtree(folder)
-    run = training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+    run = training_run.train(
+        recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+    )
     assert run.finished
     assert [m["epoch"] for m in run.metrics] == [1, 2]
 
@@ -1046,14 +1049,16 @@ def test_the_first_checkpoint_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", slow)
     mlp = recipe.load("fashion_mlp")
     mlp = dataclasses.replace(mlp, callbacks=lambda: [Look()])
-    training.train(mlp, short(tmp_path / "run"))
+    training_run.train(mlp, short(tmp_path / "run"))
     assert begun == [0, 1]
 
 
 @pytest.mark.parametrize("text", ["{}", "junk", "[1]", '{"finished": "'])
 def test_a_damaged_result_does_not_stand_in_the_way(copied, text):
     (copied / "result.json").write_text(text)
-    run = training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+    run = training_run.train(
+        recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+    )
     assert run.finished
 
 
@@ -1077,7 +1082,7 @@ def test_a_checkpoint_is_due_inside_an_epoch(tmp_path, monkeypatch, minutes):
 
     monkeypatch.setattr(checkpoint, "write", noted)
     mlp = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [Slowly()])
-    training.train(mlp, short(tmp_path / "run", checkpoint_minutes=minutes))
+    training_run.train(mlp, short(tmp_path / "run", checkpoint_minutes=minutes))
     inside = [step for _, step in written if step]
     assert written[-1] == (2, 0)
     if minutes > 1:
@@ -1116,9 +1121,9 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(
     mlp = recipe.load("fashion_mlp")
     files = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     with pytest.raises(UsageError, match=message):
-        training.train(
+        training_run.train(
             change(mlp) if change else mlp,
-            training.Overrides(resume=copied, force=True, **option),
+            run_options.Overrides(resume=copied, force=True, **option),
         )
     assert files == {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
 
@@ -1126,7 +1131,7 @@ def test_what_cannot_go_on_is_refused_before_anything_is_written(
 def test_an_option_given_at_its_default_counts(copied):
     edit(copied, lambda config: config["options"].update(on_nan="skip"))
     words = ["--resume", str(copied), "--on-nan", "stop"]
-    command.run(recipe.load("fashion_mlp"), words, "fashion_mlp")
+    run_command.run(recipe.load("fashion_mlp"), words, "fashion_mlp")
     config = Run(copied).config
     assert config["options"]["on_nan"] == "stop"
     assert config["options"]["limit"] == 300  # not given: the run's own
@@ -1138,14 +1143,14 @@ def test_an_option_given_at_its_default_counts(copied):
 
 def test_paths_are_recorded_for_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = training.Overrides(
+    given = run_options.Overrides(
         data_dir=Path("sets"), cache_dir=Path("../cache"), dataset="./pets"
     )
-    recorded = resuming.record(resuming.absolute(given))
+    recorded = resume.record(resume.absolute(given))
     assert recorded["data_dir"] == str(tmp_path / "sets")
     assert recorded["cache_dir"] == str(tmp_path.parent / "cache")
     assert recorded["dataset"] == str(tmp_path / "pets")
-    assert resuming.absolute_dataset("cifar10") == "cifar10"
+    assert resume.absolute_dataset("cifar10") == "cifar10"
 
 
 def test_a_run_without_its_curve_is_not_finished(copied, monkeypatch):
@@ -1156,24 +1161,26 @@ def test_a_run_without_its_curve_is_not_finished(copied, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(plots, "curve", full)
         with pytest.raises(UsageError, match=r"curve\.png can't be written"):
-            training.train(mlp, training.Overrides(resume=copied))
+            training_run.train(mlp, run_options.Overrides(resume=copied))
     assert not Run(copied).finished
-    assert training.train(mlp, training.Overrides(resume=copied)).finished
+    assert training_run.train(mlp, run_options.Overrides(resume=copied)).finished
     assert (copied / "curve.png").exists()
 
 
 def test_other_errors_do_not_hide_a_bad_step(copied, monkeypatch):
     def bad(session, step, measured):
-        raise guard.NotFiniteError("the loss was not finite", 7)
+        raise finite.NotFiniteError("the loss was not finite", 7)
 
     def broken(*arguments):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(Session, "after_step", bad)
-    monkeypatch.setattr(guard, "largest_gradients", broken)
-    monkeypatch.setattr(trainer, "_finish", broken)
-    with pytest.raises(guard.NotFiniteError, match="the loss was not finite"):
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+    monkeypatch.setattr(finite, "largest_gradients", broken)
+    monkeypatch.setattr(training_run, "_finish", broken)
+    with pytest.raises(finite.NotFiniteError, match="the loss was not finite"):
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
 
 
 def test_a_stop_before_the_first_step_saves_nothing_twice(copied):
@@ -1199,7 +1206,7 @@ def test_a_recipe_of_ones_own_says_how_to_go_on(copied):
     edit(copied, lambda config: config.update(recipe="mine"))
     spaced = copied.rename(copied.parent / "a run")
     with pytest.raises(UsageError, match=f"python FILE --resume '{spaced}'"):
-        command.resume([str(spaced)], "kerascnn resume")
+        run_command.resume([str(spaced)], "kerascnn resume")
 
 
 def test_windows_starts_a_process_and_waits_for_it(monkeypatch):
@@ -1209,14 +1216,14 @@ def test_windows_starts_a_process_and_waits_for_it(monkeypatch):
         started.append((words, env["XLA_FLAGS"]))
         return 7
 
-    options = training.Overrides(deterministic=True)
+    options = run_options.Overrides(deterministic=True)
     variables = {"XLA_FLAGS": "--anything"}
-    monkeypatch.setattr(command.determinism, "variables", lambda backend: variables)
+    monkeypatch.setattr(run_command.determinism, "variables", lambda backend: variables)
     monkeypatch.setattr(subprocess, "call", call)
     with monkeypatch.context() as patch:
-        patch.setattr(command.os, "name", "nt")
+        patch.setattr(run_command.os, "name", "nt")
         with pytest.raises(SystemExit) as stop:
-            command.use_environment(options)
+            run_command.use_environment(options)
     assert stop.value.code == 7
     assert started == [([sys.executable, *sys.orig_argv[1:]], "--anything")]
 
@@ -1233,8 +1240,8 @@ def test_another_option_is_refused(copied, option, message):
     if option == {"engine": "fit"} and keras.backend.backend() != "jax":
         pytest.skip("fit is the only engine here")
     with pytest.raises(UsageError, match=message):
-        training.train(
-            recipe.load("fashion_mlp"), training.Overrides(resume=copied, **option)
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied, **option)
         )
 
 
@@ -1254,7 +1261,9 @@ def test_other_versions_and_other_data_are_refused(copied):
 
     edit(copied, change)
     with pytest.raises(UsageError, match=r"data was .*; device was abacus") as refused:
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
     assert "keras was 3.0.0 and is" in str(refused.value)
     assert "processor was 8086 and is" in str(refused.value)
 
@@ -1262,7 +1271,7 @@ def test_other_versions_and_other_data_are_refused(copied):
 def test_a_config_that_names_no_recipe_is_called_damaged(copied):
     edit(copied, dict.clear)
     with pytest.raises(UsageError, match="names no recipe: it is damaged"):
-        command.resume([str(copied)], "kerascnn resume")
+        run_command.resume([str(copied)], "kerascnn resume")
 
 
 def test_data_that_are_gone_are_named(copied):
@@ -1271,7 +1280,9 @@ def test_data_that_are_gone_are_named(copied):
 
     edit(copied, change)
     with pytest.raises(UsageError, match=r"/gone/fashion_mnist/3\.0\.1, are gone"):
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
 
 
 def test_a_checkpoint_of_another_network_is_refused(copied):
@@ -1282,14 +1293,16 @@ def test_a_checkpoint_of_another_network_is_refused(copied):
     }
     checkpoint.write(copied, arrays, saved.manifest)
     with pytest.raises(UsageError, match="holds other variables than the model"):
-        training.train(recipe.load("fashion_mlp"), training.Overrides(resume=copied))
+        training_run.train(
+            recipe.load("fashion_mlp"), run_options.Overrides(resume=copied)
+        )
 
 
 def test_a_bad_step_is_explained(tmp_path, capsys):
     """A learning rate beyond all reason: exit 3, and where the numbers broke."""
     options = short(tmp_path / "run", learning_rate=1e30)
     mlp = recipe.load("fashion_mlp")
-    assert command_line.run(lambda: training.train(mlp, options)) == 3
+    assert parsing.run(lambda: training_run.train(mlp, options)) == 3
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     for words in ("epoch 1, step ", "of 6", "learning rate 1", "/kernel nan"):
@@ -1302,7 +1315,7 @@ def test_a_run_that_skips_is_not_told_to_skip(tmp_path, capsys):
     options = short(tmp_path / "run", learning_rate=1e30, on_nan="skip")
     options = dataclasses.replace(options, batch_size=20)
     mlp = recipe.load("fashion_mlp")
-    assert command_line.run(lambda: training.train(mlp, options)) == 3
+    assert parsing.run(lambda: training_run.train(mlp, options)) == 3
     error = capsys.readouterr().err
     assert "10 steps in a row" in error
     assert "smaller --learning-rate" in error
@@ -1313,14 +1326,14 @@ def test_a_run_that_skips_is_not_told_to_skip(tmp_path, capsys):
 def test_a_number_beyond_all_counters_is_refused(name):
     option = name.replace("_", "-")
     with pytest.raises(UsageError, match=f"--{option} 9+: expected less than"):
-        training.Overrides(**{name: 99999999999999999999})
+        run_options.Overrides(**{name: 99999999999999999999})
 
 
 def test_the_command_to_go_on_can_be_pasted(tmp_path, heard, capsys):
     heard(signal.SIGINT)
     out = tmp_path / "a run"
     mlp = recipe.load("fashion_mlp")
-    assert command_line.run(lambda: training.train(mlp, short(out))) == 130
+    assert parsing.run(lambda: training_run.train(mlp, short(out))) == 130
     assert f"kerascnn resume '{out}'\n" in capsys.readouterr().err
 
 
@@ -1337,10 +1350,10 @@ def test_callbacks_that_hold_functions_train_and_go_on(tmp_path, callback):
     mine = dataclasses.replace(
         recipe.load("fashion_mlp"), callbacks=lambda: [callback()]
     )
-    whole = training.train(mine, short(tmp_path / "whole"))
+    whole = training_run.train(mine, short(tmp_path / "whole"))
     out = tmp_path / "run"
     train_until((1, 2), mine, short(out, checkpoint_minutes=0))
-    run = training.train(mine, training.Overrides(resume=out))
+    run = training_run.train(mine, run_options.Overrides(resume=out))
     assert run.result["weights_sha256"] == whole.result["weights_sha256"]
 
 
@@ -1348,7 +1361,7 @@ def test_a_callback_that_cannot_be_described_is_a_line():
     odd = keras.callbacks.LambdaCallback(thing=object())
     mine = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [odd])
     with pytest.raises(UsageError, match=r"fashion_mlp's callbacks can't be described"):
-        recipe.describe(mine)
+        describe.describe(mine)
 
 
 def test_a_function_is_described_by_its_code():
@@ -1357,7 +1370,7 @@ def test_a_function_is_described_by_its_code():
             recipe.load("fashion_mlp"),
             callbacks=lambda: [keras.callbacks.LearningRateScheduler(schedule)],
         )
-        return recipe.fingerprint(recipe.describe(mine))
+        return describe.fingerprint(describe.describe(mine))
 
     def slow(epoch):
         return 0.1
@@ -1381,7 +1394,7 @@ def test_a_class_of_ones_own_is_described_by_its_code():
             transform=lambda: [layer()],
             callbacks=lambda: [callback()],
         )
-        return recipe.describe(mine)
+        return describe.describe(mine)
 
     def twice():
         class Scaled(keras.layers.Layer):
@@ -1406,7 +1419,7 @@ def test_a_class_of_ones_own_is_described_by_its_code():
     assert {x for x in old if old[x] != new[x]} == {"network", "transform"}
     assert "class Counts" in old["callbacks"][0]["code"]
     # The package's own classes and Keras's are known by their versions.
-    assert '"code"' not in json.dumps(recipe.describe(recipe.load("cifar_vgg_aug")))
+    assert '"code"' not in json.dumps(describe.describe(recipe.load("cifar_vgg_aug")))
 
 
 @pytest.mark.parametrize("batch_size", [50, 25])
@@ -1415,19 +1428,20 @@ def test_a_bad_step_is_named_also_after_a_forced_change(copied, batch_size, caps
     for folder in checkpoint.numbered(copied):
         if not folder.name.endswith("-0000000"):
             shutil.rmtree(folder)  # what is left lies between the epochs
-    judge = guard.judge
+    judge = finite.judge
     words = {"batch_size": 25, "force": True} if batch_size == 25 else {}
 
     def bad(counts, loss, gradients, optimizer):
         # 6 steps were counted in the first epoch; the third after them is bad.
-        loss = keras.ops.where(counts[guard.STEPS] == 8, float("nan"), loss)
+        loss = keras.ops.where(counts[finite.STEPS] == 8, float("nan"), loss)
         return judge(counts, loss, gradients, optimizer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "judge", bad)
-        with pytest.raises(guard.NotFiniteError) as error:
-            training.train(
-                recipe.load("fashion_mlp"), training.Overrides(resume=copied, **words)
+        patch.setattr(finite, "judge", bad)
+        with pytest.raises(finite.NotFiniteError) as error:
+            training_run.train(
+                recipe.load("fashion_mlp"),
+                run_options.Overrides(resume=copied, **words),
             )
     steps = 300 // batch_size
     assert f"epoch 2, step 3 of {steps}: " in str(error.value)
@@ -1446,9 +1460,9 @@ def test_memory_that_is_not_enough_is_a_line(tmp_path, monkeypatch, error):
     def fit(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(training.trainer.fit, "fit", fit)
+    monkeypatch.setattr(training_run.fit, "fit", fit)
     with pytest.raises(UsageError, match=r"not enough for batches of 50: pass a small"):
-        training.train(
+        training_run.train(
             recipe.load("fashion_mlp"), short(tmp_path / "run", engine="fit")
         )
 
@@ -1457,9 +1471,9 @@ def test_other_errors_of_an_engine_are_not_taken_for_it(tmp_path, monkeypatch):
     def fit(*arguments, **options):
         raise RuntimeError("a layer of yours has a bug")
 
-    monkeypatch.setattr(training.trainer.fit, "fit", fit)
+    monkeypatch.setattr(training_run.fit, "fit", fit)
     with pytest.raises(RuntimeError, match="has a bug"):
-        training.train(
+        training_run.train(
             recipe.load("fashion_mlp"), short(tmp_path / "run", engine="fit")
         )
 
@@ -1471,7 +1485,7 @@ def test_a_learning_rate_for_a_schedule_is_a_line(tmp_path):
 
     mine = dataclasses.replace(recipe.load("fashion_mlp"), optimizer=scheduled)
     with pytest.raises(UsageError, match=r"--learning-rate: .* follows a schedule"):
-        training.train(mine, short(tmp_path / "run", learning_rate=0.1))
+        training_run.train(mine, short(tmp_path / "run", learning_rate=0.1))
 
 
 def test_functions_in_layers_are_described_by_their_code():
@@ -1483,7 +1497,7 @@ def test_functions_in_layers_are_described_by_their_code():
             return keras.Model(image, keras.layers.Dense(10)(x))
 
         mine = dataclasses.replace(recipe.load("fashion_mlp"), network=network)
-        return recipe.describe(mine)["network"]
+        return describe.describe(mine)["network"]
 
     def twice():
         def scaled(x):
@@ -1513,7 +1527,7 @@ def test_a_layer_of_a_type_of_its_own_says_so():
             return keras.Model(image, keras.layers.Dense(10, **more)(x))
 
         mine = dataclasses.replace(recipe.load("fashion_mlp"), network=network)
-        return recipe.describe(mine)["network"][-1]
+        return describe.describe(mine)["network"][-1]
 
     assert "dtype" not in described()
     assert described(dtype="float32") == described()
@@ -1538,14 +1552,14 @@ def test_a_stop_that_the_shell_wants_ignored_is(tmp_path):
 
 
 def test_a_last_epoch_without_a_good_step_has_a_summary(tmp_path, monkeypatch, capsys):
-    judge = guard.judge
+    judge = finite.judge
 
     def bad(counts, loss, gradients, optimizer):
-        loss = keras.ops.where(counts[guard.STEPS] >= 6, float("nan"), loss)
+        loss = keras.ops.where(counts[finite.STEPS] >= 6, float("nan"), loss)
         return judge(counts, loss, gradients, optimizer)
 
-    monkeypatch.setattr(guard, "judge", bad)
-    run = training.train(
+    monkeypatch.setattr(finite, "judge", bad)
+    run = training_run.train(
         recipe.load("fashion_mlp"), short(tmp_path / "run", on_nan="skip")
     )
     assert run.result["train_accuracy"] is None
@@ -1555,7 +1569,7 @@ def test_a_last_epoch_without_a_good_step_has_a_summary(tmp_path, monkeypatch, c
 
 def test_numbers_are_written_as_they_were_given(copied):
     with pytest.raises(UsageError, match=r"learning rate was 0\.001 and is 0\.0002\. "):
-        training.train(
+        training_run.train(
             recipe.load("fashion_mlp"),
-            training.Overrides(resume=copied, learning_rate=0.0002),
+            run_options.Overrides(resume=copied, learning_rate=0.0002),
         )

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerascnn import UsageError, __main__, command_line, recipe, training
+from kerascnn import UsageError, recipe
+from kerascnn.cli import commands
+from kerascnn.process import backend
 from kerascnn.report.cookbook import record_of
 from kerascnn.runs import Run
-from kerascnn.training import checkpoint, resuming, trainer
+from kerascnn.training import checkpoint, resume
+from kerascnn.training import options as run_options
+from kerascnn.training import run as training_run
 
 FEW = settings(derandomize=True, deadline=None, database=None)
 HOW_MANY = [100, pytest.param(5000, marks=pytest.mark.slow)]
@@ -150,12 +154,13 @@ def test_a_sealed_manifest_of_another_shape_is_damaged(examples, tmp_path, uncha
 def stopped(tmp_path_factory):
     """A run with one epoch done, as if it had been stopped then."""
     out = tmp_path_factory.mktemp("stopped") / "run"
-    options = training.Overrides(data="sample", limit=300, batch_size=100, epochs=1)
+    options = run_options.Overrides(data="sample", limit=300, batch_size=100, epochs=1)
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.getbasetemp() / "cache"
         patch.setenv("KERASCNN_CACHE_DIR", str(cache))
-        training.train(
-            recipe.load("fashion_mlp"), trainer.dataclasses.replace(options, out=out)
+        training_run.train(
+            recipe.load("fashion_mlp"),
+            training_run.dataclasses.replace(options, out=out),
         )
     (out / "result.json").unlink()
     return out
@@ -176,17 +181,17 @@ def test_a_damaged_record_is_a_line(examples, stopped, tmp_path, capfd, unchange
         with unchanged(tmp_path), pytest.MonkeyPatch.context() as patch:
             # The stub does what `train` begins with.
             patch.setattr(
-                trainer,
+                training_run,
                 "train",
                 lambda recipe, given, names: (
-                    resuming.options(run, given, names),
-                    resuming.changes(run, now, force=True),
+                    resume.options(run, given, names),
+                    resume.changes(run, now, force=True),
                 ),
             )
             # A record that says `deterministic` starts the process again: it is enough
             # that it gets so far.
-            patch.setattr(command_line, "restart", lambda variables: None)
-            code = __main__.main(["resume", str(folder)])
+            patch.setattr(backend, "restart", lambda variables: None)
+            code = commands.main(["resume", str(folder)])
             with pytest.raises(UsageError):
                 record_of(run)  # it is on the sample, at least
         error = capfd.readouterr().err

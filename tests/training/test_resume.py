@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerascnn import UsageError, optim, training, transforms
+from kerascnn import UsageError, optim, transforms
+from kerascnn.process.signals import Interrupted
 from kerascnn.recipe import Course, Recipe
 from kerascnn.runs import Run
-from kerascnn.training import callback_state, checkpoint, resuming
-from kerascnn.training.session import Session
-from kerascnn.training.signals import Interrupted
+from kerascnn.training import callback_state, checkpoint, resume
+from kerascnn.training import options as run_options
+from kerascnn.training import run as training_run
+from kerascnn.training.autosave import Session
 
 JAX = keras.backend.backend() == "jax"
 ENGINES = ["epoch", "fit"] if JAX else ["fit"]
@@ -104,7 +106,7 @@ def stop_at(monkeypatch):
 
 
 def options(out=None, **more):
-    return training.Overrides(
+    return run_options.Overrides(
         data="sample", limit=300, out=out, checkpoint_minutes=0, **more
     )
 
@@ -148,18 +150,20 @@ def test_a_stop_in_an_evaluation_is_heard_at_once(tmp_path, monkeypatch, engine)
     case = dataclasses.replace(
         RECIPE, callbacks=lambda: [*RECIPE.callbacks(), Killer()]
     )
-    limited = training.Overrides(
+    limited = run_options.Overrides(
         data="sample", limit=300, checkpoint_minutes=10, engine=engine
     )
-    whole = training.train(case, dataclasses.replace(limited, out=tmp_path / "whole"))
+    whole = training_run.train(
+        case, dataclasses.replace(limited, out=tmp_path / "whole")
+    )
     monkeypatch.setattr(Killer, "armed", True)
     folder = tmp_path / "stopped"
     with pytest.raises(Interrupted):
-        training.train(case, dataclasses.replace(limited, out=folder))
+        training_run.train(case, dataclasses.replace(limited, out=folder))
     saved = checkpoint.newest(folder)
     assert (saved.epoch, saved.step) == (0, 5)  # the epoch's record is not there yet
     assert not Run(folder).metrics
-    run = training.train(case, training.Overrides(resume=folder))
+    run = training_run.train(case, run_options.Overrides(resume=folder))
     assert_equal(final(run), final(whole))
 
 
@@ -178,40 +182,42 @@ def test_a_checkpoint_written_beside_the_training_is_of_one_step(
         start(writer, fetched, manifest)
 
     monkeypatch.setattr(checkpoint.Writer, "start", late)
-    limited = training.Overrides(
+    limited = run_options.Overrides(
         data="sample", limit=300, checkpoint_minutes=1e-6, engine=engine
     )
-    whole = training.train(RECIPE, dataclasses.replace(limited, out=tmp_path / "whole"))
+    whole = training_run.train(
+        RECIPE, dataclasses.replace(limited, out=tmp_path / "whole")
+    )
     folder = tmp_path / "stopped"
     stop_at[:] = [(1, 3)]
     with pytest.raises(Stop):
-        training.train(RECIPE, dataclasses.replace(limited, out=folder))
+        training_run.train(RECIPE, dataclasses.replace(limited, out=folder))
     stop_at.clear()
     saved = checkpoint.newest(folder)
     assert (saved.epoch, saved.step) in [(1, 1), (1, 2)]
-    run = training.train(RECIPE, training.Overrides(resume=folder))
+    run = training_run.train(RECIPE, run_options.Overrides(resume=folder))
     assert_equal(final(run), final(whole))
 
 
 @pytest.mark.parametrize(("case", "engine"), CASES, ids=NAMES)
 def test_a_run_goes_on_to_the_bit(tmp_path, stop_at, case, engine):
     """Stopped between two epochs, and inside one."""
-    whole = training.train(case, options(tmp_path / "whole", engine=engine))
+    whole = training_run.train(case, options(tmp_path / "whole", engine=engine))
     folder = tmp_path / "stopped"
     for i, place in enumerate([(1, 0), (1, 3)]):
         stop_at[:] = [place]
         with pytest.raises(Stop):
-            training.train(
+            training_run.train(
                 case,
                 options(resume=folder) if i else options(folder, engine=engine),
             )
     stop_at.clear()
-    run = training.train(case, options(resume=folder))
+    run = training_run.train(case, options(resume=folder))
     assert_equal(final(whole), final(run))
     rates = [m["learning_rate"] for m in run.metrics]
     assert rates == pytest.approx([1e-2, 5e-3])
     with pytest.raises(UsageError, match="has finished"):
-        training.train(case, options(resume=folder))
+        training_run.train(case, options(resume=folder))
 
 
 def test_arrays_of_the_backend_are_part_of_a_callbacks_state():
@@ -233,10 +239,10 @@ def test_the_data_are_looked_for_where_they_were(tmp_path):
     run = Run.create("cifar_mlp", tmp_path / "run")
     run.write_config(
         {
-            "options": resuming.record(training.Overrides()),
+            "options": resume.record(run_options.Overrides()),
             "data": {"sample": False, "source": str(source), "name": "cifar10"},
             "environment": {"backend": "jax"},
         }
     )
-    options = resuming.options(run, training.Overrides())
+    options = resume.options(run, run_options.Overrides())
     assert options.data_dir == tmp_path / "sets"

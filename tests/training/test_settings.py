@@ -9,9 +9,10 @@ from pathlib import Path
 import keras
 import pytest
 
-from kerascnn import UsageError, recipe, training
-from kerascnn.training import Overrides
-from kerascnn.training.session import Session
+from kerascnn import UsageError, recipe
+from kerascnn.training import run as training_run
+from kerascnn.training.autosave import Session
+from kerascnn.training.options import Overrides
 
 jax = pytest.importorskip("jax")
 pytestmark = pytest.mark.skipif(
@@ -35,7 +36,7 @@ def stopped(tmp_path_factory):
         patch.setenv("KERASCNN_CACHE_DIR", str(cache))
         patch.setattr(Session, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            training.train(
+            training_run.train(
                 recipe.load("fashion_mlp"),
                 Overrides(
                     data="sample",
@@ -55,7 +56,9 @@ def copied(stopped, tmp_path):
 
 
 def resume(folder, **more):
-    return training.train(recipe.load("fashion_mlp"), Overrides(resume=folder, **more))
+    return training_run.train(
+        recipe.load("fashion_mlp"), Overrides(resume=folder, **more)
+    )
 
 
 @contextlib.contextmanager
@@ -70,7 +73,7 @@ def changed(name, value):
 
 def other_number_of_devices():
     patch = pytest.MonkeyPatch()
-    patch.setattr("kerascnn.training.devices.WORTH", 0)
+    patch.setattr("kerascnn.engine.placement.WORTH", 0)
     return patch
 
 
@@ -170,7 +173,7 @@ def test_what_keras_cannot_train_under_is_set_aside_and_said(
     out = tmp_path / "run"
     options = Overrides(data="sample", limit=100, epochs=1, batch_size=50, out=out)
     with changed(name, value):
-        run = training.train(recipe.load("fashion_mlp"), options)
+        run = training_run.train(recipe.load("fashion_mlp"), options)
         assert getattr(jax.config, name) == value
     assert run.finished
     assert f"{name} is {value}, and Keras needs" in capsys.readouterr().err
@@ -189,6 +192,6 @@ def test_an_epoch_with_64_bit_types_has_the_numbers_of_fit(tmp_path):
             out=tmp_path / engine,
         )
         with changed("jax_enable_x64", True):
-            run = training.train(recipe.load("fashion_mlp"), options)
+            run = training_run.train(recipe.load("fashion_mlp"), options)
         metrics.append([(m["loss"], m["test_loss"]) for m in run.metrics])
     assert metrics[0] == [pytest.approx(pair, rel=1e-5) for pair in metrics[1]]

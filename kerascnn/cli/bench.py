@@ -1,0 +1,429 @@
+"""The commands `kerascnn bench step`, `epoch`, `scale` and `checkpoints`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kerascnn import UsageError, text, without_weights
+from kerascnn import recipe as recipes
+from kerascnn.bench import against, measure
+from kerascnn.engine import counts as counting
+from kerascnn.process import machine as this_machine
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerascnn.bench.measure import Result
+    from kerascnn.recipe import Recipe
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+
+OURS = "kerascnn"
+TORCH = ("torch-eager", "torch-channels_last", "torch-compile")
+
+
+@dataclasses.dataclass
+class Step:
+    """Time a training step: this package, stock Keras, plain PyTorch, in turns."""
+
+    recipe: Name = "cifar_relu_9"
+    """Whose network to train."""
+    batch: int = 256
+    """Images a step."""
+    rounds: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")
+    ] = None
+    """Turns of each contender; the medians are shown (default: 7, with --against 15,
+    which is the least)."""
+    against: Annotated[
+        str | None, tyro.conf.arg(metavar="COMMIT", help_behavior_hint="")
+    ] = None
+    """Compare with another commit of this checkout alone, from a git worktree. Exit
+    code 1 where this checkout's step is slower: where the 95 % interval of the ratio
+    of the times, over pairs of turns, lies wholly above 1.03."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        text.check_positive(self, "batch", "rounds")
+
+    def __call__(self) -> None:
+        if self.against is not None:
+            self.compare(self.against)
+            return
+        recipe = recipes.load(self.recipe)
+        contenders = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
+        words = [self.recipe, str(self.batch), "0", "fixed"]
+        results, missing = measure.compare(
+            [(name, name, words) for name in contenders], self.rounds or 7
+        )
+        work = self.batch * _operations(recipe)
+        report(
+            f"{self.recipe}: one training step, batch {self.batch}",
+            results,
+            missing,
+            images=self.batch,
+            operations=work,
+            as_json=self.json,
+        )
+
+    def compare(self, commit: str) -> None:
+        """Print the comparison with another commit; exit with 1 where it is slower."""
+        pairs = against.PAIRS if self.rounds is None else self.rounds
+        if pairs < against.PAIRS:
+            raise UsageError(
+                f"--rounds {pairs}: expected {against.PAIRS} or more with --against."
+            )
+        recipes.check_name(self.recipe)
+        words = [self.recipe, str(self.batch), "0", "fixed"]
+        found = against.compare(words, commit, pairs)
+        title = f"{self.recipe}: one training step, batch {self.batch}"
+        if self.json:
+            more = {"title": title, "machine": machine(), "slower": found.slower}
+            more["memory_ratio"] = found.memory_ratio
+            print(json.dumps(more | dataclasses.asdict(found)))
+        else:
+            table = Table(title=title, caption=f"{machine()}; {pairs} pairs of turns")
+            table.add_column("code", no_wrap=True)
+            for column in ("time", "fastest", "peak memory", "first"):
+                table.add_column(column, justify="right")
+            for side in (found.ours, found.theirs):
+                table.add_row(
+                    side.name,
+                    _time(side.seconds),
+                    _time(side.fastest),
+                    f"{side.memory / 2**20:,.0f} M",
+                    f"{side.compile:.1f} s",
+                )
+            Console().print(table)
+            verdict = "slower" if found.slower else "not shown to be slower"
+            print(
+                f"kerascnn takes {found.ratio:.3f} of the time of {found.theirs.name} "
+                f"(95 % interval {found.low:.3f} to {found.high:.3f}) and "
+                f"{found.memory_ratio:.3f} of its peak memory: {verdict}."
+            )
+        if found.slower:
+            raise SystemExit(1)
+
+
+@dataclasses.dataclass
+class Epoch:
+    """Time whole epochs from raw images, with and without the random transforms."""
+
+    recipe: Name = "cifar_vgg_aug"
+    """What to train."""
+    batch: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Images a step (default: the recipe's)."""
+    images: int = 10_000
+    """Images an epoch."""
+    rounds: int = 3
+    """Turns of each contender; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        text.check_positive(self, "batch", "images", "rounds")
+
+    def __call__(self) -> None:
+        recipe = recipes.load(self.recipe)
+        batch = self.batch or recipe.batch_size
+        _check_fills(self.images, batch)
+        words = [self.recipe, str(batch), str(self.images)]
+        names = [OURS, *(f"keras-{b}" for b in installed()), *torch_forms()]
+        results, missing = measure.compare(
+            [
+                *((name, name, [*words, "random"]) for name in names),
+                (OURS, "without random", [*words, "fixed"]),
+            ],
+            self.rounds,
+        )
+        steps = self.images // batch
+        report(
+            f"{self.recipe}: one epoch of {steps} steps, batch {batch}, raw images",
+            results,
+            missing,
+            images=steps * batch,
+            operations=steps * batch * _operations(recipe),
+            as_json=self.json,
+        )
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """Time epochs with and without checkpoints, and without the guard, in turns."""
+
+    recipe: Name = "fashion_lenet"
+    """What to train."""
+    images: int = 10_000
+    """Images an epoch."""
+    epochs: int = 5
+    """Epochs a turn."""
+    rounds: int = 7
+    """Turns of each; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        text.check_positive(self, "images", "epochs", "rounds")
+
+    def __call__(self) -> None:
+        recipe = recipes.load(self.recipe)
+        _check_fills(self.images, recipe.batch_size)
+        if os.environ["KERAS_BACKEND"] != "jax":
+            raise UsageError("bench checkpoints needs JAX: set KERAS_BACKEND=jax.")
+        from kerascnn.bench import checkpoints
+
+        results = checkpoints.measure(recipe, self.images, self.epochs, self.rounds)
+        if self.json:
+            rows = [dataclasses.asdict(result) for result in results]
+            print(json.dumps({"machine": machine(), "results": rows}))
+            return
+        steps = self.images // recipe.batch_size
+        table = Table(
+            title=f"{self.recipe}: one epoch of {steps} steps",
+            caption=f"{machine()}; medians of {self.rounds} turns of {self.epochs} "
+            "epochs; stop: training stands still for a checkpoint",
+        )
+        table.add_column("checkpoints", no_wrap=True)
+        for column in ("epoch", "more time", "number", "stop each", "size"):
+            table.add_column(column, justify="right")
+        for result in results:
+            table.add_row(
+                checkpoints.FORMS[result.form],
+                f"{result.seconds:.3f} s",
+                f"{result.overhead:+.1%}",
+                str(result.writes),
+                f"{1e3 * result.stood:.1f} ms" if result.writes else "",
+                f"{result.size / 1e6:.1f} MB" if result.writes else "",
+            )
+        Console().print(table)
+
+
+@dataclasses.dataclass
+class Scale:
+    """Show how the time of a step grows with batch, width and depth."""
+
+    rounds: int = 3
+    """Turns of each case; the medians are shown."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self):
+        text.check_positive(self, "rounds")
+
+    def __call__(self) -> None:
+        cases = [
+            *(("cifar_vgg", batch, "batch") for batch in (32, 64, 128, 256, 512)),
+            *((name, 64, "width") for name in WIDTHS),
+            *((name, 64, "depth") for name in DEPTHS),
+        ]
+        rows = []
+        # Few at a time, for the memory: the cases of one series in turns.
+        for series in ("batch", "width", "depth"):
+            chosen = [case for case in cases if case[2] == series]
+            results, missing = measure.compare(
+                [
+                    (OURS, f"{name}, batch {batch}", [name, str(batch), "0", "fixed"])
+                    for name, batch, _ in chosen
+                ],
+                self.rounds,
+            )
+            if missing:
+                raise UsageError("; ".join(missing))
+            for result, (name, batch, _) in zip(results, chosen, strict=True):
+                operations = batch * _operations(recipes.load(name))
+                rows.append((series, result, batch, operations))
+        if self.json:
+            print(
+                json.dumps(
+                    [
+                        {"grows": grows, "batch": batch, "operations": operations}
+                        | dataclasses.asdict(result)
+                        for grows, result, batch, operations in rows
+                    ]
+                )
+            )
+            return
+        table = Table(title="one training step of kerascnn on JAX")
+        for column in ("grows", "case", "step", "images/s", "GFLOP/s", "memory"):
+            table.add_column(column, justify="left" if column == "case" else "right")
+        for grows, result, batch, operations in rows:
+            table.add_row(grows, *_cells(result, batch, operations))
+        Console().print(table)
+
+
+# Lecture 4's base net and its wider forms; lecture 3's nets by number of convolutions.
+WIDTHS = ("cifar_vgg_bn", "cifar_vgg_wide", "cifar_vgg_wider")
+DEPTHS = ("cifar_sigmoid", "cifar_sigmoid_3", "cifar_relu_9", "cifar_relu_12")
+
+
+def _check_fills(images: int, batch: int) -> None:
+    """Raise `UsageError` unless so many images fill a batch."""
+    if images < batch:
+        raise UsageError(f"--images {images}: less than a batch of {batch}.")
+
+
+def installed() -> list[str]:
+    """Return the Keras backends that are installed here."""
+    backends = ("jax", "tensorflow", "torch")
+    return [name for name in backends if importlib.util.find_spec(name)]
+
+
+def torch_forms() -> list[str]:
+    """Return the contenders of plain PyTorch, none where it is not installed."""
+    return list(TORCH) if "torch" in installed() else []
+
+
+def training_operations(model: keras.Model) -> int:
+    """Count the floating-point operations of one training step on one image.
+
+    A multiplication and an addition for each weight and place it is used at, three
+    times: forward, the gradient of the inputs, the gradient of the weights. The first
+    layer needs no gradient of its inputs. Everything else is left out.
+    """
+    counts = counting.multiplications(model)
+    return 2 * (3 * sum(counts) - sum(counts[:1]))
+
+
+def _operations(recipe: Recipe) -> int:
+    """Count a recipe's, without drawing the weights of its network."""
+    return training_operations(without_weights.without_weights(recipe.network))
+
+
+def matmul_peak() -> float:
+    """Return the speed of a large float32 matrix product, in operations a second.
+
+    At JAX's default precision, which on a GPU is TensorFloat-32.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    # A GPU is done with the smaller one before it has called the next.
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (size, size), "float32")
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def report(
+    title: str,
+    results: Sequence[Result],
+    missing: Sequence[str],
+    images: int,
+    operations: int,
+    as_json: bool,
+) -> None:
+    """Print a benchmark as a table, or as JSON with `as_json`.
+
+    Args:
+        title: What was timed.
+        results: The contenders' results; ratios are to this package's.
+        missing: A line for each contender that could not start.
+        images: Images in what was timed.
+        operations: Floating-point operations in what was timed.
+        as_json: Print JSON.
+
+    Raises:
+        UsageError: This package's own contender is missing.
+    """
+    peak = matmul_peak()
+    ours = next((r.seconds for r in results if r.name == OURS), None)
+    if ours is None:
+        raise UsageError("; ".join(missing))
+    if as_json:
+        rows = [
+            dataclasses.asdict(result)
+            | {
+                "ratio": ours / result.seconds,
+                "images_per_second": images / result.seconds,
+                "flops": operations / result.seconds,
+                "share_of_peak": operations / result.seconds / peak,
+            }
+            for result in results
+        ]
+        print(
+            json.dumps(
+                {
+                    "title": title,
+                    "machine": machine(),
+                    "peak_flops": peak,
+                    "results": rows,
+                    "missing": list(missing),
+                }
+            )
+        )
+        return
+    # A line of 80 columns holds it.
+    table = Table(
+        title=title,
+        caption=f"{machine()}; matmul peak {peak / 1e9:.0f} GFLOP/s; a convolution "
+        "counts as its direct sum, of which kerascnn computes a part; first: the first "
+        "step, compilation included",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("contender", no_wrap=True)
+    for column in (
+        *("time", "images/s", "GFLOP/s", "memory", "of peak", "first", "ours/its"),
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(
+            *_cells(result, images, operations),
+            f"{operations / result.seconds / peak:.0%}",
+            f"{result.compile:.1f} s",
+            f"{ours / result.seconds:.2f}",
+        )
+    console = Console()
+    console.print(table)
+    best = min(
+        (r for r in results if r.name in TORCH), key=lambda r: r.seconds, default=None
+    )
+    if best is not None:
+        console.print(
+            f"kerascnn takes {ours / best.seconds:.2f} of the time of plain PyTorch's "
+            f"best, {best.name}."
+        )
+    if not torch_forms():
+        missing = [*missing, "PyTorch, which is not installed: pip install torch"]
+    for line in missing:
+        console.print(f"left out: {line}", markup=False)
+
+
+def machine() -> str:
+    """Return what the benchmarks ran on, in a few words."""
+    device = this_machine.device()
+    name = this_machine.processor() if device == "cpu" else device
+    return f"{name}, {platform.system()}"
+
+
+def _cells(result: Result, images: int, operations: int) -> list[str]:
+    return [
+        result.name,
+        _time(result.seconds),
+        f"{images / result.seconds:,.0f}",
+        f"{operations / result.seconds / 1e9:.0f}",
+        f"{result.memory / 2**20:,.0f} M",
+    ]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"

@@ -1,0 +1,185 @@
+"""The commands `kerascnn data get`, `list`, `import`, `check` and `statistics`."""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from kerascnn import UsageError, text
+from kerascnn.data import image_folders
+from kerascnn.data.fetching import get as fetch
+from kerascnn.data.folders import SAMPLES, data_directory, prepared
+from kerascnn.data.importing import import_archive
+from kerascnn.data.loading import load
+from kerascnn.data.moments import statistics as moments
+
+
+def get(name: str, data_dir: str | os.PathLike | None = None) -> None:
+    """Download and prepare a set, and say where it is.
+
+    Args:
+        name: the set's name in tensorflow-datasets.
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+
+    Raises:
+        UsageError: see `fetching.get`.
+    """
+    if (folder := prepared(name, data_dir)) is not None:
+        print(f"{name} is already prepared in {folder}.")
+    else:
+        _report(name, fetch(name, data_dir))
+
+
+def import_(
+    name: str, path: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> None:
+    """Prepare a set from an archive, and say where it is.
+
+    Args:
+        name: "cifar10" or "fashion_mnist".
+        path: the archive, or a folder that holds it.
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+
+    Raises:
+        UsageError: see `importing.import_archive`.
+    """
+    if (folder := prepared(name, data_dir)) is not None:
+        print(f"{name} is already prepared in {folder}: nothing to import.")
+    else:
+        _report(name, import_archive(name, path, data_dir))
+
+
+def list_(data_dir: str | os.PathLike | None = None) -> None:
+    """Print a table of the sets on this machine.
+
+    Args:
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    directory = data_directory(data_dir)
+    samples = _prepared_sets(SAMPLES)
+    full = _prepared_sets(directory)
+    table = Table(
+        title="training + test images",
+        caption=f"Full sets: {escape(str(directory))}\nGet one: kerascnn data get SET",
+        caption_justify="left",
+    )
+    for column in ("set", "full set", "bundled sample", "version"):
+        table.add_column(column, no_wrap=True)
+    for name in sorted(samples | full):
+        here, sample = full.get(name), samples.get(name)
+        table.add_row(
+            name,
+            _size(here) if here else "not here",
+            _size(sample) if sample else "none",
+            (here or sample or Path()).parent.name,
+        )
+    Console().print(table)
+
+
+def check(folder: str | os.PathLike) -> None:
+    """Print a line for each fault of a folder's layout and each image that can't be
+    trained on, and how many files are passed over.
+
+    Args:
+        folder: see `image_folders.ImageFolder`.
+
+    Raises:
+        UsageError: there are some, or the folder is not laid out as a data set.
+    """
+    found = image_folders.check(folder)
+    for line in (*found.faults, *found.problems):
+        print(text.printable(line))
+    if found.others:
+        others = [f"{number:,} {kind}" for kind, number in sorted(found.others.items())]
+        print(f"Passed over: {text.printable(', '.join(others))}.")
+    if found.unused:
+        unused = text.printable(", ".join(found.unused))
+        print(f"Not used: the images in {unused}.")
+    wrong = []
+    if number := len(found.faults):
+        wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")
+    if found.problems:
+        wrong.append(
+            f"{len(found.problems):,} of {found.images:,} images can't be used"
+        )
+    if wrong:
+        raise UsageError(f"{' and '.join(wrong)}.")
+    print(f"{found.images:,} images can be used.")
+    if len(found.sizes) > 1:
+        (height, width), rarest = min(
+            found.sizes.items(), key=lambda each: len(each[1])
+        )
+        first = text.printable(str(rarest[0]))
+        print(
+            f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
+            f"transform begins with {image_folders.RESIZING}.\nThe rarest is {height} "
+            f"by {width}: {len(rarest):,} of them, {first} first."
+        )
+
+
+def statistics(
+    name: str,
+    choice: str = "auto",
+    data_dir: str | os.PathLike | None = None,
+) -> None:
+    """Print mean and deviation of a training set's pixels, as `standard` takes them.
+
+    Args:
+        name: the set's name, or the path of a folder of images of one size.
+        choice: which images, see `loading.load`.
+        data_dir: the folder of prepared sets, see `folders.data_directory`.
+
+    Raises:
+        UsageError: see `loading.load`.
+    """
+    dataset = load(name, choice, data_dir)
+    if dataset.notice:
+        text.say(dataset.notice)
+    mean, deviation = moments(dataset.train.images)
+    print(f"{dataset.name}, {len(dataset.train):,} training images, pixels in 0..1:")
+    print(f"mean {_rounded(mean)}, deviation {_rounded(deviation)}")
+    print(f"transforms.standard({_rounded(mean)}, {_rounded(deviation)})")
+
+
+def _rounded(values: Sequence[float]) -> str:
+    """Write four digits of each, as a tuple is written in Python."""
+    inside = ", ".join(f"{value:.4f}" for value in values)
+    return f"({inside},)" if len(values) == 1 else f"({inside})"
+
+
+def _prepared_sets(directory: Path) -> dict[str, Path]:
+    """The record of each set in a folder, by the set's name."""
+    # A set lies in <name>/<version>, or in <name>/<configuration>/<version>.
+    names = {
+        "/".join(file.relative_to(directory).parts[:-2])
+        for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+        for file in directory.glob(pattern)
+    }
+    found = {}
+    for name in names:
+        if name.startswith("."):
+            continue
+        with contextlib.suppress(UsageError):  # a folder that is none of tfds's
+            found[name] = prepared(name, directory)
+    return {
+        name: folder / "dataset_info.json" for name, folder in found.items() if folder
+    }
+
+
+def _size(file: Path) -> str:
+    try:
+        splits = json.loads(file.read_text("utf-8"))["splits"]
+        counts = [sum(map(int, split["shardLengths"])) for split in splits]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "damaged"
+    return " + ".join(f"{count:,}" for count in counts)
+
+
+def _report(name: str, folder: Path) -> None:
+    size = _size(folder / "dataset_info.json")
+    print(f"{name} is prepared in {folder}: {size} images.")

@@ -1,0 +1,203 @@
+"""Arguments by tyro; a mistake of the user is one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kerascnn import UsageError, suggestions
+from kerascnn.text import choose, expanded, printable
+
+
+def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
+    """Fill a dataclass from command-line arguments.
+
+    Args:
+        options: A dataclass; each field is an option, its docstring the help.
+        arguments: The words after the program's name.
+        program: The name that the help shows, such as `"kerascnn show"`.
+
+    Raises:
+        UsageError: The arguments do not fit; the message is one line.
+        SystemExit: Code 0, after `--help`.
+    """
+    import tyro
+
+    check_words(arguments)
+    options_known = []
+    for field in dataclasses.fields(options):
+        # A field can't be called `break`: `break_` is the option --break.
+        name = field.name.rstrip("_").replace("_", "-")
+        options_known += [f"--{name}"]
+        options_known += [f"--no-{name}"] * isinstance(field.default, bool)
+    for word in arguments:
+        if word.startswith("--") and word != "--":
+            option = word.partition("=")[0]
+            if option in suggestions.RUN_OPTIONS and option not in options_known:
+                near = suggestions.nearest(option, options_known, most=1)
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"see `{program} --help`."
+                )
+                raise UsageError(
+                    f"`{program}` does not take {option}, an option of `kerascnn run`: "
+                    f"{hint}"
+                )
+            choose(
+                *(option, [*options_known, "--help"], "option"),
+                otherwise=f"see `{program} --help`.",
+            )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            filled = tyro.cli(options, args=list(arguments), prog=program)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(
+            f"{_one_line(complaint.getvalue())} (see `{program} --help`)"
+        ) from None
+    for field in dataclasses.fields(options):
+        value = getattr(filled, field.name)
+        if isinstance(value, str | os.PathLike):
+            expanded(value)  # whoever uses it would raise a RuntimeError
+    return filled
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that no word is empty: as a path it would mean the present folder.
+
+    Raises:
+        UsageError: One is, as after a variable of the shell that is not set.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            after = f" after {before}" if before else ""
+            which = f"{word!r} says nothing" if word else f"an empty word{after}"
+            raise UsageError(f"{which}: expected a value (a variable that is not set?)")
+
+
+def _joined(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def run(program: Callable[[], object]) -> int:
+    """Run a program and turn how it ended into an exit code.
+
+    Returns:
+        0; 2 after a `UsageError`, whose message goes to standard error as one line (or
+        the error's own `exit_code`); 130 after Ctrl-C (likewise).
+    """
+    _replace_what_cannot_be_encoded()
+    try:
+        _finish(program)
+    except UsageError as mistake:
+        print(f"kerascnn: {_joined(str(mistake))}", file=sys.stderr)
+        return mistake.exit_code
+    except KeyboardInterrupt as stop:
+        print(f"kerascnn: {str(stop) or 'stopped.'}", file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
+    except BrokenPipeError:
+        # The reader has left (`kerascnn list | head`): nothing more to say.
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:
+            raise
+        # A file that the user named, or one that the disk has lost, or `> /dev/full`.
+        line = f"{error.filename or 'the output'}: {error.strerror or error}."
+        print(f"kerascnn: {_joined(line)}", file=sys.stderr)
+        return UsageError.exit_code
+    finally:
+        _drop_output()
+    return 0
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Let a letter that an output's encoding lacks be a question mark, not an error.
+
+    Python raises otherwise, because a file or a terminal may be Latin-1 or ASCII, and
+    the name of a file may hold bytes of no encoding.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        strict = getattr(stream, "errors", None) in ("strict", "surrogateescape")
+        if strict and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+# What writing to a file that is open may raise; it names no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _finish(program: Callable[[], object]) -> None:
+    """Run a program and write what it printed: Python's own end is too late to fail."""
+    try:
+        program()
+    except SystemExit:  # after --help
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is after `>&-`
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Leave nothing that Python would try to write once more, and complain, at its end.
+
+    Source: the note on SIGPIPE in https://docs.python.org/3/library/signal.html
+    """
+    try:
+        _flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+# What tyro and Python say of a word that is no number: which kind, and the word.
+_NO_NUMBER = (
+    r"no type matching \{None\}\|(INT|FLOAT) could be instantiated from \[(.*)\]",
+    r"(?:could not convert string to float|invalid literal for (int).*?): (.*)",
+)
+
+
+def _expected_number(mistake: re.Match[str]) -> str:
+    kind, word = mistake.groups()
+    return f"expected a {'whole ' * (kind in ('INT', 'int'))}number, not {word}"
+
+
+def _one_line(box: str) -> str:
+    """Take the message, and the option that was meant, out of tyro's framed text."""
+    lines = [line.strip("│ \t") for line in box.splitlines()]
+    if len(lines) > 1 and re.fullmatch("-+", lines[1]):
+        del lines[:2]  # a terminal without Unicode: the title, and a line below it
+    lines = [line for line in lines if line and not re.match(r"[╭╰]", line)]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith(("──", "--------")):
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    message = " ".join(sections[0]).split("Got errors:")[0].strip().rstrip(".:")
+    message = re.sub(r"^Error parsing (?:\w+: |(?=--))", "", message)
+    message = re.sub(r"^Missing from .*?: ([A-Z]+)\b.*", r"\1 is missing", message)
+    for mistake in _NO_NUMBER:
+        message = re.sub(mistake, _expected_number, message)
+    meant = [
+        re.match(r"--[\w-]+", line)
+        for section in sections
+        if section and section[0].startswith("Perhaps you meant")
+        for line in section
+    ]
+    options = list(dict.fromkeys(match[0] for match in meant if match))
+    hint = f"; did you mean {' or '.join(options[:2])}?" if options else ""
+    return f"{message}{hint}"

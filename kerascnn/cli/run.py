@@ -1,0 +1,113 @@
+"""The command line of a recipe: `python -m kerascnn.recipes.NAME [options]`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kerascnn import MISSED_BACKEND, UsageError, runs
+from kerascnn import recipe as recipes
+from kerascnn.cli import parsing
+from kerascnn.process import determinism, signals
+from kerascnn.process.backend import use_backend
+from kerascnn.training import resume as resuming
+
+if TYPE_CHECKING:
+    from kerascnn.recipe import Recipe
+    from kerascnn.training.options import Overrides
+
+
+def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
+    """Train a recipe from the command line, then exit the process.
+
+    Args:
+        recipe: The recipe.
+        arguments: The options; by default the process's own.
+
+    Raises:
+        SystemExit: Always; code 0 after a finished run, 2 after a user's mistake, 3
+            where the numbers went wrong, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def program() -> None:
+        if arguments is None:
+            signals.stop_quietly()
+        words = sys.argv[1:] if arguments is None else arguments
+        run(recipe, words, recipe.command)
+
+    sys.exit(parsing.run(program))
+
+
+def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
+    """Train a recipe as command-line options say.
+
+    Args:
+        recipe: The recipe.
+        words: The options.
+        program: How the user called it, for the help.
+
+    Raises:
+        UsageError: An option does not fit, or the data are not to be had.
+    """
+    from kerascnn.training.options import Overrides
+    from kerascnn.training.run import train
+
+    overrides = parsing.parse(Overrides, words, program)
+    if overrides.resume is None:
+        use_environment(overrides)
+        train(recipe, overrides)
+        return
+    given = _names(words)
+    use_environment(resuming.options(runs.Run(overrides.resume), overrides, given))
+    train(recipe, overrides, given)
+
+
+def _names(words: Sequence[str]) -> set[str]:
+    """Return the names of the options that command-line words give."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return {
+        option.removeprefix("--").removeprefix("no-").replace("-", "_")
+        for option in options
+    }
+
+
+def resume(words: Sequence[str], program: str) -> None:
+    """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
+    if words and not words[0].startswith("-"):
+        name = runs.Run(Path(words[0])).config.get("recipe")
+        if name is None:
+            raise UsageError(f"{words[0]}/config.json names no recipe: it is damaged.")
+        if name not in recipes.names():
+            raise UsageError(
+                f"the recipe {name} of {words[0]} is not one of this package: go on "
+                f"with `python FILE --resume {shlex.quote(words[0])}`, where FILE is "
+                "the recipe's."
+            )
+        run(recipes.load(name), ["--resume", *words], program)
+    elif {"-h", "--help"} & set(words):
+        print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")
+        print("RUN is the run's folder. Its own options hold, and --force, --on-nan,")
+        print("--checkpoint-minutes, --data-dir and --cache-dir can be given anew.")
+    else:
+        raise UsageError(f"expected the folder of a run: `{program} RUN`.")
+
+
+def use_environment(overrides: Overrides) -> None:
+    """Start the process again where its options need another environment.
+
+    Keras chooses its backend once, when it is imported, and XLA reads its flags once.
+
+    Raises:
+        UsageError: The backend is not installed.
+    """
+    # A file of the user's may import Keras before this package.
+    wanted = overrides.backend or MISSED_BACKEND
+    backend = wanted or os.environ["KERAS_BACKEND"]
+    use_backend(
+        wanted,
+        determinism.variables(backend) if overrides.deterministic else {},
+    )

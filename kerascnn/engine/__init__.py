@@ -1,0 +1,1 @@
+"""Two engines that train alike: `epoch`, compiled whole (JAX), and Keras's `fit`."""

@@ -1,0 +1,41 @@
+"""What a network's kernels compute for one image."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import keras
+
+
+def multiplications(model: keras.Model) -> list[int]:
+    """Count, for each kernel, its multiplications in one image's forward pass.
+
+    One for each weight and place that it is used at; those of models inside the model
+    count too.
+    """
+    return [
+        math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+        for layer in _with_kernels(model)
+    ]
+
+
+def results(model: keras.Model) -> list[int]:
+    """Count, for each kernel, the numbers that one image's forward pass makes.
+
+    Those of models inside the model count too; a layer used twice counts once.
+    """
+    return [math.prod(layer.output.shape[1:]) for layer in _with_kernels(model)]
+
+
+def _with_kernels(model: keras.Model) -> Iterator[keras.Layer]:
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _with_kernels(layer)
+        elif getattr(layer, "kernel", None) is not None:
+            yield layer

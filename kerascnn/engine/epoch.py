@@ -1,0 +1,535 @@
+"""The fast engine, for JAX: the data on the device, the whole step compiled.
+
+`keras.Model.fit` gathers each batch in NumPy, sends it to the device, and hands every
+variable to Python and back at each step. Here the images go to the device once, as
+uint8, and one compiled function picks a batch, transforms it, computes the gradient and
+updates the weights in place. The numbers are those of `fit`: same order of images, same
+random draws, same arithmetic (see the tests).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from kerascnn import data
+from kerascnn.acceleration import stock_operations
+from kerascnn.engine import finite, placement
+from kerascnn.engine.executables import Programs
+from kerascnn.engine.steps import build_metrics
+from kerascnn.process import memory
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from kerascnn.data import Split
+    from kerascnn.engine.plan import Plan
+    from kerascnn.training.autosave import Session
+
+# On a GPU a small net's step is over before Python has called the next one, so many
+# steps go into one call: at most so many. On a CPU, XLA runs convolutions in a loop
+# many times slower.
+STEPS_A_CALL = 50
+
+# A large net's last batch is a program of its own for one step an epoch. Where it is
+# smaller than this part of the set, the program is made of the stock operations and
+# put away between the epochs: its step takes one and a half to five times as long, but
+# compiling it half as long and 500 MB less. Measured with 80 images of cifar_vgg_aug.
+SELDOM = 1 / 200
+
+State = dict[str, Any]
+
+
+def fit(
+    model: keras.Model,
+    train: Split,
+    test: Split,
+    plan: Plan,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    steps_a_call: int | None = None,
+    session: Session | None = None,
+) -> None:
+    """Train a compiled model as `keras.Model.fit` would, faster.
+
+    The loss is the mean softmax cross-entropy on logits plus the model's own losses
+    (L2), whatever the model was compiled with.
+
+    Args:
+        model: A compiled model on the JAX backend, from raw images to logits.
+        train: The training set.
+        test: The set to evaluate on; its metrics are the logs that begin with `val_`.
+        plan: Epochs, batches and their order.
+        callbacks: Keras callbacks. Their hooks for epochs, training and evaluation are
+            called, and read and write what they can in `keras.Model.fit`; of the hooks
+            for single batches (see `wants_batches`) only `on_train_batch_end`, and
+            only where the callback is `async_safe`, without logs.
+        steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
+            what `steps_together` says elsewhere.
+        session: What saves the run and brings it back.
+
+    Raises:
+        NotFiniteError: The loss or a gradient was not finite; the model is as it was
+            before that step.
+    """
+    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, session)
+    loop.run()
+
+
+class _Loop:
+    """One training: the epochs, and what Keras's hooks can read and write in each.
+
+    `keras.Model.fit` lets a callback read and change weights, optimiser and metrics in
+    every hook. The variables of weights and optimiser are up to date here between two
+    compiled calls anyway; the metrics, and weights that change before an evaluation,
+    cost a moment, so only callbacks from outside this package are given them.
+
+    The arguments are those of `fit`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Split,
+        test: Split,
+        plan: Plan,
+        callbacks: Sequence[keras.callbacks.Callback],
+        steps_a_call: int | None,
+        session: Session | None,
+    ):
+        if steps_a_call is None:
+            on_cpu = jax.default_backend() == "cpu"
+            whole = len(train) // plan.batch_size
+            steps_a_call = 1 if on_cpu else steps_together(whole)
+        self.model, self.plan, self.session = model, plan, session
+        self.steps_a_call = steps_a_call
+        self.images = len(train), len(test)
+        model.optimizer.build(model.trainable_variables)
+        self.counter = finite.index(model.optimizer)
+        self.mesh = placement.mesh(model, plan.batch_size)
+        if self.mesh is not None:
+            memory.keep_less()
+        self.training, self.evaluation = _functions(
+            model, model.optimizer, self.mesh, plan.batch_size
+        )
+        self.train = placement.copied(self.mesh, (train.images, train.labels))
+        self.test = placement.copied(self.mesh, (test.images, test.labels))
+        self.foreign = any(not getattr(c, "only_reads_logs", False) for c in callbacks)
+        self.steppers = [c for c in callbacks if getattr(c, "async_safe", False)]
+        self.done = 0
+        if self.foreign:
+            build_metrics(model)
+        self.hooks = keras.callbacks.CallbackList(
+            [*callbacks, session] if session else list(callbacks),
+            add_history=True,
+            model=model,
+            epochs=plan.epochs,
+            steps=plan.steps(len(train)),
+            verbose=0,
+        )
+
+    def run(self) -> None:
+        model, logs = self.model, {}
+        model.stop_training = False
+        self.hooks.on_train_begin()
+        try:
+            for epoch in range(self.plan.initial_epoch, self.plan.epochs):
+                if self.foreign:
+                    model.reset_metrics()
+                self.hooks.on_epoch_begin(epoch)
+                state = self._train_epoch(epoch)
+                logs = _means(state["sums"])
+                if self.foreign:
+                    _write_metrics(model, state["sums"])
+                validation = self._evaluate(state)
+                del state
+                memory.trim()
+                logs |= {f"val_{name}": value for name, value in validation.items()}
+                self.hooks.on_epoch_end(epoch, logs)
+                if model.stop_training:
+                    break
+        finally:
+            # With `use_ema` the weights to keep are the averages.
+            model.optimizer.finalize_variable_values(model.trainable_weights)
+        self.hooks.on_train_end(logs)
+
+    def _train_epoch(self, epoch: int) -> State:
+        """Train an epoch from what the variables hold; return the state after it."""
+        model, plan, session = self.model, self.plan, self.session
+        state = read_state(model)
+        if self.foreign:
+            state["sums"] = _read_metrics(model)
+        self.done = plan.initial_step if epoch == plan.initial_epoch else 0
+        if session and (measured := session.measured()):
+            state["sums"] = dict(
+                zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
+            )
+        state = placement.copied(self.mesh, state)
+        calls = _calls(plan, epoch, self.images[0], self.steps_a_call, self.done)
+        if model.stop_training:
+            # Keras looks at it after each step, so one step is trained all the same.
+            calls = [call[:1] for call in calls[:1]]
+        try:
+            for chosen in calls:
+                # Calls return before they are computed; waiting for the one before
+                # keeps the bar honest and one call ready.
+                finite.check(state["optimizer"][self.counter])
+                chosen = placement.cut(self.mesh, chosen)
+                state = self.training(state, *self.train, chosen)
+                for step in range(self.done, self.done + len(chosen)):
+                    for callback in self.steppers:
+                        callback.on_train_batch_end(step)
+                self.done += len(chosen)
+                if session:
+                    measured = functools.partial(_measured, model, state)
+                    session.after_step(self.done, measured)
+                if model.stop_training:
+                    break
+            finite.check(state["optimizer"][self.counter])
+            self.training.put_away()
+        finally:
+            # The variables' own arrays were given away: without this, an interrupted
+            # run would leave a model with no weights.
+            _write(model, state)
+        return state
+
+    def _evaluate(self, state: State) -> dict[str, float]:
+        """Evaluate a state, or what callbacks make of it; return the metrics."""
+        model, session = self.model, self.session
+        trained = _in_order(state["sums"])
+        model.stop_evaluating = False
+        if session:
+            session.before_evaluation()
+        self.hooks.on_test_begin()
+        if self.foreign:
+            state = placement.copied(self.mesh, read_state(model))
+        images, batch_size = self.images[1], self.plan.batch_size
+        if model.stop_evaluating:
+            images = min(images, batch_size)
+        sums = placement.copied(self.mesh, _zeros())
+        for chosen in _evaluation_calls(images, batch_size):
+            # Calls that wait would each have their own memory.
+            jax.block_until_ready(sums)
+            chosen = placement.cut(self.mesh, chosen[None])
+            sums = self.evaluation(state, sums, *self.test, chosen)
+            if session and session.signals.stop:
+                # The evaluation can be had again; the time until the end may be short.
+                session.after_step(self.done, lambda: trained)
+        if self.foreign:
+            _write_metrics(model, sums)
+        validation = _means(sums)
+        self.hooks.on_test_end(validation)
+        self.evaluation.put_away()
+        return validation
+
+
+def wants_batches(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback has a hook for single batches, which `keras.Model.fit` serves.
+
+    The compiled step has no logs, and its weights are not in the variables.
+    """
+    names = [
+        *("on_batch_begin", "on_batch_end", "on_train_batch_begin"),
+        *("on_train_batch_end", "on_test_batch_begin", "on_test_batch_end"),
+    ]
+    plain = keras.callbacks.Callback
+    # A hook may also sit on the instance, as `LambdaCallback` puts it there.
+    return any(
+        getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
+        for name in names
+    )
+
+
+def fits(*splits: Split) -> bool:
+    """Whether the device's free memory holds these splits with as much room again."""
+    needed = 2 * sum(split.images.nbytes + split.labels.nbytes for split in splits)
+    room = jax.devices()[0].memory_stats()
+    if room is None:  # a CPU
+        return not hasattr(os, "sysconf") or needed < (
+            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        )
+    return needed < room["bytes_limit"] - room["bytes_in_use"]
+
+
+@functools.lru_cache(maxsize=1)
+def _functions(
+    model: keras.Model, optimizer: keras.Optimizer, mesh: Mesh | None, batch_size: int
+) -> tuple[Programs, Programs]:
+    # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
+    # nothing. Another optimiser is part of the training step, so it counts too.
+    training = training_function(model, mesh, batch_size)
+    return training, _evaluation_function(model, mesh)
+
+
+def training_function(
+    model: keras.Model, mesh: Mesh | None = None, batch_size: int = 0
+) -> Programs:
+    """Return the compiled training step of a model.
+
+    Args:
+        model: A compiled model, its optimiser built.
+        mesh: The devices among which the batches are cut, as `devices.cut` does it;
+            the state and the images are on each of them (`devices.copied`).
+        batch_size: Images of all batches but an epoch's last, which may have fewer.
+
+    Returns:
+        A function of a state (as `read_state` returns it; its arrays are given away),
+        the images, uint8 `(n, height, width, channels)`, the labels, int32 `(n,)`, and
+        the indices of some batches, int32 `(steps, batch)`; it returns the state after
+        these steps, whose `sums` have grown by the batches' losses and hits.
+    """
+
+    optimizer = model.optimizer
+    counter = finite.index(optimizer)
+
+    def loss_of(weights, others, slots, images, labels):
+        logits, others, penalties = model.stateless_call(
+            weights, others, images, training=True, return_losses=True
+        )
+        sums = _measure(logits, labels, penalties)
+        loss = sums["loss"] / sums["images"]
+        # The scale of half precision is one of the optimiser's variables.
+        pairs = zip(optimizer.variables, slots, strict=True)
+        with keras.StatelessScope(state_mapping=list(pairs)):
+            return optimizer.scale_loss(loss), (others, sums)
+
+    gradient = jax.grad(loss_of, has_aux=True)
+
+    def gradient_of(
+        state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
+    ) -> tuple[list, tuple[list, State]]:
+        def of(weights, chosen):
+            batch = images[chosen], labels[chosen]
+            return gradient(weights, state["others"], state["optimizer"], *batch)
+
+        if len(parts) == 1:
+            return of(state["weights"], parts[0])
+
+        def add(total, chosen):
+            # What follows from weights that are the same for all parts, as a kernel's
+            # transform, XLA would compute before the loop and keep.
+            weights, chosen = jax.lax.optimization_barrier((state["weights"], chosen))
+            gradients, (_, sums) = of(weights, chosen)
+            return jax.tree.map(jnp.add, total, (gradients, sums)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, state["weights"]), _zeros()
+        (gradients, sums), _ = jax.lax.scan(add, zeros, parts)
+        gradients = [each / len(parts) for each in gradients]
+        return gradients, (state["others"], sums)
+
+    def step(
+        state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
+    ) -> State:
+        gradients, (others, sums) = gradient_of(state, images, labels, parts)
+        weights, slots = optimizer.stateless_apply(
+            state["optimizer"], gradients, state["weights"]
+        )
+        new = {
+            "weights": weights,
+            "others": others,
+            "optimizer": slots,
+            "sums": jax.tree.map(jnp.add, state["sums"], sums),
+        }
+        keep, counts = finite.judge(
+            state["optimizer"][counter], sums["loss"], gradients, optimizer
+        )
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            # As in a Keras variable, a value has the variable's type: with JAX's 64-bit
+            # types enabled it may have been computed in a wider one.
+            return jnp.where(keep, new.astype(old.dtype), old)
+
+        # The update reads the old values anyway: choosing costs no pass of its own.
+        new = jax.tree.map(kept, new, state)
+        new["optimizer"][counter] = counts
+        return new
+
+    def is_seldom(_, images: jax.Array, __, chosen: jax.Array) -> bool:
+        small = chosen.shape[1] < min(batch_size, SELDOM * len(images))
+        return mesh is not None and small
+
+    def steps(
+        state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
+    ) -> State:
+        seldom = is_seldom(state, images, labels, chosen)
+        operations = stock_operations() if seldom else contextlib.nullcontext()
+        with placement.tracing(mesh), operations:
+            if len(chosen) == 1:
+                parts = placement.in_parts(mesh, model, chosen[0])
+                return step(state, images, labels, parts)
+            return jax.lax.scan(
+                lambda state, batch: (step(state, images, labels, batch[None]), None),
+                state,
+                chosen,
+            )[0]
+
+    return Programs(steps, {"donate_argnums": 0, **placement.options(mesh)}, is_seldom)
+
+
+def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Programs:
+    def evaluate(
+        state: State,
+        sums: State,
+        images: jax.Array,
+        labels: jax.Array,
+        chosen: jax.Array,
+    ) -> State:
+        with placement.tracing(mesh):
+            logits, _, penalties = model.stateless_call(
+                state["weights"],
+                state["others"],
+                images[chosen[0]],
+                training=False,
+                return_losses=True,
+            )
+            new = _measure(logits, labels[chosen[0]], penalties)
+            return jax.tree.map(jnp.add, sums, new)
+
+    options = {"donate_argnums": 1, **placement.options(mesh)}
+    return Programs(evaluate, options, lambda *_: mesh is not None)
+
+
+def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
+    """Sum over a batch what is reported as a mean over an epoch."""
+    logits = logits.astype("float32")  # as Keras's losses do under mixed precision
+    entropy = keras.ops.sparse_categorical_crossentropy(
+        labels, logits, from_logits=True
+    )
+    images = jnp.float32(len(labels))
+    total = entropy.sum().astype("float32")  # Keras computes in float64 with x64
+    return {
+        "loss": total + images * jnp.float32(sum(penalties)),
+        "accuracy": (logits.argmax(-1) == labels).sum(dtype="float32"),
+        "crossentropy": total,
+        "images": images,
+    }
+
+
+# What is measured, in the order of the metrics of `trainer.compile_model`.
+_MEASURED = ("loss", "accuracy", "crossentropy")
+
+
+def _zeros() -> State:
+    # Four arrays of their own: one array given away twice would be an error.
+    return {name: jnp.zeros((), "float32") for name in (*_MEASURED, "images")}
+
+
+def _means(sums: State) -> dict[str, float]:
+    sums = jax.device_get(sums)
+    # Where every step was left out, there is nothing to take a mean of.
+    images = float(sums["images"]) or float("nan")
+    return {name: float(sums[name]) / images for name in _MEASURED}
+
+
+def _metrics(model: keras.Model) -> Iterator[tuple[str, Any, Any]]:
+    """Give name, total and count of each Keras metric: variables, float32 `()`."""
+    variables: list[Any] = model.metrics_variables
+    return zip(_MEASURED, variables[::2], variables[1::2], strict=False)
+
+
+def _read_metrics(model: keras.Model) -> State:
+    """Return the sums that the model's metrics hold: zeros, or a callback's."""
+    # Copies: the first step is given the arrays.
+    sums = {name: np.array(total) for name, total, _ in _metrics(model)}
+    images = np.array(next(count for *_, count in _metrics(model)))
+    return {
+        name: jnp.array(value) for name, value in (sums | {"images": images}).items()
+    }
+
+
+def _write_metrics(model: keras.Model, sums: State) -> None:
+    sums = jax.device_get(sums)
+    for name, total, count in _metrics(model):
+        total.assign(sums[name])
+        count.assign(sums["images"])
+
+
+def steps_together(whole: int) -> int:
+    """Choose how many steps go into one call where one alone is too short.
+
+    A step that is left over is called by itself, which compiles the step once more;
+    on a GPU that may take a minute. So the calls are to cut an epoch evenly.
+
+    Args:
+        whole: The epoch's whole batches.
+
+    Returns:
+        The largest number up to `STEPS_A_CALL` that divides them; `STEPS_A_CALL`
+        itself where none is worth the name.
+    """
+    even = (n for n in range(STEPS_A_CALL, 9, -1) if whole % n == 0)
+    return next(even, STEPS_A_CALL)
+
+
+def _calls(
+    plan: Plan, epoch: int, images: int, steps_a_call: int, done: int = 0
+) -> list[np.ndarray]:
+    """Cut an epoch's order into arrays `(steps, batch)`, one for each compiled call.
+
+    The cuts are the same wherever the epoch goes on: a step inside a compiled loop and
+    one alone may round differently.
+    """
+    order = data.order(plan.seed, epoch, images).astype(np.int32)
+    whole = len(order) // plan.batch_size
+    batches = order[: whole * plan.batch_size].reshape(whole, plan.batch_size)
+    # The steps left over go one by one: a call of another length compiles anew.
+    cut = whole - whole % steps_a_call
+    calls = [batches[i : i + steps_a_call] for i in range(0, cut, steps_a_call)]
+    calls += [batches[i : i + 1] for i in range(cut, whole)]
+    rest = order[whole * plan.batch_size :]
+    if len(rest) and not plan.drop_last:
+        calls.append(rest[None])
+    while done > 0:
+        call = calls.pop(0)
+        if done < len(call):  # saved where other steps went into one call
+            calls[:0] = [call[i : i + 1] for i in range(done, len(call))]
+        done -= len(call)
+    return calls
+
+
+def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
+    """Cut a set into batches: of equal size, where one near `batch_size` divides it.
+
+    A smaller last one would be compiled anew, and here no value depends on the others.
+    """
+    equal = (n for n in range(batch_size, batch_size // 2, -1) if images % n == 0)
+    size = next(equal, batch_size)
+    every = np.arange(images, dtype=np.int32)
+    return [every[i : i + size] for i in range(0, images, size)]
+
+
+def read_state(model: keras.Model) -> State:
+    """Return a model's and its optimiser's values, with the epoch's sums at zero."""
+    return {
+        "weights": [v.value for v in model.trainable_variables],
+        "others": [v.value for v in model.non_trainable_variables],
+        "optimizer": [v.value for v in model.optimizer.variables],
+        "sums": _zeros(),
+    }
+
+
+def _measured(model: keras.Model, state: State) -> list[jax.Array]:
+    """Put a state into the model's variables; return the epoch's sums."""
+    _write(model, state)
+    return _in_order(state["sums"])
+
+
+def _in_order(sums: State) -> list[jax.Array]:
+    return [sums[name] for name in sorted(sums)]
+
+
+def _write(model: keras.Model, state: State) -> None:
+    for variables, values in (
+        (model.trainable_variables, state["weights"]),
+        (model.non_trainable_variables, state["others"]),
+        (model.optimizer.variables, state["optimizer"]),
+    ):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(placement.own(value))

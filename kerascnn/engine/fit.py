@@ -1,0 +1,346 @@
+"""The reference engine: `keras.Model.fit`, on any backend."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from kerascnn import data
+from kerascnn.engine import finite
+from kerascnn.engine.steps import build_metrics
+
+if TYPE_CHECKING:
+    from kerascnn.data import Split
+    from kerascnn.engine.plan import Plan
+    from kerascnn.training.autosave import Session
+
+# Keras's operations have no types of their own: pyright would take many for None.
+ops: Any = keras.ops
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of one split for `fit`, in an order that seed and epoch decide.
+
+    Args:
+        split: The images and labels.
+        plan: The order and size of the batches. Without one, the batches follow the
+            split's order and hold every example exactly once, as evaluation wants it.
+        batch_size: Images a batch where there is no plan.
+    """
+
+    def __init__(self, split: Split, plan: Plan | None = None, batch_size: int = 256):
+        super().__init__()
+        self.split = split
+        self.plan = plan
+        self.batch_size = plan.batch_size if plan else batch_size
+        self.begin(plan.initial_epoch if plan else 0)
+
+    def __len__(self) -> int:
+        if self.plan:
+            return self.plan.steps(len(self.split))
+        return -(-len(self.split) // self.batch_size)
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self._order[step * self.batch_size : (step + 1) * self.batch_size]
+        return self.split.images[chosen], self.split.labels[chosen]
+
+    def begin(self, epoch: int) -> None:
+        """Take the order of an epoch, counted from 0."""
+        images = len(self.split)
+        self._order = (
+            data.order(self.plan.seed, epoch, images)
+            if self.plan
+            else np.arange(images)
+        )
+
+
+class _Order(keras.callbacks.Callback):
+    """Tell the batches which epoch begins.
+
+    `PyDataset.on_epoch_end` can't count them: `fit` also calls it before the first
+    epoch, when it has looked at a batch to build the model.
+    """
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        self.batches.begin(epoch)
+
+
+class _Callbacks(keras.callbacks.CallbackList):
+    """The callbacks of one `fit`; between its steps, the guard and the session.
+
+    A session is no callback of batches here: Keras hands those the logs of each step as
+    numbers, and waits for the device to have them.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        plan: Plan,
+        steps: int,
+        session: Session | None,
+    ):
+        every = [*callbacks, session] if session else list(callbacks)
+        super().__init__(
+            every,
+            add_history=True,
+            model=model,
+            epochs=plan.epochs,
+            steps=steps,
+            verbose=0,
+        )
+        self._trained: Any = model
+        self._plan = plan
+        self._steps = steps
+        self._session = session
+        self._epoch = plan.initial_epoch
+        self._counts: Any = None
+        self._random = False
+        self._sums: list[Any] = []
+        self.step = 0
+        self.no_logs: dict[str, float] = {}
+
+    def skips(self, step: int) -> bool:
+        """Whether a step was done before the run was interrupted."""
+        return self._epoch == self._plan.initial_epoch and step < (
+            self._plan.initial_step
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        super().on_epoch_begin(epoch, logs)
+        self.no_logs = dict.fromkeys(self._trained.get_metrics_result(), 0.0)
+        if self._session and (measured := self._session.measured()):
+            for variable, value in zip(
+                self._trained.metrics_variables, measured, strict=True
+            ):
+                variable.assign(value)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.step = batch
+        if not self.skips(batch):
+            self._restore_random()
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self._steps:  # the evaluation begins by setting them to zero
+            self._sums = [ops.copy(variable) for variable in self._measured()]
+        if self.skips(batch):
+            return
+        assert isinstance(logs, dict)
+        # Not a metric: Keras must not find it in the logs of the epoch.
+        counts = logs.pop("guard")
+        super().on_train_batch_end(batch, logs)
+        # The step before is over; this one may still be under way.
+        self._check()
+        self._counts = counts
+        if self._session:
+            self._session.after_step(batch + 1, self._measured)
+
+    def on_test_begin(self, logs=None):
+        self._check()
+        self._restore_random()
+        if self._session:
+            self._session.before_evaluation()
+        super().on_test_begin(logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        super().on_test_batch_end(batch, logs)
+        if self._session and self._session.signals.stop:
+            # The evaluation can be had again; the time until the end may be short.
+            self._measured()
+            self._session.after_step(self._steps, lambda: self._sums)
+
+    def _restore_random(self) -> None:
+        if self._session and not self._random:
+            self._session.restore_random()
+        self._random = True
+
+    def _check(self) -> None:
+        if self._counts is not None:
+            finite.check(self._counts)
+
+    def _measured(self) -> list[Any]:
+        if keras.backend.backend() == "jax":
+            self._trained.jax_state_sync()
+        return self._trained.metrics_variables
+
+
+def fit(
+    model: keras.Model,
+    train: Split,
+    test: Split,
+    plan: Plan,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    session: Session | None = None,
+) -> None:
+    """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch.
+
+    Args:
+        model: A compiled model that takes raw images.
+        train: The training set.
+        test: The set to evaluate on; its metrics are the logs that begin with `val_`.
+        plan: Epochs, batches and their order.
+        callbacks: Keras callbacks.
+        session: What saves the run and brings it back.
+
+    Raises:
+        NotFiniteError: The loss or a gradient was not finite; the model is as it was
+            before that step.
+    """
+    model.optimizer.build(model.trainable_variables)
+    finite.counts(model.optimizer)
+    build_metrics(model)  # a checkpoint's are put back before they are used
+    batches = Batches(train, plan)
+    hooks = _Callbacks(
+        [_Order(batches), *callbacks],
+        model,
+        plan,
+        plan.steps(len(train)),
+        session,
+    )
+    trained: Any = model
+    if "train_step" not in vars(model):
+        step = _STEPS[keras.backend.backend()]
+        trained.train_step = functools.partial(step, model)
+        trained.train_function = None
+    trained.make_train_function()
+    whole: Any = trained.train_function
+    if plan.initial_step:
+        trained.train_function = functools.partial(_train_or_skip, whole, hooks)
+    try:
+        model.fit(
+            batches,
+            epochs=plan.epochs,
+            initial_epoch=plan.initial_epoch,
+            validation_data=Batches(test, batch_size=plan.batch_size),
+            shuffle=False,  # the order is ours: Keras's depends on global state
+            callbacks=hooks,  # type: ignore[arg-type]
+            verbose=0,  # type: ignore[arg-type]
+        )
+    finally:
+        trained.train_function = whole
+
+
+def evaluate(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
+    """Measure weights that have changed since the last epoch's evaluation."""
+    batches = Batches(split, batch_size=plan.batch_size)
+    found: Any = model.evaluate(batches, verbose=0, return_dict=True)  # type: ignore
+    return {name: float(value) for name, value in found.items()}
+
+
+def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any):
+    """Call a model's training function, but not for steps that were done before."""
+    if not hooks.skips(hooks.step):
+        return whole(*arguments)
+    match keras.backend.backend():
+        case "jax":
+            state, iterator = arguments
+            next(iterator)
+            return hooks.no_logs, state
+        case "tensorflow":
+            next(arguments[0])
+    return hooks.no_logs
+
+
+def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
+    """As `keras.Model.train_step` on JAX, but a bad step changes nothing."""
+    import jax
+
+    weights, others, optimizer, metrics = state
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    (_, (loss, logits, *new)), gradients = jax.value_and_grad(
+        model.compute_loss_and_updates, has_aux=True
+    )(
+        *(weights, others, metrics, images, labels, None),
+        training=True,
+        optimizer_variables=optimizer,
+    )
+    new_others, new_metrics = new
+    new_weights, new_optimizer = model.optimizer.stateless_apply(
+        optimizer, gradients, weights
+    )
+    pairs = zip(model.metrics_variables, new_metrics, strict=True)
+    with keras.StatelessScope(state_mapping=list(pairs)) as scope:
+        logs = _logs(model, images, labels, logits, loss)
+    new_metrics = [scope.get_current_value(v) for v in model.metrics_variables]
+
+    index = finite.index(model.optimizer)
+    keep, counts = finite.judge(optimizer[index], loss, gradients, model.optimizer)
+    new_state = jax.tree.map(
+        functools.partial(jax.numpy.where, keep),
+        (new_weights, new_others, new_optimizer, new_metrics),
+        (weights, others, optimizer, metrics),
+    )
+    new_state[2][index] = counts
+    return logs | {"guard": counts}, new_state
+
+
+def _tensorflow_step(model: Any, data: Any) -> dict:
+    """As `keras.Model.train_step` on TensorFlow, but a bad step changes nothing."""
+    import tensorflow
+
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    before = _others(model)
+    with tensorflow.GradientTape() as tape:
+        logits = model(images, training=True)
+        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
+    return _apply(model, (images, labels, logits, loss), gradients, before)
+
+
+def _torch_step(model: Any, data: Any) -> dict:
+    """As `keras.Model.train_step` on PyTorch, but a bad step changes nothing."""
+    import torch
+
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    before = _others(model)
+    logits = model(images, training=True)
+    model.zero_grad()
+    loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+    model.optimizer.scale_loss(loss).backward()
+    gradients = [v.value.grad for v in model.trainable_variables]
+    with torch.no_grad():
+        return _apply(model, (images, labels, logits, loss), gradients, before)
+
+
+_STEPS = {"jax": _jax_step, "tensorflow": _tensorflow_step, "torch": _torch_step}
+
+
+def _others(model: Any) -> list[tuple[Any, Any]]:
+    """Return what a forward pass changes besides the weights, with its values."""
+    variables = [*model.non_trainable_variables, *model.metrics_variables]
+    return [(variable, ops.copy(variable)) for variable in variables]
+
+
+def _apply(model: Any, batch: tuple, gradients: list, before: list) -> dict:
+    """Update the weights, or leave everything as it was before a bad step."""
+    variable = finite.counts(model.optimizer)
+    loss = batch[-1]
+    keep, counts = finite.judge(variable.value, loss, gradients, model.optimizer)
+    variable.assign(counts)
+
+    def update() -> None:
+        model.optimizer.apply(gradients, model.trainable_variables)
+
+    ops.cond(keep, update, lambda: None)
+    logs = _logs(model, *batch)
+    for other, value in before:
+        other.assign(ops.where(keep, other, value))
+    return logs | {"guard": ops.copy(counts)}
+
+
+def _logs(model: Any, images: Any, labels: Any, logits: Any, loss: Any) -> dict:
+    """Count a batch in the metrics, and return them."""
+    # The first metric is Keras's mean of the loss.
+    model.metrics[0].update_state(loss, sample_weight=ops.shape(images)[0])
+    return model.compute_metrics(images, labels, logits)

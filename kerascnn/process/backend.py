@@ -1,0 +1,105 @@
+"""Which backend Keras computes on, chosen before Keras is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+
+from kerascnn import MISSED_BACKEND, UsageError
+from kerascnn.process import signals
+
+
+def restart(variables: Mapping[str, str]) -> NoReturn:
+    """Start this process again, as it was called, with other environment variables.
+
+    Args:
+        variables: The variables to set; the others stay.
+    """
+    if sys.stdout is not None:  # as it is after `>&-`
+        sys.stdout.flush()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    environment = {**os.environ, **variables}
+    if os.name == "nt":  # there `execve` neither waits nor quotes
+        import subprocess
+
+        sys.exit(subprocess.call(command, env=environment))
+    os.execve(sys.executable, command, environment)
+
+
+def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
+    """Check that Keras can train on a backend here.
+
+    Args:
+        name: `"jax"`, `"tensorflow"` or `"torch"`; by default the environment's.
+        origin: Where the name comes from, for the message: `"--backend"`.
+
+    Raises:
+        UsageError: It is no backend to train on, or it is not installed.
+    """
+    name = name or os.environ["KERAS_BACKEND"]
+    if name not in ("jax", "tensorflow", "torch"):
+        raise UsageError(f"{origin} {name!r}: expected jax, tensorflow or torch.")
+    if importlib.util.find_spec(name) is None:
+        raise UsageError(
+            f"{origin} {name}: {name} is not installed; "
+            f"`pip install 'kerascnn[{name}]'` installs it."
+        )
+
+
+def say_missed_backend() -> None:
+    """Say in one line, once a process, which backend is in use where Keras chose it."""
+    global _missed_is_said
+    if MISSED_BACKEND and not _missed_is_said:
+        _missed_is_said = True
+        print(
+            f"kerascnn: Keras was imported first and runs on "
+            f"{os.environ['KERAS_BACKEND']}, not {MISSED_BACKEND}: import "
+            "kerascnn before keras.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+_missed_is_said = False
+
+
+def spare_tensorflow() -> None:
+    """Keep Keras from importing TensorFlow where it is installed but not the backend.
+
+    `get_config` and `save` import it to see whether a value is a `TensorShape`: seconds
+    lost, hundreds of megabytes, and on a GPU its memory. Keras looks once and
+    remembers; this makes it look while TensorFlow is hidden. Other packages can import
+    it as ever.
+    """
+    if os.environ["KERAS_BACKEND"] == "tensorflow" or "tensorflow" in sys.modules:
+        return
+    sys.modules["tensorflow"] = None  # type: ignore[assignment] # "not importable"
+    try:
+        import keras
+
+        keras.saving.serialize_keras_object(keras.DTypePolicy("float32"))
+    finally:
+        del sys.modules["tensorflow"]
+
+
+def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) -> None:
+    """Start the process again where it needs another backend, or these variables.
+
+    Args:
+        wanted: `"jax"`, `"tensorflow"` or `"torch"`; `None` for the one in use.
+        variables: Environment variables that must have these values.
+
+    Raises:
+        UsageError: The backend is not installed.
+    """
+    needed = dict(variables or {})
+    if wanted is not None:
+        check_backend(wanted, "--backend")
+        needed["KERAS_BACKEND"] = wanted
+    if all(os.environ.get(name) == value for name, value in needed.items()):
+        return
+    with signals.held():
+        restart(needed)

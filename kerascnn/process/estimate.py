@@ -1,0 +1,60 @@
+"""How long a computation will take, said before it has taken a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from kerascnn import text
+
+# Shorter computations need no estimate; so long is looked at before one is made.
+WORTH = 60.0
+LOOK = 2.0
+
+
+class Estimate:
+    """Says once, after the first steps, how long the others take if over a minute.
+
+    Args:
+        what: What is computed, for the line: `"6 trainings"`.
+        total: All that is to do, in any unit of work: steps, multiplications.
+        at_most: Whether less may be enough.
+        say: Is told the line.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float,
+        at_most: bool = False,
+        say: Callable[[str], None] = text.say,
+    ):
+        self.what = what
+        self.total = total
+        self.at_most = at_most
+        self.say = say
+        self._first: tuple[float, float] | None = None
+        self._said = False
+
+    def after(self, done: float) -> None:
+        """Look at the clock after a step.
+
+        Args:
+            done: What is done so far, in the unit of `total`.
+        """
+        if self._said:
+            return
+        now = time.perf_counter()
+        if self._first is None:  # the first step compiles
+            self._first = now, done
+            return
+        began, before = self._first
+        if now - began < LOOK:
+            return
+        self._said = True
+        left = (now - began) / (done - before) * (self.total - done)
+        if left > WORTH:
+            from kerascnn.text import duration
+
+            most = "at most " if self.at_most else ""
+            self.say(f"{self.what}: {most}about {duration(left)} more.")

@@ -1,0 +1,193 @@
+"""What a run ran on: versions, device, machine, and the commit of this package."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from kerascnn import __version__
+from kerascnn.process import cores
+
+PACKAGES = ("keras", "numpy", "tensorflow-datasets", "optax")
+BACKEND_MODULES = {
+    "jax": ("jax", "jaxlib"),
+    "tensorflow": ("tensorflow",),
+    "torch": ("torch",),
+}
+
+# The package's folders whose code decides no training.
+NO_PART_OF_A_TRAINING = (
+    *("recipes", "lessons", "bench", "parity", "report"),
+    *("twins", "studies", "cli"),
+)
+
+
+def describe(backend: str | None = None) -> dict[str, Any]:
+    """Return the versions, the device and the machine that this process uses.
+
+    Args:
+        backend: The framework that computes; Keras's backend by default.
+    """
+    import keras
+
+    backend = backend or keras.backend.backend()
+    versions = {"python": platform.python_version(), "kerascnn": __version__}
+    for package in PACKAGES:
+        versions[package] = importlib.metadata.version(package)
+    for module in BACKEND_MODULES[backend]:
+        # The module's own word: TensorFlow comes in packages of several names.
+        versions[module] = sys.modules[module].__version__
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.orig_argv[1:],
+        "backend": backend,
+        "device": device(backend),
+        "processor": processor(),
+        "cores": cores.available(),
+        "system": platform.platform(),
+        "versions": versions,
+        "commit": commit(),
+        "code": code(),
+    }
+
+
+def for_record(backend: str | None = None) -> dict[str, Any]:
+    """Return what `describe` does, but for the command: its paths are nobody else's."""
+    here = describe(backend)
+    del here["command"]
+    return here
+
+
+def keep_compiled(folder: Path) -> None:
+    """Let JAX keep what it compiles, so that a second start takes seconds.
+
+    A folder of its own for each kind of processor: code compiled for one may not run
+    on another that shares the disk. A folder that `JAX_COMPILATION_CACHE_DIR` or the
+    program has chosen already stays, and so does a least time,
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
+
+    Args:
+        folder: Where to keep it; it need not exist, and nothing is kept where it can't
+            be made.
+    """
+    import jax
+
+    # Where it can't be kept, the data's own line says so already.
+    warnings.filterwarnings(
+        "ignore", "Error (reading|writing) persistent compilation cache", UserWarning
+    )
+    if jax.config.jax_compilation_cache_dir is None:
+        kind = re.sub(r"\W+", "-", f"{processor()} {platform.machine()}").strip("-")
+        jax.config.update("jax_compilation_cache_dir", str(folder / kind))
+    least = "jax_persistent_cache_min_compile_time_secs"
+    if least.upper() not in os.environ and getattr(jax.config, least) == 1:  # JAX's own
+        # What draws the initial weights, too: each is quick, together four seconds.
+        jax.config.update(least, 0.01)
+
+
+def device(backend: str | None = None) -> str:
+    """Return the name of the device that a backend, by default Keras's, computes on.
+
+    A processor's is `"cpu"`.
+    """
+    import keras
+
+    match backend or keras.backend.backend():
+        case "jax":
+            import jax
+
+            return jax.devices()[0].device_kind
+        case "tensorflow":
+            gpus = sys.modules["tensorflow"].config.list_physical_devices("GPU")
+            return "gpu" if gpus else "cpu"
+        case _:
+            cuda = sys.modules["torch"].cuda
+            return cuda.get_device_name() if cuda.is_available() else "cpu"
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    name = _said("/proc/cpuinfo", "model name")
+    return name or platform.processor() or platform.machine()
+
+
+def processor_flags() -> str:
+    """Return what the processor can do, in its own words; nothing off Linux."""
+    return _said("/proc/cpuinfo", "flags", "Features")
+
+
+def _said(file: str, *names: str) -> str:
+    """Return what Linux says in a file of lines `name: value`, the first of these."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text().splitlines():
+            if line.startswith(names):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process has held, in bytes.
+
+    `None` on Windows, whose Python does not tell.
+    """
+    # On Linux `getrusage` counts what the process that started this one held.
+    if peak := _said("/proc/self/status", "VmHWM"):
+        return int(peak.split()[0]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def code() -> str:
+    """Return the SHA-256 of this package's code that trains: 64 hexadecimal digits.
+
+    It changes where the version does not, in a checkout that someone works on.
+    """
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package)
+        if name.parts[0] not in NO_PART_OF_A_TRAINING:
+            digest.update(name.as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def commit() -> str | None:
+    """Return the commit of this package's checkout, with `+changes` where it has any.
+
+    `None` where the package does not run from a git checkout of its own.
+    """
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words],
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        # Fails in an environment that merely lies within someone else's checkout.
+        git("ls-files", "--error-unmatch", "kerascnn/__init__.py")
+        changed = git("status", "--porcelain", "--", "kerascnn", "pyproject.toml")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""Studies of several trainings: does a network learn, do two libraries agree."""

@@ -1,0 +1,261 @@
+"""Statistical parity: train recipe and twin, and compare their final accuracies.
+
+The same data, epochs and order of images; initial weights and random transforms from
+dice of their own. The twin trains as the lecture's code does: its Adam decays every
+parameter, and it has torchvision's transforms, as NumPy rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from kerascnn import data, describe, twins
+from kerascnn import recipe as recipes
+from kerascnn.data import DataSet, Split
+from kerascnn.process import estimate, machine
+from kerascnn.process.signals import Interrupted
+from kerascnn.recipe import Recipe
+from kerascnn.report import intervals as intervals_module
+from kerascnn.report import records
+from kerascnn.training import build, options
+from kerascnn.training import run as training_run
+from kerascnn.twins.twin import Twin
+
+_WORDS = {"recipe": "the recipe", "twin": "its PyTorch twin"}
+
+
+def compare(
+    name: str,
+    seeds: int,
+    epochs: int | None,
+    limit: int | None,
+    choice: Literal["auto", "full", "sample"],
+    data_dir: Path | None,
+    accelerate: bool,
+    add: bool = False,
+) -> dict[str, Any]:
+    """Train a recipe and its twin several times and compare final test accuracies.
+
+    Args:
+        name: The recipe.
+        seeds: Runs of each, 2 or more.
+        epochs: Passes over the training set; the recipe's by default.
+        limit: Use the first images only.
+        choice: Which images, as `data.load` has it.
+        data_dir: Where they are.
+        accelerate: Use this package's fast gradients (JAX).
+        add: Keep each training for the cookbook, and do not repeat what it has.
+
+    Returns:
+        Accuracies by side, intervals (mean and half width, over the seeds that
+        learned), the `outcome` (see `agreement.judge`), `passed`: whether it is
+        `"overlap"`, and a `verdict` in words.
+
+    Raises:
+        UsageError: `add`, where these are not the full set or there is no cookbook.
+    """
+    recipe, twin = recipes.load(name), twins.load(name)
+    size = build.image_size(recipe)
+    dataset = data.load(recipe.dataset, choice, data_dir, image_size=size)
+    if dataset.notice:
+        print(dataset.notice, flush=True)
+    dataset = dataclasses.replace(
+        dataset,
+        train=data.limited(dataset.train, limit),
+        test=data.limited(dataset.test, limit),
+    )
+    if epochs is None:
+        epochs = recipe.epochs
+        if dataset.sample:
+            epochs = min(epochs, training_run.SAMPLE_EPOCHS)
+    known: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
+    if add:
+        records.check(dataset.sample or limit is not None)
+        case = {
+            "recipe": name,
+            "fingerprint": describe.fingerprint(describe.describe(recipe)),
+            "epochs": epochs,
+            "twin": twin.fingerprint(),
+            "data": dataset.hash,
+        }
+        known = records.trained(case)
+    overrides = options.Overrides(
+        epochs=epochs,
+        batch_size=recipe.batch_size,  # the twin's too, on a sample as well
+        limit=limit,
+        data=choice,
+        data_dir=data_dir,
+        accelerate=accelerate,
+    )
+    accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
+    to_do = [
+        (seed, side)
+        for seed, side in itertools.product(range(seeds), accuracies)
+        if seed not in known[side]
+    ]
+    many = f"all {len(to_do)} trainings"
+    whole = estimate.Estimate(many, len(to_do))
+    whole.after(0)
+    for seed, side in itertools.product(range(seeds), accuracies):
+        whose = f"seed {seed}: {_WORDS[side]}"
+        if seed in known[side]:
+            accuracies[side].append(known[side][seed])
+            print(f"{whose}, trained before: {known[side][seed]:.2%}", flush=True)
+            continue
+        print(whose, flush=True)
+        began = time.perf_counter()
+        try:
+            if side == "recipe":
+                seeded = dataclasses.replace(overrides, seed=seed)
+                accuracy = train_recipe(recipe, seeded)
+            else:
+                accuracy = train(twin, dataset, epochs, seed)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                getattr(stop, "exit_code", 128 + signal.SIGINT) - 128,
+                "stopped; once more, it does not repeat the trainings that had ended."
+                if add
+                else "stopped; with --add, trainings that end would not be repeated.",
+            ) from None
+        accuracies[side].append(accuracy)
+        ended = to_do.index((seed, side)) + 1
+        if ended % 2 == 0:  # one of each side
+            whole.after(ended)
+        if add:  # each at once: what took an hour is not to be lost
+            records.add_training(
+                case
+                | {
+                    "side": side,
+                    "seed": seed,
+                    "test_accuracy": accuracy,
+                    "classes": len(dataset.classes),
+                    "seconds": round(time.perf_counter() - began, 1),
+                    "environment": machine.for_record(
+                        "torch" if side == "twin" else None
+                    ),
+                }
+            )
+    classes = len(dataset.classes)
+    intervals = {
+        side: intervals_module.interval(intervals_module.learned(found, classes))
+        for side, found in accuracies.items()
+    }
+    outcome, verdict = intervals_module.judge(accuracies, classes)
+    return {
+        "recipe": name,
+        "seeds": seeds,
+        "epochs": epochs,
+        "sample": dataset.sample,
+        "train_images": len(dataset.train),
+        "accuracies": accuracies,
+        "intervals": intervals,
+        "outcome": outcome,
+        "passed": outcome == "overlap",
+        "verdict": f"{name}: {verdict}",
+    }
+
+
+def train_recipe(recipe: Recipe, overrides: options.Overrides) -> float:
+    """Train a recipe as `kerascnn run` does; return its accuracy on the test set.
+
+    A run that an error ends stays where the error says that it is.
+    """
+    out = Path(tempfile.mkdtemp()) / "run"
+    try:
+        run = training_run.train(recipe, dataclasses.replace(overrides, out=out))
+        accuracy = float(run.result["test_accuracy"])
+    except KeyboardInterrupt:
+        shutil.rmtree(out.parent, ignore_errors=True)
+        raise
+    shutil.rmtree(out.parent, ignore_errors=True)
+    return accuracy
+
+
+def train(
+    twin: Twin,
+    dataset: DataSet,
+    epochs: int,
+    seed: int,
+) -> float:
+    """Train a twin as its lecture does; print a line an epoch.
+
+    Args:
+        twin: The twin.
+        dataset: Its data.
+        epochs: Passes over the training set.
+        seed: Decides initial weights, order and random draws.
+
+    Returns:
+        The accuracy on the test set after the last epoch.
+    """
+    torch.manual_seed(seed)
+    dice = np.random.default_rng([seed, 1])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Channels last is PyTorch's fast layout on a CPU, and changes no result.
+    network = twin.network().to(device, memory_format=torch.channels_last)
+    optimizer = twin.optimizer(network)
+    scheduler = twin.scheduler(optimizer)
+    size, images = twin.batch_size, len(dataset.train)
+    end = images - images % size if twin.drop_last else images
+    accuracy, done = 0.0, 0
+    steps = epochs * len(range(0, end, size))
+    progress = estimate.Estimate(f"{epochs} epochs of {steps // epochs} steps", steps)
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        network.train()
+        order, total = data.order(seed, epoch, images), 0.0
+        for first in range(0, end, size):
+            chosen = order[first : first + size]
+            batch = transformed(twin, dataset.train.images[chosen], dice)
+            labels = torch.from_numpy(dataset.train.labels[chosen]).long().to(device)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(batch.to(device)), labels)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(chosen)
+            done += 1
+            progress.after(done)
+        if scheduler:
+            scheduler.step()
+        accuracy = evaluate(twin, network, dataset.test, device)
+        print(
+            f"epoch {epoch + 1}/{epochs}  loss {total / max(1, end):.4f}"
+            f"  test accuracy {accuracy:6.2%}  {time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+    return accuracy
+
+
+def transformed(
+    twin: Twin, images: np.ndarray, dice: np.random.Generator | None
+) -> torch.Tensor:
+    """Send raw images through a twin's transforms, random ones only with dice."""
+    for rule in twin.transform:
+        if dice is not None or not rule.random:
+            images = rule.apply(images, dice and rule.draw(dice, images.shape))
+    # A view of channels-last memory: what the network takes without copying.
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+
+
+def evaluate(twin: Twin, network: nn.Module, test: Split, device: str) -> float:
+    """Return a network's accuracy on a test set."""
+    network.eval()
+    right = 0
+    with torch.no_grad():
+        for first in range(0, len(test), 500):
+            batch = transformed(twin, test.images[first : first + 500], None)
+            labels = test.labels[first : first + 500]
+            found = network(batch.to(device)).argmax(1).cpu().numpy()
+            right += int((found == labels).sum())
+    return right / len(test)

@@ -1,0 +1,97 @@
+"""Words: names that were misspelt, paths as typed, texts of one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kerascnn import UsageError, suggestions
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path whose `~` or `~user` is written out.
+
+    Raises:
+        UsageError: That home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:  # the latter for a null byte
+        raise UsageError(
+            f"{path}: the home folder {Path(path).parts[0]} is not known here: write "
+            "the path out."
+        ) from error
+
+
+def choose(
+    word: str, known: Iterable[str], what: str, otherwise: str | None = None
+) -> str:
+    """Return `word` if it is one of `known`.
+
+    Args:
+        what: What the words name, for the message: `"command"`.
+        otherwise: What the message says where no word is near; by default all words.
+
+    Raises:
+        UsageError: It is not; the message offers the nearest words.
+    """
+    known = list(known)
+    if word in known:
+        return word
+    hint = suggestions.hint(word, known, otherwise or f"expected {', '.join(known)}.")
+    raise UsageError(f"there is no {what} {word!r}: {hint}")
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Check that options, where they are given, are 1 or more.
+
+    Args:
+        options: What holds them as attributes.
+        names: The attributes' names.
+
+    Raises:
+        UsageError: One is not; the message names the option.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {value}: expected 1 or more.")
+
+
+def printable(text: str) -> str:
+    r"""Return text as one line that any terminal shows as it is.
+
+    A file's name may hold line ends, escape sequences and bytes of no encoding: they
+    are written as in Python, such as `\x1b`.
+    """
+    return "".join(
+        letter
+        if letter.isprintable()
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def one_line(error: BaseException, most: int = 500) -> str:
+    """Return what an error says, or else its name, in a line of at most `most`."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def say(line: str) -> None:
+    """Tell the user something beside the results: on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as people say it: `"42 s"`, `"3 min 5 s"`, `"2 h 10 min"`."""
+    seconds = round(seconds)
+    minutes, rest = divmod(seconds, 60)
+    if minutes == 0:
+        return f"{seconds} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,184 @@
+"""A recipe's two models, with shared weights: one to train, one to keep."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from kerascnn import UsageError, optim
+from kerascnn import recipe as recipes
+from kerascnn.data.image_folders import RESIZING
+from kerascnn.process import settings
+from kerascnn.process.backend import spare_tensorflow
+
+if TYPE_CHECKING:
+    from kerascnn.data import DataSet
+    from kerascnn.recipe import Recipe
+    from kerascnn.training.options import Overrides
+
+
+def build(
+    recipe: Recipe, shape: tuple[int, int, int]
+) -> tuple[keras.Model, keras.Model]:
+    """Build a recipe's two models, which share their weights.
+
+    Args:
+        recipe: The recipe.
+        shape: Height, width and channels of the raw images.
+
+    Returns:
+        The model to train and the model to keep. Both take raw images, uint8,
+        `(batch, height, width, channels)`, and return logits, `(batch, classes)`. The
+        first holds the whole transform, whose random layers act in training only; the
+        second leaves those out, so that it is made of Keras's own layers alone and
+        loads without this package.
+
+    Raises:
+        ValueError: The network does not take images of this shape.
+    """
+    network = recipe.network()
+    transform = recipe.transform()
+    image = keras.Input(shape, dtype="uint8", name="image")
+
+    def chain(layers: list[keras.layers.Layer], name: str) -> keras.Model:
+        x = image
+        for layer in layers:
+            x = layer(x)
+        # Keras would find out in the first step, if at all.
+        given, taken = x.shape[1:], network.input_shape[1:]
+        if any(t not in (None, g) for g, t in zip(given, taken, strict=True)):
+            raise ValueError(f"it takes {taken}")
+        return keras.Model(image, network(x), name=name)
+
+    fixed = [layer for layer in transform if not is_random(layer)]
+    return chain(transform, f"{recipe.name}_training"), chain(fixed, recipe.name)
+
+
+def is_random(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of a transform acts in training only."""
+    return type(layer).__name__.startswith("Random")
+
+
+def weights_hash(model: keras.Model) -> str:
+    """Return the SHA-256 of a model's weights: equal only where all bits are."""
+    from keras import ops
+
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).data)
+    return digest.hexdigest()
+
+
+def compiled(
+    recipe: Recipe, dataset: DataSet, overrides: Overrides
+) -> tuple[keras.Model, keras.Model]:
+    """Build the model to train, compiled, and the model to keep.
+
+    Args:
+        recipe: The recipe.
+        dataset: Its images.
+        overrides: Whose seed, precision, learning rate and acceleration hold.
+
+    Raises:
+        UsageError: The network does not take these images, or has too few logits.
+    """
+    set_seed(overrides.seed)
+    try:
+        with settings.keras_defaults(overrides.precision):
+            model, kept = build.build(recipe, dataset.shape)
+    except ValueError as error:
+        raise UsageError(
+            f"{recipe.name}'s network does not take the images of {dataset.name}, "
+            f"{dataset.shape}: {error}"
+        ) from error
+    logits, classes = kept.output_shape[-1], len(dataset.classes)
+    if logits > classes:
+        print(
+            f"{recipe.name}'s network has {logits} logits for {classes} classes: the "
+            "others learn to stay low."
+        )
+    if logits < classes:
+        raise UsageError(
+            f"{recipe.name}'s network has {logits} logits, and {dataset.name} has "
+            f"{classes} classes: give its last layer {classes} units."
+        )
+    if overrides.accelerate and keras.backend.backend() == "jax":
+        from kerascnn.acceleration import accelerate
+
+        model = accelerate(model)
+    compile_model(model, recipe, overrides.learning_rate)
+    return model, kept
+
+
+def image_size(recipe: Recipe) -> tuple[int, int] | None:
+    """Return the height and width that a recipe's transform begins by resizing to.
+
+    Images of unequal size can be batched only once they have it, so they are brought
+    to it where they are decoded, by the same rule.
+
+    Raises:
+        UsageError: The transform begins by resizing by another rule: training and
+            prediction would see different images.
+    """
+    first = next(iter(recipe.transform()), None)
+    if not isinstance(first, keras.layers.Resizing):
+        return None
+    rule = first.crop_to_aspect_ratio, first.antialias, first.interpolation
+    if rule != (True, True, "bilinear"):
+        raise UsageError(
+            f"{recipe.name}'s transform begins with a Resizing of another kind than "
+            f"{RESIZING}, by which images are resized as they are decoded: write it so."
+        )
+    return first.height, first.width
+
+
+def set_seed(seed: int) -> None:
+    """Seed everything that Keras draws seeds from: initialisers and random layers.
+
+    `keras.utils.set_random_seed` alone would import TensorFlow wherever it is
+    installed, whichever backend is in use.
+    """
+    spare_tensorflow()
+    keras.utils.set_random_seed(seed)
+
+
+def compile_model(
+    model: keras.Model, recipe: Recipe, rate: float | None = None
+) -> None:
+    """Give a model the recipe's optimiser, the course's loss, and the metrics.
+
+    The loss, softmax cross-entropy on logits plus any L2 penalty, is what training
+    lowers. The metric `crossentropy` leaves the penalty out, as PyTorch's loss does
+    when its optimiser decays the weights, so rungs with and without it compare.
+
+    Args:
+        model: A model that returns logits.
+        recipe: Whose optimiser to take.
+        rate: A learning rate that replaces the optimiser's own.
+
+    Raises:
+        UsageError: The optimiser follows a schedule, and takes no rate; or the recipe
+            says another number of parameters than the model has.
+    """
+    recipes.check_parameters(recipe, model)
+    optimizer = recipe.optimizer()
+    if rate is not None:
+        if optim.follows_schedule(optimizer):
+            raise UsageError(
+                f"--learning-rate: {recipe.name}'s optimiser follows a schedule of its "
+                "own: change the schedule in the recipe."
+            )
+        optimizer.learning_rate = rate
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            keras.metrics.SparseCategoricalCrossentropy(
+                from_logits=True, name="crossentropy"
+            ),
+        ],
+    )

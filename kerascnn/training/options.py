@@ -1,0 +1,118 @@
+"""What the command line may change about a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from kerascnn import UsageError, text
+
+# The help of an option that is None by default says in words what that means.
+_arg = functools.partial(tyro.conf.arg, help_behavior_hint="")
+Integer = Annotated[int | None, _arg(metavar="N")]
+Number = Annotated[float | None, _arg(metavar="X")]
+Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
+# Not a Literal: of those that may be left out, tyro also offers None.
+BACKENDS = ("jax", "tensorflow", "torch")
+Backend = Annotated[str | None, _arg(metavar=f"{{{','.join(BACKENDS)}}}")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overrides:
+    """Train the recipe. Every option has the recipe's own value as its default."""
+
+    epochs: Integer = None
+    """Passes over the training set."""
+    batch_size: Integer = None
+    """Images a step."""
+    learning_rate: Number = None
+    """The optimiser's learning rate, before any decay."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Decides the initial weights, the order of the images and every random draw."""
+    limit: Integer = None
+    """Use the first N training and the first N test images only."""
+    dataset: Annotated[str | None, _arg(metavar="SET")] = None
+    """Train on another set: a name of tensorflow-datasets, or a folder of images,
+    such as ./pets, with train/CLASS/ and test/CLASS/ in it."""
+    validation: Number = None
+    """Hold out this share of the training set, such as 0.1, of each class alike, and
+    evaluate on it instead of the test set: to choose a setting by."""
+    data: Literal["auto", "full", "sample"] = "auto"
+    """auto: the full set if it is on this machine, else the bundled sample;
+    full: the full set, downloaded if need be; sample: the bundled sample."""
+    data_dir: Folder = None
+    """Where tensorflow-datasets keeps its sets (default: TFDS_DATA_DIR, else
+    ~/tensorflow_datasets)."""
+    cache_dir: Folder = None
+    """Where the decoded images are kept (default: the platform's cache folder)."""
+    engine: Literal["auto", "epoch", "fit"] = "auto"
+    """epoch: data on the device, whole step compiled (JAX); fit: keras.Model.fit;
+    auto: epoch where it can."""
+    accelerate: bool = True
+    """Fast convolution gradients on a CPU (JAX)."""
+    backend: Backend = None
+    """Keras's backend (default: KERAS_BACKEND, else jax)."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras's dtype policy."""
+    out: Folder = None
+    """The run's folder (default: runs/<recipe>/<time>)."""
+    checkpoint_minutes: Annotated[float, tyro.conf.arg(metavar="X")] = 10.0
+    """Save the run this often inside an epoch, and after each epoch; 0: after every
+    step (on a GPU, every call of up to 50)."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What to do with a step whose loss or gradient is not finite. stop: end the run;
+    skip: leave the step out, and end the run after ten in a row. The weights never
+    see it."""
+    deterministic: bool = False
+    """Make a GPU compute the same bits each time. It costs speed: XLA takes only
+    kernels that add in a fixed order and tries out no others; TensorFlow and PyTorch
+    refuse operations that have none. A CPU computes the same bits anyway."""
+    resume: Folder = None
+    """Go on with the run in this folder, with its own options."""
+    force: bool = False
+    """Go on also where the recipe, the data, the device or versions have changed, or
+    over a run whose checkpoints are gone, from its beginning."""
+
+    def __post_init__(self):
+        text.check_positive(self, "epochs", "batch_size", "limit")
+        for name in ("epochs", "batch_size", "limit"):
+            value = getattr(self, name) or 0
+            if value >= 2**31:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {value}: expected less than {2**31}.")
+        if self.force and self.resume is None:
+            raise UsageError("--force needs --resume, or `kerascnn resume RUN`.")
+        if self.backend is not None:
+            text.choose(self.backend, BACKENDS, "backend")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise UsageError(
+                f"--learning-rate {self.learning_rate}: expected a number above 0."
+            )
+        if self.validation is not None and not 0 < self.validation < 1:
+            raise UsageError(
+                f"--validation {self.validation}: expected a share between 0 and 1, "
+                "such as 0.1."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}.")
+        if not 0 <= self.checkpoint_minutes < float("inf"):
+            raise UsageError(
+                f"--checkpoint-minutes {self.checkpoint_minutes}: expected 0 or more."
+            )
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the options that make the run another case than the recipe's.
+
+        The seed, and where the data or the run lie, do not.
+        """
+        deciding = (
+            *("epochs", "batch_size", "learning_rate", "limit", "validation"),
+            *("dataset", "precision"),
+        )
+        plain = Overrides()
+        return [n for n in deciding if getattr(self, n) != getattr(plain, n)]

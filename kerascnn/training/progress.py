@@ -1,0 +1,208 @@
+"""Keras callbacks of a training run: its progress on the screen, its record on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from kerascnn.process.estimate import Estimate
+from kerascnn.training import build
+
+if TYPE_CHECKING:
+    from kerascnn.runs import Run
+
+
+class Record(keras.callbacks.Callback):
+    """Write a line with the epoch's metrics to the run's `metrics.jsonl`.
+
+    Args:
+        run: The run.
+        images: Training images an epoch.
+        kept: The model to keep, which shares its weights with the trained one.
+        validation: Whether the model is evaluated on a part of the training set.
+
+    Attributes:
+        weights_sha256: The hash of the weights that were evaluated last.
+    """
+
+    # The epoch engine need not fill Keras's metrics and variables for this callback.
+    only_reads_logs = True
+
+    def __init__(
+        self,
+        run: Run,
+        images: int,
+        kept: keras.Model | None = None,
+        validation: bool = False,
+    ):
+        super().__init__()
+        self.kept = kept
+        self.evaluated = "validation" if validation else "test"
+        self.weights_sha256: str | None = None
+        self.run = run
+        self.images = images
+        self.earlier_seconds = 0.0
+        self.learning_rate: float | None = None
+
+    def elapsed(self) -> float:
+        """Seconds that the epoch has trained, those before an interruption included."""
+        return self.earlier_seconds + time.perf_counter() - self._start
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Start the epoch's clock and note the learning rate it trains at."""
+        self.earlier_seconds = 0.0
+        self.learning_rate = learning_rate(self.model.optimizer)
+        self._start = time.perf_counter()
+
+    def go_on(self, seconds: float, rate: float | None) -> None:
+        """Take the epoch that has just begun for one that was interrupted.
+
+        Args:
+            seconds: Seconds that it had trained.
+            rate: The learning rate that it had begun at.
+        """
+        self.earlier_seconds = seconds
+        self.learning_rate = rate
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None):
+        """Stop the clock: the evaluation does not count as training."""
+        self._seconds = self.elapsed()
+        self._sha256 = None
+        # `self.model` brings the weights of Keras's compiled steps into the variables.
+        if self.kept is not None and self.model is not None:
+            self._sha256 = build.weights_hash(self.kept)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Write the record."""
+        metrics = {
+            f"{self.evaluated}_{name[4:]}" if name.startswith("val_") else name: float(
+                value
+            )
+            for name, value in (logs or {}).items()
+        }
+        self.weights_sha256 = self._sha256
+        self.run.add_metrics(
+            {"epoch": epoch + 1}
+            | metrics
+            | {
+                "learning_rate": self.learning_rate,
+                "seconds": round(self._seconds, 3),
+                "images_per_second": round(self.images / self._seconds, 1),
+            }
+        )
+
+
+class Progress(keras.callbacks.Callback):
+    """Show how far the training is: a bar on a terminal, a line an epoch anywhere.
+
+    Args:
+        epochs: Number of epochs.
+        steps: Steps an epoch.
+        validation: Whether the model is evaluated on a part of the training set.
+    """
+
+    # The epoch engine need not fill Keras's metrics and variables for this callback.
+    only_reads_logs = True
+
+    # Reads nothing but the step's number, so Keras need not wait for the step's logs.
+    async_safe = True
+
+    def __init__(self, epochs: int, steps: int, validation: bool = False):
+        super().__init__()
+        self.epochs = epochs
+        self.steps = steps
+        self.evaluated = "validation" if validation else "test"
+        self._bar = None
+        self._estimate = Estimate(f"{epochs} epochs of {steps} steps", epochs * steps)
+        # In its first epoch a model is compiled, but by PyTorch.
+        self._compiles = keras.backend.backend() != "torch"
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None):
+        """Open the bar, if standard output is a terminal."""
+        from rich import progress
+        from rich.console import Console
+
+        console = Console()
+        if console.is_terminal:
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.percentage:>3.0f} %"),
+                progress.TextColumn("time left"),
+                progress.TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=self.epochs * self.steps)
+            self._bar.start()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Start the epoch's clock."""
+        self._epoch = epoch
+        self._start = time.perf_counter()
+        if self._bar is None and self._compiles:
+            print("The first epoch begins with compiling: a minute or so.", flush=True)
+        self._show(step=0)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
+        """Move the bar; without one, say once how long it will take."""
+        if self._bar is None:
+            self._estimate.after(self._epoch * self.steps + batch + 1)
+        self._show(step=batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
+        """Print the epoch's line."""
+        logs = logs or {}
+        line = (
+            f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
+            f"  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:6.2%}"
+            f"  {self.evaluated} accuracy {logs['val_accuracy']:6.2%}"
+            f"  {time.perf_counter() - self._start:.1f} s"
+            f"{', compiling included' if self._compiles else ''}"
+        )
+        self._compiles = False
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None):
+        """Take the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also when the training was stopped."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _show(self, step: int) -> None:
+        if self._bar is None:
+            return
+        compiling = self._compiles and step == 0
+        doing = "compiling" if compiling else f"step {step}/{self.steps}"
+        self._bar.update(
+            self._task,
+            completed=self._epoch * self.steps + step,
+            description=f"epoch {self._epoch + 1}/{self.epochs} {doing}",
+        )
+
+
+def choosing_by(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
+    """Name the callbacks that choose by what is measured on the evaluated images."""
+    return [
+        f"{type(callback).__name__} by {callback.monitor}"
+        for callback in callbacks
+        if str(getattr(callback, "monitor", "")).startswith("val_")
+        # Keras's ModelCheckpoint has a monitor also where it keeps every epoch.
+        and getattr(callback, "save_best_only", True)
+    ]
+
+
+def learning_rate(optimizer: keras.Optimizer) -> float | None:
+    """Return an optimiser's present learning rate, `None` where it shows none."""
+    rate = optimizer.learning_rate
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate))

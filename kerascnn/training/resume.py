@@ -1,0 +1,290 @@
+"""Going on with a run: its own options, and what must not have changed since."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerascnn import UsageError, describe
+from kerascnn import recipe as recipes
+from kerascnn.data.loading import is_path
+from kerascnn.text import expanded
+from kerascnn.training import checkpoint
+from kerascnn.training.options import Overrides
+
+if TYPE_CHECKING:
+    from kerascnn.runs import Run
+    from kerascnn.training.checkpoint import Checkpoint
+
+# Where the data lie and how a run is kept may differ from one start to the next.
+_OWN = ("resume", "force", "out")
+_FOLDERS = ("data_dir", "cache_dir")
+
+
+def absolute(overrides: Overrides) -> Overrides:
+    """Return options whose paths mean the same from any working directory."""
+    paths = {
+        name: expanded(path).resolve()
+        for name in _FOLDERS
+        if (path := getattr(overrides, name)) is not None
+    }
+    if overrides.dataset is not None:
+        paths["dataset"] = absolute_dataset(overrides.dataset)
+    return dataclasses.replace(overrides, **paths)
+
+
+def absolute_dataset(name: str) -> str:
+    """Return a data set's name; where it is a relative path, the absolute one."""
+    return str(expanded(name).resolve()) if is_path(name) else name
+
+
+def record(overrides: Overrides) -> dict[str, Any]:
+    """Return a run's options as JSON values, for its `config.json`."""
+    values = dataclasses.asdict(overrides)
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if name not in _OWN
+    }
+
+
+def options(
+    run: Run, given: Overrides, names: Collection[str] | None = None
+) -> Overrides:
+    """Return the options that a run goes on with: its own, and those given now.
+
+    Args:
+        run: The run.
+        given: What the user gives now.
+        names: The options that were given, such as `on_nan`; the others are the run's.
+            By default those that differ from their own defaults.
+
+    Raises:
+        UsageError: The folder holds no run that can go on, or its data are gone.
+    """
+    if given.out is not None:
+        raise UsageError(f"--out {given.out}: a run goes on in its own folder.")
+    with _legible(run):
+        return _options(run, given, names)
+
+
+def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overrides:
+    config = run.config
+    if run.finished:
+        raise UsageError(
+            f"the run {run.folder} has finished: nothing is left to do. A longer one "
+            "is another run, with more --epochs from the start."
+        )
+    if "options" not in config:
+        raise UsageError(f"the run {run.folder} is older than `resume`: start it anew.")
+    own = {
+        name: Path(value) if name in _FOLDERS and value is not None else value
+        for name, value in config["options"].items()
+    }
+    # The set that was trained on, also if another is here by now.
+    own["data"] = "sample" if config["data"]["sample"] else "auto"
+    own["backend"] = config["environment"]["backend"]
+    plain = Overrides()
+    if names is None:
+        names = [
+            field.name
+            for field in dataclasses.fields(given)
+            if getattr(given, field.name) != getattr(plain, field.name)
+        ]
+    now = {name: getattr(given, name) for name in {*names, "resume"}}
+    source = Path(config["data"]["source"])
+    named = not is_path(own["dataset"] or "")
+    if own["data"] == "auto" and "data_dir" not in now and not source.exists():
+        elsewhere = ", or say where it is now with --data-dir" * named
+        raise UsageError(
+            f"the run's data, {source}, are gone: bring the folder back{elsewhere}."
+        )
+    if own["data"] == "auto" and own["data_dir"] is None and named:
+        # Found through TFDS_DATA_DIR, which may say another folder by now.
+        own["data_dir"] = source.parents[config["data"]["name"].count("/") + 1]
+    return Overrides(**{**own, **now})
+
+
+@contextlib.contextmanager
+def _legible(run: Run) -> Iterator[None]:
+    """Take what reading a record of another shape raises for damage.
+
+    Raises:
+        UsageError: In place of such an error.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{run.folder / 'config.json'} is damaged ({type(error).__name__}: "
+            f"{error}): start the run anew, with another --out."
+        ) from error
+
+
+def facts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides a run's numbers, from its `config.json`.
+
+    Args:
+        config: What `Run.config` returns.
+
+    Returns:
+        JSON values by name; the same run goes on only where all are the same.
+    """
+    data, environment = config["data"], config["environment"]
+    names = ("epochs", "batch_size", "seed", "drop_last", "learning_rate")
+    names += ("validation", "precision", "engine", "accelerate", "deterministic")
+    places = ["backend", "device", "processor"]
+    if environment["device"] == "cpu":  # XLA cuts its sums by the number of cores
+        places.append("cores")
+    return {
+        "recipe": config["recipe"],
+        "fingerprint": config["fingerprint"],
+        "data": f"{data['name']} {data['version']}, SHA-256 {data['sha256']}",
+        "training images": data["train_images"],
+        "test images": data[
+            "validation_images" if "validation_images" in data else "test_images"
+        ],
+        **{name.replace("_", " "): config[name] for name in names},
+        **{name: environment[name] for name in places},
+        **config.get("settings", {}),
+        "kerascnn's code": environment.get("code"),
+        **environment["versions"],
+    }
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what ties a checkpoint to its run, from the run's `config.json`.
+
+    A run that is older than this has no `id`; nor have its checkpoints.
+    """
+    return {
+        "run": config.get("id"),
+        "fingerprint": config["fingerprint"],
+        "data": config["data"]["sha256"],
+    }
+
+
+def changes(
+    run: Run, config: dict[str, Any], force: bool, start: Checkpoint | None = None
+) -> bool:
+    """Return whether what decides a run's numbers has changed.
+
+    Args:
+        run: The run.
+        config: The `config.json` with which it would go on.
+        force: Whether it may.
+        start: The checkpoint from which it would.
+
+    Raises:
+        UsageError: It has changed, and may not; or there is no such checkpoint, though
+            epochs were trained.
+    """
+    from kerascnn.training import callback_state  # imports Keras
+
+    with _legible(run):
+        before = run.config
+        changed = differences(before, config)
+        if start:
+            own = identity(config | {"id": before.get("id")})
+            saved = start.manifest.get("identity", {"run": None})
+            foreign = [name for name in saved if saved[name] != own[name]]
+            if "run" in foreign:
+                changed.append(f"the checkpoint {start.folder} is another run's")
+            elif foreign and not changed:
+                changed.append(
+                    f"the checkpoint {start.folder} was written with another "
+                    f"{' and other '.join(foreign)}"
+                )
+            changed += callback_state.left_out(start.manifest["callbacks"])
+        if not all(type(before.get(x, [])) is list for x in ("overrides", "resumed")):
+            raise TypeError("a list is none")
+    if start is None and not force:
+        _check_beginning(run)
+    if changed and not force:
+        raise UsageError(
+            f"the run {run.folder} can't go on as it began: {'; '.join(changed)}. "
+            "Bring back what it began with, or pass --force to go on all the same."
+        )
+    return bool(changed)
+
+
+def _check_beginning(run: Run) -> None:
+    """Raise `UsageError` if a run without checkpoints has had one.
+
+    A run that was killed while it wrote its first has at most one epoch behind it, and
+    the folder for it.
+    """
+    folder = run.folder / checkpoint.FOLDER
+    epochs = len(run.metrics)
+    if epochs > (1 if folder.is_dir() else 0):
+        raise UsageError(
+            f"{run.folder} has {epochs} epochs in metrics.jsonl and no checkpoint to "
+            f"go on from: bring {folder} back, or train the run again from its "
+            "beginning with --force."
+        )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say in what two configurations differ that decides a run's numbers.
+
+    Args:
+        before: The `config.json` of a run.
+        now: The one with which it would go on.
+
+    Returns:
+        A phrase for each difference; none if the numbers will be the same.
+    """
+    if "settings" not in before:  # an older run, which has not recorded them
+        now = {name: now[name] for name in now if name != "settings"}
+    old, new = facts(before), facts(now)
+    if old["recipe"] != new["recipe"]:
+        # All else that differs follows from it.
+        return [f"its recipe was {old['recipe']} and is {new['recipe']}"]
+    found = [
+        f"{name} was {_short(old.get(name))} and is {_short(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if name != "fingerprint" and old.get(name) != new.get(name)
+    ]
+    if old["fingerprint"] != new["fingerprint"]:
+        parts = [
+            f"{part} was {_line(was)} and is {_line(here)}"
+            for part in recipes.PARTS
+            if (was := before["description"].get(part))
+            != (here := now["description"].get(part))
+        ]
+        found += parts or ["the recipe's description is written otherwise"]
+    return found
+
+
+def _short(value: Any) -> str:
+    """Write a number as it was given: 0.001, not float32's 0.0010000000474974513."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def renewed(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    """Return what a forced change sets anew, and a checkpoint must not bring back.
+
+    Args:
+        before: The `config.json` of a run.
+        now: The one with which it goes on.
+
+    Returns:
+        Names of settings of callbacks, and `"learning_rate"` where the run would begin
+        at another.
+    """
+    names = set()
+    if before["learning_rate"] != now["learning_rate"]:
+        names.add("learning_rate")
+    callbacks = (config["description"]["callbacks"] for config in (before, now))
+    for was, here in zip(*callbacks, strict=False):
+        names |= {x for x in was.keys() | here.keys() if was.get(x) != here.get(x)}
+    return names
+
+
+def _line(part: Any) -> str:
+    return "; ".join(describe.lines(part))

@@ -1,0 +1,456 @@
+"""One training run, from a recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import uuid
+from collections.abc import Collection
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from kerascnn import UsageError, data, describe, runs
+from kerascnn.data import limited
+from kerascnn.data.cache import cache_directory
+from kerascnn.engine import finite, fit
+from kerascnn.engine.choice import choose_engine
+from kerascnn.engine.plan import Plan, for_sample
+from kerascnn.process import determinism, machine, memory, settings
+from kerascnn.process.backend import say_missed_backend, spare_tensorflow
+from kerascnn.process.signals import Signals
+from kerascnn.text import say
+from kerascnn.training import build, checkpoint, resume
+from kerascnn.training.autosave import Session, check_start
+from kerascnn.training.build import compiled, image_size
+from kerascnn.training.options import Overrides
+from kerascnn.training.progress import Progress, Record, choosing_by, learning_rate
+
+if TYPE_CHECKING:
+    from kerascnn.data import DataSet, Split
+    from kerascnn.recipe import Recipe
+
+# What the backends say where memory is short; they share no class of error.
+_MEMORY = re.compile(
+    "MemoryError|RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|allocate memory",
+    re.IGNORECASE,
+)
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides | None = None,
+    given: Collection[str] | None = None,
+) -> runs.Run:
+    """Train a recipe and write its run folder.
+
+    The test set is evaluated after every epoch, for the curve, and decides nothing:
+    the result is the last epoch's. With `Overrides.validation`, a part of the training
+    set takes its place, and the record says `validation_accuracy`. Where the weights
+    change after the last epoch's evaluation, as an optimiser with `use_ema` and some
+    callbacks have it, they are evaluated once more.
+
+    Args:
+        recipe: The recipe.
+        overrides: Changes to it; none by default.
+        given: Where a run goes on, the names of the overrides that replace its own
+            (see `resuming.options`).
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: The data are not to be had, or an override does not fit.
+        NotFiniteError: The loss or a gradient was not finite.
+        Interrupted: A signal has asked the run to stop.
+
+    Example:
+        >>> from kerascnn import recipe
+        >>> options = Overrides(data="sample", epochs=1)
+        >>> run = train(recipe.load("fashion_mlp"), options)
+        >>> run.result["test_accuracy"]
+    """
+    spare_tensorflow()
+    say_missed_backend()
+    if others := settings.others():
+        said = ", ".join(f"{name}={value!r}" for name, value in others.items())
+        say(f"Keras's settings {said} do not hold here: recipes have its defaults.")
+    overrides = overrides or Overrides()
+    with settings.keras_defaults(), determinism.as_keras_needs(say):
+        if overrides.resume is None:
+            return _train(recipe, overrides, None)
+        run = runs.Run(overrides.resume)
+        with run.lock():
+            return _train(recipe, resume.options(run, overrides, given), run)
+
+
+def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.Run:
+    """Train a recipe, in a new folder or from where a run has stopped."""
+    backend = keras.backend.backend()
+    if overrides.backend not in (None, backend):
+        raise UsageError(
+            f"backend {overrides.backend!r}: Keras runs on {backend} already; set the "
+            "environment variable KERAS_BACKEND before Keras is imported."
+        )
+    if overrides.deterministic:
+        determinism.require()
+    if backend == "jax":
+        machine.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
+        memory.trim_after_compiling()
+    overrides = resume.absolute(overrides)
+    recipe = dataclasses.replace(
+        recipe, dataset=resume.absolute_dataset(overrides.dataset or recipe.dataset)
+    )
+    dataset = data.load(
+        recipe.dataset,
+        overrides.data,
+        overrides.data_dir,
+        overrides.cache_dir,
+        image_size(recipe),
+    )
+    train_split, test_split = _splits(dataset, overrides)
+    plan = _plan(recipe, overrides, dataset)
+    steps = plan.steps(len(train_split))
+    if steps == 0:
+        raise UsageError(
+            f"{len(train_split)} training images make no batch of {plan.batch_size}, "
+            f"and {recipe.name} drops a smaller last one: pass --batch-size "
+            f"{len(train_split)} or less, or a larger --limit."
+        )
+    engine = choose_engine(overrides.engine, recipe, train_split, test_split)
+    model, kept = compiled(recipe, dataset, overrides)
+
+    held_out = overrides.validation is not None
+    evaluated = "validation" if held_out else "test"
+    config = _config(recipe, overrides, dataset, plan, model, engine)
+    config["data"] |= {
+        "train_images": len(train_split),
+        f"{evaluated}_images": len(test_split),
+    }
+    recipe_callbacks = recipe.callbacks()
+    with contextlib.ExitStack() as stack:
+        start, renewed = None, set()
+        if run is None:
+            run = runs.Run.create(recipe.name, overrides.out)
+            stack.enter_context(run.lock())
+            run.write_config(config)
+        else:
+            start = checkpoint.newest(run.folder, say)
+            changed = resume.changes(run, config, overrides.force, start)
+            renewed = resume.renewed(run.config, config) if changed else set()
+            if start:
+                check_start(start, model, recipe_callbacks, steps, config["engine"])
+            _go_on(run, config, start, changed, steps)
+        if start:
+            plan = dataclasses.replace(
+                plan,
+                epochs=start.epoch if start.manifest["stop_training"] else plan.epochs,
+                initial_epoch=start.epoch,
+                initial_step=start.step,
+            )
+        if dataset.notice:
+            print(dataset.notice, flush=True)
+        whole = len(dataset.train), len(dataset.test)
+        if not dataset.notice or whole != (len(train_split), len(test_split)):
+            print(
+                f"{dataset.name} {dataset.version}: {len(train_split):,} training and "
+                f"{len(test_split):,} {evaluated} images, from {dataset.source}",
+                flush=True,
+            )
+        choosing = [] if held_out else choosing_by(recipe_callbacks)
+        if choosing:
+            print(
+                f"{', '.join(choosing)}: a callback that chooses by val_ numbers "
+                "chooses by the test set here, so the test accuracy is no measure of "
+                "new images. Hold out a share to choose by: --validation 0.1.",
+                flush=True,
+            )
+        if fitted := _fitted(recipe, overrides, plan):
+            own = " ".join(f"--{option} {value}" for option, value in fitted.items())
+            print(
+                f"Settings that fit a sample: {plan.epochs} epochs in batches of "
+                f"{plan.batch_size}; the recipe's own: {own}."
+            )
+
+        images = min(steps * plan.batch_size, len(train_split))
+        progress = Progress(plan.epochs, steps, validation=held_out)
+        record = Record(run, images, kept, validation=held_out)
+        signals = stack.enter_context(Signals(say))
+        session = Session(
+            run=run,
+            identity=resume.identity(run.config),
+            steps=steps,
+            epochs=plan.epochs,
+            callbacks=recipe_callbacks,
+            record=record,
+            signals=signals,
+            engine=config["engine"],
+            minutes=overrides.checkpoint_minutes,
+            on_nan=overrides.on_nan,
+            validation=held_out,
+            start=start,
+            renewed=renewed,
+        )
+        callbacks = [*recipe_callbacks, record, progress]
+        finished = False
+        try:
+            if backend == "jax":
+                memory.forget_compiled()
+            engine.fit(model, train_split, test_split, plan, callbacks, session=session)
+            finished = True
+        except finite.NotFiniteError as error:
+            # After a stop the model is as it was before the bad step. Where that can't
+            # be computed again, such as for want of memory, the error stands alone.
+            with contextlib.suppress(Exception):
+                error = _explained(error, model, train_split, plan, session)
+            raise error
+        except Exception as error:
+            if not _MEMORY.search(f"{type(error).__name__}: {error}"):
+                raise
+            smaller = plan.batch_size // 2 or 1
+            raise UsageError(
+                f"the memory of {config['environment']['device']} is not enough for "
+                f"batches of {plan.batch_size}: train with smaller ones, as in "
+                f"`kerascnn run {recipe.name} --batch-size {smaller}`."
+            ) from error
+        finally:
+            progress.close()
+            # What is raised is the reason for the end: another error must not hide it.
+            hidden = () if finished else (Exception,)
+            with contextlib.suppress(*hidden):
+                session.writer.wait()
+            # Also after Ctrl-C: the epochs that were trained are not to be lost.
+            with contextlib.suppress(*hidden):
+                if run.metrics:
+                    left_out = finite.left_out(model.optimizer)
+                    again = None
+                    if record.weights_sha256 != build.weights_hash(kept):
+                        again = (
+                            fit.evaluate(model, test_split, plan) if finished else {}
+                        )
+                    _finish(run, kept, session.seconds, finished, left_out, again)
+                    if finished:
+                        checkpoint.keep_last(run.folder)
+    return run
+
+
+def _config(
+    recipe: Recipe,
+    overrides: Overrides,
+    dataset: DataSet,
+    plan: Plan,
+    model: keras.Model,
+    engine: ModuleType,
+) -> dict[str, Any]:
+    """Return what a run's `config.json` says of it, but for the numbers of images."""
+    description = describe.describe(recipe)
+    return {
+        "id": uuid.uuid4().hex,
+        "recipe": recipe.name,
+        "fingerprint": describe.fingerprint(description),
+        "course": dataclasses.asdict(recipe.course),
+        "overrides": overrides.changed
+        + [o.replace("-", "_") for o in _fitted(recipe, overrides, plan)],
+        "options": resume.record(overrides),
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "drop_last": plan.drop_last,
+        "recipe_epochs": recipe.epochs,
+        "learning_rate": learning_rate(model.optimizer),
+        "limit": overrides.limit,
+        "validation": overrides.validation,
+        "precision": overrides.precision,
+        "engine": engine.__name__.rpartition(".")[2],
+        "accelerate": overrides.accelerate,
+        "deterministic": overrides.deterministic,
+        "data": {
+            "choice": overrides.data,
+            "name": dataset.name,
+            "version": dataset.version,
+            "sample": dataset.sample,
+            "source": dataset.source,
+            "sha256": dataset.hash,
+            "classes": list(dataset.classes),
+        },
+        "environment": machine.describe(),
+        "settings": determinism.settings(_devices(engine, model, plan.batch_size)),
+        "description": description,
+    }
+
+
+def _devices(engine: ModuleType, model: keras.Model, batch_size: int) -> int:
+    """Return the number of devices among which an engine cuts a batch."""
+    if engine is fit:
+        return 1
+    from kerascnn.engine import placement
+
+    mesh = placement.mesh(model, batch_size)
+    return mesh.size if mesh else 1
+
+
+def _go_on(
+    run: runs.Run,
+    config: dict[str, Any],
+    start: checkpoint.Checkpoint | None,
+    changed: bool,
+    steps: int,
+) -> None:
+    """Take a run's folder back to a checkpoint, and record that it goes on.
+
+    Args:
+        run: The run.
+        config: What it goes on with.
+        start: The checkpoint; None for the run's very beginning.
+        changed: Whether what decides its numbers has changed, and it was forced.
+        steps: Steps an epoch.
+    """
+    before = run.config
+    here = config["environment"]
+    going_on = {name: here[name] for name in ("time", "device", "processor", "commit")}
+    resumed = {
+        "options": config["options"],
+        "resumed": [*before.get("resumed", []), going_on],
+    }
+    if changed:
+        # Such a run is no longer the recipe's, and says so.
+        marks = {*before["overrides"], *config["overrides"], "force"}
+        resumed |= {"overrides": sorted(marks), "id": before.get("id")}
+    run.write_config((config if changed else before) | resumed)
+    checkpoint.remove_after(run.folder, start.folder if start else None)
+    run.replace_metrics(start.manifest["history"] if start else [])
+    where = (
+        f"epoch {start.epoch + 1}, after {start.step} of {steps} steps"
+        if start
+        else "the beginning: there is no checkpoint yet"
+    )
+    say(f"Going on with {run.folder} from {where}.")
+
+
+def _explained(
+    error: finite.NotFiniteError,
+    model: keras.Model,
+    split: Split,
+    plan: Plan,
+    session: Session,
+) -> finite.NotFiniteError:
+    """Say of a bad step where its numbers broke, and what there is to go back to."""
+    steps, run = session.steps, session.run
+    # Epochs before a forced change may have had another number of steps.
+    since = plan.initial_step + error.step - session.counted
+    epoch, step = plan.initial_epoch + since // steps, since % steps
+    order = data.order(plan.seed, epoch, len(split))
+    chosen = order[step * plan.batch_size : (step + 1) * plan.batch_size]
+    loss, gradients = finite.largest_gradients(
+        model, split.images[chosen], split.labels[chosen]
+    )
+    # The ones that are not finite first, then the largest.
+    worst = sorted(gradients.items(), key=lambda pair: (pair[1] < np.inf, -pair[1]))
+    layers = ", ".join(f"{path} {largest:.3g}" for path, largest in worst[:5])
+    saved = checkpoint.numbered(run.folder)
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
+    rate = learning_rate(model.optimizer)
+    rate = rate if rate is None else f"{rate:.7g}"
+    command = checkpoint.to_go_on(run.folder)
+    advice = f"Try `{command} --force` with a smaller --learning-rate"
+    if session.on_nan == "stop":
+        advice += ", or with --on-nan skip instead to leave such steps out"
+    return finite.NotFiniteError(
+        f"epoch {epoch + 1}, step {step + 1} of {steps}: {error} Loss {loss:.4g}, "
+        f"learning rate {rate}, largest gradients: {layers}; {good}. {advice}.",
+        error.step,
+    )
+
+
+def _finish(
+    run: runs.Run,
+    kept: keras.Model,
+    seconds: float,
+    finished: bool,
+    left_out: int,
+    again: dict[str, float] | None,
+) -> None:
+    """Save the model, the result and the curve, and print the summary.
+
+    Args:
+        run: The run.
+        kept: The model to keep.
+        seconds: Seconds of training.
+        finished: Whether the run has come to its end.
+        left_out: Steps that were left out.
+        again: The metrics of the weights to keep, where these are not the weights that
+            the last epoch evaluated; empty where nobody has measured them.
+    """
+    from kerascnn.report import plots, summary
+
+    # The result comes last: a run that has one is whole.
+    with run.writing("model.keras") as path:
+        partial = run.folder / ".partial.keras"
+        kept.save(partial)
+        runs.sync(partial)
+        partial.replace(path)
+    with run.writing("metrics.jsonl") as path:
+        runs.sync(path)
+    with run.writing("curve.png"):
+        plots.curve(run)
+    last = run.metrics[-1]
+    evaluated = "validation" if run.config.get("validation") else "test"
+    figures = {
+        f"{evaluated}_{name}": runs.evaluated(last, name)
+        if again is None
+        else again.get(name)
+        for name in ("accuracy", "crossentropy")
+    }
+    run.write_result(
+        {
+            "finished": finished,
+            "epochs": last["epoch"],
+            **figures,
+            "evaluated_again": bool(again),
+            "train_accuracy": last["accuracy"],
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": machine.peak_memory(),
+            "steps_left_out": left_out,
+            "weights_sha256": build.weights_hash(kept),
+        }
+    )
+    print(summary.text(run), flush=True)
+
+
+def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
+    epochs, batch_size = recipe.epochs, recipe.batch_size
+    if dataset.sample:
+        epochs, batch_size = for_sample(epochs, batch_size, len(dataset.train))
+    return Plan(
+        epochs=overrides.epochs or epochs,
+        batch_size=overrides.batch_size or batch_size,
+        seed=overrides.seed,
+        drop_last=recipe.drop_last,
+    )
+
+
+def _fitted(recipe: Recipe, overrides: Overrides, plan: Plan) -> dict[str, int]:
+    """Return the recipe's own values of what a sample has changed, by option."""
+    names = {"epochs": "epochs", "batch-size": "batch_size"}
+    return {
+        option: getattr(recipe, name)
+        for option, name in names.items()
+        if getattr(overrides, name) is None
+        and getattr(plan, name) != getattr(recipe, name)
+    }
+
+
+def _splits(dataset: DataSet, overrides: Overrides) -> tuple[Split, Split]:
+    """Return the images to train on and those to evaluate on."""
+    train_split, test_split = dataset.train, dataset.test
+    if overrides.validation:
+        train_split, test_split = data.split(
+            train_split, overrides.validation, overrides.seed
+        )
+    return (
+        limited(train_split, overrides.limit),
+        limited(test_split, overrides.limit),
+    )

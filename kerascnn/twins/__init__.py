@@ -1,0 +1,54 @@
+"""Twins: for each recipe the lectures' PyTorch network, written from the slides.
+
+They are witnesses: nothing in them is made from the Keras networks. Each lecture has a
+module with its networks as functions, as its slides code them, and a table `TWINS`
+that adds optimiser, batches and transforms.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from kerascnn import UsageError
+from kerascnn import recipe as recipes
+from kerascnn.twins.twin import Twin
+
+__all__ = ["NoTwinError", "Twin", "check_torch", "load"]
+
+
+class NoTwinError(UsageError):
+    """A recipe has no twin: there is nothing to compare it with."""
+
+
+def load(name: str) -> Twin:
+    """Return a recipe's twin.
+
+    Args:
+        name: The recipe's name.
+
+    Raises:
+        NoTwinError: The recipe has none.
+        UsageError: There is no such recipe, or PyTorch is missing.
+
+    Example:
+        >>> twin = load("fashion_lenet")
+        >>> sum(p.numel() for p in twin.network().parameters())
+        61706
+    """
+    recipes.check_name(name)
+    check_torch()
+    from kerascnn.twins import lecture_1, lecture_2, lecture_3, lecture_4
+
+    for lecture in (lecture_1, lecture_2, lecture_3, lecture_4):
+        if name in lecture.TWINS:
+            return lecture.TWINS[name]
+    raise NoTwinError(f"the recipe {name!r} has no PyTorch twin yet.")
+
+
+def check_torch() -> None:
+    """Raise `UsageError` unless PyTorch is installed: it is an extra."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            "parity compares with PyTorch, which is not installed; "
+            "`pip install 'kerascnn[torch]'` installs it."
+        )

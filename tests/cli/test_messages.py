@@ -1,0 +1,265 @@
+"""What a message names, an option, a command or an extra, is there to be used."""
+
+import ast
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import kerascnn
+from kerascnn import UsageError, data, suggestions
+from kerascnn import text as texts
+from kerascnn.cli import bench as bench
+from kerascnn.cli import commands
+from kerascnn.cli import parity as parity
+from kerascnn.lessons import page
+from kerascnn.report import cookbook
+from kerascnn.studies.learns import Learns
+from kerascnn.training.options import BACKENDS, Overrides
+
+PACKAGE = Path(kerascnn.__file__).parent
+COMMANDS = {
+    **{"list": commands.List, "show": commands.Show, "diff": commands.Diff},
+    **{"run": Overrides, "resume": Overrides, "learns": Learns},
+    **{"data get": commands.Get, "data list": commands.ListData},
+    **{"data import": commands.Import, "data check": commands.Check},
+    **{"data statistics": commands.Statistics, "data": None, "bench": None},
+    **{"bench step": bench.Step, "bench epoch": bench.Epoch},
+    **{"bench scale": bench.Scale, "bench checkpoints": bench.Checkpoints},
+    **{"cookbook": cookbook.Cookbook, "cookbook add": cookbook.Add},
+    **{"parity": parity.Parity, "backends": parity.Backends, "lesson": page.Options},
+}
+# The commands whose users meet the messages of a file, the longest path first.
+MET = {
+    "parity/command.py": ["parity", "backends"],
+    "parity/": ["parity"],
+    "bench/": ["bench step", "bench epoch", "bench checkpoints"],
+    "lessons/": ["lesson"],
+    "report/": ["parity", "cookbook", "cookbook add", "learns"],
+    "studies/learns.py": ["learns"],
+    "training/": ["run"],
+    "data/importing.py": ["data import"],
+    "data/archives.py": ["data import"],
+    "data/downloading.py": ["run", "data get"],
+    "data/": ["run", "learns", "parity", "data statistics"],
+    "cli/commands.py": ["run", "cookbook"],
+    "": ["run"],
+}
+# Where any of the commands may be the one that is met: a message names an option that
+# its own command takes.
+ANY = ("cli/", "bench/", "report/")
+# Options of other programs.
+NOT_OURS = {"--xla", "--error-unmatch", "--porcelain", "--help", "--version", "--no-"}
+
+
+def options(command):
+    """The options of a command, as its dataclass has them."""
+    found = set()
+    for field in dataclasses.fields(COMMANDS[command]):
+        name = field.name.rstrip("_").replace("_", "-")
+        found |= {f"--{name}", *[f"--no-{name}"] * isinstance(field.default, bool)}
+    return found
+
+
+def text(node):
+    """A string's own text, with `{}` for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (v.value if isinstance(v, ast.Constant) else "{}" for v in node.values)
+        return "".join(map(str, parts))
+    return node.value if isinstance(node.value, str) else ""
+
+
+def messages():
+    """Every string of the package that is no docstring, with its file."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        name = file.relative_to(PACKAGE).as_posix()
+        if name.startswith("recipes/") or name == "suggestions.py":
+            continue
+        tree = ast.parse(file.read_text("utf-8"))
+        inside = {
+            id(part)
+            for node in ast.walk(tree)
+            for part in (
+                node.values
+                if isinstance(node, ast.JoinedStr)
+                else [node.value]
+                if isinstance(node, ast.Expr)
+                else []
+            )
+        }
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Constant | ast.JoinedStr)
+                and id(node) not in inside
+            ):
+                yield name, text(node)
+
+
+MESSAGES = [(file, line) for file, line in messages() if line]
+
+
+def test_the_commands_of_this_test_are_all_there_are():
+    assert {name.split()[0] for name in COMMANDS} - {"lesson"} == {*commands.COMMANDS}
+
+
+def test_each_command_that_a_message_names_is_there_with_its_options():
+    named = 0
+    for file, line in MESSAGES:
+        for words in re.findall(r"(?:`|: )kerascnn ([a-z][^`\n]*)", line):
+            command = re.match(
+                r"[a-z]+( (get|list|import|check|statistics|add))?", words
+            )
+            assert command, (file, line)
+            assert command[0] in COMMANDS, (file, line)
+            named += 1
+            for option in re.findall(r"--[a-z][a-z-]*", words):
+                assert option in options(command[0]), (file, line)
+    assert named > 20
+
+
+def test_each_option_that_a_message_names_is_one_of_the_command_that_says_it():
+    named = 0
+    for file, line in MESSAGES:
+        bare = re.sub(r"`[^`]*`|: kerascnn [^\n]*", "", line)
+        met = next(MET[path] for path in MET if file.startswith(path))
+        for option in re.findall(r"--[a-z][a-z-]*", bare):
+            if any(option.startswith(other) for other in NOT_OURS):
+                continue
+            named += 1
+            has = [option in options(command) for command in met]
+            enough = any(has) if file.startswith(ANY) else all(has)
+            assert enough, (file, option, line)
+    assert named > 30
+
+
+def test_each_extra_that_a_message_names_is_there():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    for file, line in MESSAGES:
+        for names in re.findall(r"kerascnn\[([a-z,]+)\]", line):
+            assert {*names.split(",")} <= {*extras}, (file, line)
+
+
+NAMES = [*commands.COMMANDS]
+RUN = sorted(options("run"))
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "near"),
+    [
+        *(("train", NAMES, "run"), ("test", NAMES, "run"), ("evaluate", NAMES, "run")),
+        *(("fit", NAMES, "run"), ("continue", NAMES, "resume"), ("ls", NAMES, "list")),
+        *(("info", NAMES, "show"), ("compare", NAMES, "diff"), ("rnu", NAMES, "run")),
+        *(("benchmark", NAMES, "bench"), ("download", NAMES, "data")),
+        *(("--lr", RUN, "--learning-rate"), ("--output-dir", RUN, "--out")),
+        *(("--val-split", RUN, "--validation"), ("--num-epochs", RUN, "--epochs")),
+        *(("--dtype", RUN, "--precision"), ("--bs", RUN, "--batch-size")),
+        *(("--valid", RUN, "--validation"), ("--samples", RUN, "--limit")),
+        *(("pytorch", BACKENDS, "torch"), ("tf", BACKENDS, "tensorflow")),
+        # Near to nothing: no guess.
+        *((word, NAMES, None) for word in ("predict", "export", "zzz", "new", "bake")),
+        *((word, RUN, None) for word in ("--devices", "--gpu", "--optimizer", "--q")),
+    ],
+)
+def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, near):
+    found = suggestions.nearest(word, known)
+    assert (found[0] if found else None) == near
+    with pytest.raises(UsageError) as mistake:
+        texts.choose(word, known, "word")
+    assert ("did you mean" in str(mistake.value)) == (near is not None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict"], "README shows its `predict`"),
+        (["run", "fashion_mlp", "--devices", "2"], "JAX_NUM_CPU_DEVICES"),
+        (["run", "fashion_mlp", "--optimizer", "sgd"], "the recipe's file says that"),
+        (["run", "fashion_mlp", "--zzz"], "see `kerascnn run fashion_mlp --help`"),
+        (["run", "mine.py"], "`python FILE`"),
+        (["run", "vgg16"], "did you mean cifar_vgg16"),
+    ],
+)
+def test_the_way_out_is_told(words, said, capsys):
+    assert commands.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("photos", r"photos is a folder here: .* write \./photos"),
+        ("my photos", r"my photos is a folder here: .* write \./my photos"),
+        ("photos/train", r"write \./photos/train"),
+        ("./gone", "there is no folder .*gone"),
+        ("gone/train/x", "there is no gone/train/x here"),
+        ("gone.csv", "there is no gone.csv here"),
+        *((f"{dot}table.csv", "table.csv is a file: expected a") for dot in ("", "./")),
+        *((f"{dot}set.npz", "set.npz is a file: expected a fo") for dot in ("", "./")),
+        *((f"{dot}cats.zip", "cats.zip is a file: .*unpack it") for dot in ("", "./")),
+        ("cifar-10", "did you mean cifar10"),
+        ("Fashion-MNIST", "did you mean fashion_mnist"),
+        ("zzzzz", r"no data set 'zzzzz' in tensorflow-datasets.*\./photos"),
+    ],
+)
+def test_what_is_no_data_set_is_told_as_what_it_is(name, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos/train/cat", "my photos"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("table.csv", "set.npz", "cats.zip"):
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(UsageError, match=said):
+        data.load(name)
+
+
+def test_a_set_of_tensorflow_datasets_is_found_beside_a_folder_of_its_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "mnist").mkdir()
+    assert data.load("cifar10").sample
+    with pytest.raises(UsageError, match="mnist has no bundled sample"):
+        data.load("mnist")
+
+
+def test_the_options_of_run_are_known():
+    assert {*suggestions.RUN_OPTIONS} == options("run")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["learns", "parity", "backends", *(name for name in COMMANDS if "bench " in name)],
+)
+def test_what_run_takes_is_taken_or_refused_by_name(command, capsys):
+    refused = {*suggestions.RUN_OPTIONS} - options(command)
+    assert len(refused) > 5
+    for option in sorted(refused):
+        assert commands.main([*command.split(), option, "1"]) == 2
+        said = capsys.readouterr().err
+        assert f"`kerascnn {command}` does not take {option}, an option of" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "sample", "--data-dir", "sets"], "leave out --data-dir or --data"),
+        (["--dataset", "./pets", "--data", "full"], "--data full is for the sets of"),
+        (["--dataset", "./pets", "--data-dir", "x"], "is for the sets of tensorflow"),
+        (["--force"], "--force needs --resume"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(
+    words, said, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "pets" / place).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(tmp_path / "pets" / place / "a.png")
+    assert commands.main(["run", "fashion_mlp", *words]) == 2
+    assert not (tmp_path / "runs").exists()
+    assert said in capsys.readouterr().err
