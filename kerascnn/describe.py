@@ -86,7 +86,7 @@ def _line(value: Any) -> str:
 
 def _describe(recipe: Recipe, part: str) -> Any:
     if part == "network":
-        return _network(without_weights.without_weights(recipe.network))
+        return _network(without_weights(recipe.network))
     if part == "optimizer":
         optimizer = recipe.optimizer()
         if hasattr(optimizer, "transformation"):

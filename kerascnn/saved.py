@@ -25,8 +25,9 @@ import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from kerascnn import UsageError, without_weights
+from kerascnn import UsageError
 from kerascnn.process.backend import spare_tensorflow
+from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
     import keras
@@ -358,7 +359,7 @@ def _check_weights(file: IO[bytes], size: int) -> int:
 
 def _parameters(config: dict[str, Any]) -> int:
     """Count the weights of the network that a file describes, without making any."""
-    model = without_weights.without_weights(lambda: _model(config))
+    model = without_weights(lambda: _model(config))
     return sum(math.prod(weight.shape) for weight in model.weights)
 
 

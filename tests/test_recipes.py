@@ -16,13 +16,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kerascnn import UsageError, describe, without_weights
+from kerascnn import UsageError, describe
 from kerascnn import recipe as recipes
 from kerascnn import recipes as recipe_files
 from kerascnn.report import difference
 from kerascnn.training import build
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
+from kerascnn.without_weights import without_weights
 
 # Typed from the lectures, by hand. init: how all weights start; rate: Adam's; test and
 # train: as the slides print them, in percent. Where the slides give no value, ours.
@@ -342,7 +343,7 @@ def recipe_of(name):
 
     @functools.wraps(recipe.network)
     def network():
-        return without_weights.without_weights(recipe.network)
+        return without_weights(recipe.network)
 
     return dataclasses.replace(recipe, network=network)
 

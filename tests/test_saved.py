@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 import kerascnn
-from kerascnn import UsageError, optim, recipe, saved, transforms, without_weights
+from kerascnn import UsageError, optim, recipe, saved, transforms
+from kerascnn.without_weights import without_weights
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,7 @@ def test_nothing_else_of_keras_is_let_through(part):
 def test_every_recipe_is_made_of_known_layers():
     for name in recipe.names():
         case = recipe.load(name)
-        model = without_weights.without_weights(case.network)
+        model = without_weights(case.network)
         network = keras.saving.serialize_keras_object(model)
         saved._check_classes(network)
         for layer in case.transform():

@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from kerascnn import without_weights
+from kerascnn.without_weights import without_weights
 
 
 def network(units=3):
@@ -20,7 +20,7 @@ def draw_what_waits():
 
 
 def test_shapes_and_names_are_those_of_the_network_with_weights():
-    model = without_weights.without_weights(network)
+    model = without_weights(network)
     keras.utils.clear_session()
     whole = network()
     assert [(each.path, each.shape) for each in model.weights] == [
@@ -30,7 +30,7 @@ def test_shapes_and_names_are_those_of_the_network_with_weights():
 
 
 def test_what_no_memory_holds_is_never_drawn():
-    model = without_weights.without_weights(lambda: network(10**12))
+    model = without_weights(lambda: network(10**12))
     assert model.count_params() > 10**13
     draw_what_waits()
 
@@ -44,7 +44,7 @@ def test_nothing_is_drawn_later(monkeypatch):
         return call(self, shape, dtype)
 
     monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", noted)
-    without_weights.without_weights(network)
+    without_weights(network)
     draw_what_waits()
     assert drawn == []
 
@@ -53,7 +53,7 @@ def test_the_data_type_policy_holds():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = without_weights.without_weights(network)
+        model = without_weights(network)
     finally:
         keras.config.set_dtype_policy(before)
     assert model.output.dtype == "bfloat16"
@@ -61,4 +61,4 @@ def test_the_data_type_policy_holds():
 
 def test_errors_come_through():
     with pytest.raises(ZeroDivisionError):
-        without_weights.without_weights(lambda: 1 / 0)
+        without_weights(lambda: 1 / 0)

@@ -84,8 +84,8 @@ def describe(recipe: Recipe, batch: int, images: int, random: bool) -> Descripti
     """Describe a recipe's training, as `of` does."""
     import keras
 
-    from kerascnn import without_weights
     from kerascnn.bench import with_keras
+    from kerascnn.without_weights import without_weights
 
     recipe = recipe if random else with_keras.without_random(recipe)
     optimizer = recipe.optimizer()
@@ -94,7 +94,7 @@ def describe(recipe: Recipe, batch: int, images: int, random: bool) -> Descripti
             f"the benchmarks have no plain PyTorch for {type(optimizer).__name__}."
         )
     # The Keras network is read for its settings: it need not have weights.
-    layers = network(without_weights.without_weights(recipe.network))
+    layers = network(without_weights(recipe.network))
     rate = float(optimizer.learning_rate)
     description = Description(layers, [], rate, recipe.dataset)
     if images:

@@ -16,11 +16,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kerascnn import UsageError, text, without_weights
+from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
 from kerascnn.bench import against, measure
 from kerascnn.engine import counts as counting
 from kerascnn.process import machine as this_machine
+from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
     import keras
@@ -299,7 +300,7 @@ def training_operations(model: keras.Model) -> int:
 
 def _operations(recipe: Recipe) -> int:
     """Count a recipe's, without drawing the weights of its network."""
-    return training_operations(without_weights.without_weights(recipe.network))
+    return training_operations(without_weights(recipe.network))
 
 
 def matmul_peak() -> float:

@@ -11,9 +11,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from kerascnn import without_weights
 from kerascnn.recipe import check_parameters
 from kerascnn.report import wording
+from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
     from kerascnn.recipe import Course, Recipe
@@ -33,7 +33,7 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     console.print()
     console.print(_settings(recipe))
     console.print()
-    network = without_weights.without_weights(recipe.network)
+    network = without_weights(recipe.network)
     check_parameters(recipe, network)
     console.print(_layers(network))
 

@@ -257,10 +257,10 @@ def train(
 
 def _work(recipe: Recipe, batch_size: int) -> float:
     """Return what a step of a recipe takes, in multiplications of a forward pass."""
-    from kerascnn import without_weights
     from kerascnn.engine import counts
+    from kerascnn.without_weights import without_weights
 
-    network = without_weights.without_weights(recipe.network)
+    network = without_weights(recipe.network)
     return float(batch_size * sum(counts.multiplications(network)))
 
 

@@ -23,6 +23,7 @@ from torch import nn
 from kerascnn import data, describe, twins
 from kerascnn import recipe as recipes
 from kerascnn.data import DataSet, Split
+from kerascnn.engine.plan import SAMPLE_EPOCHS
 from kerascnn.process import estimate, machine
 from kerascnn.process.signals import Interrupted
 from kerascnn.recipe import Recipe
@@ -78,7 +79,7 @@ def compare(
     if epochs is None:
         epochs = recipe.epochs
         if dataset.sample:
-            epochs = min(epochs, training_run.SAMPLE_EPOCHS)
+            epochs = min(epochs, SAMPLE_EPOCHS)
     known: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
     if add:
         records.check(dataset.sample or limit is not None)

@@ -88,7 +88,7 @@ def compiled(
     set_seed(overrides.seed)
     try:
         with settings.keras_defaults(overrides.precision):
-            model, kept = build.build(recipe, dataset.shape)
+            model, kept = build(recipe, dataset.shape)
     except ValueError as error:
         raise UsageError(
             f"{recipe.name}'s network does not take the images of {dataset.name}, "

@@ -15,10 +15,11 @@ pytest.importorskip("torch")
 import torch
 from keras import layers
 
-from kerascnn import UsageError, data, recipe, transforms, without_weights
+from kerascnn import UsageError, data, recipe, transforms
 from kerascnn.bench import description, measure, plain_torch, with_keras
 from kerascnn.cli import bench, commands
 from kerascnn.training import build
+from kerascnn.without_weights import without_weights
 
 
 def test_operations_of_a_step_are_counted_as_by_hand():
@@ -26,7 +27,7 @@ def test_operations_of_a_step_are_counted_as_by_hand():
     first = 28 * 28 * 6 * 25
     others = 10 * 10 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10
     expected = 2 * (2 * first + 3 * others)  # no gradient of the images
-    network = without_weights.without_weights(recipe.load("fashion_lenet").network)
+    network = without_weights(recipe.load("fashion_lenet").network)
     assert bench.training_operations(network) == expected
 
 

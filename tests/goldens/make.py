@@ -73,11 +73,12 @@ def recipe(name: str) -> dict[str, Any]:
     """Return a recipe's fingerprint, its layers line by line, and its training."""
     import keras
 
-    from kerascnn import describe, without_weights
+    from kerascnn import describe
     from kerascnn import recipe as recipes
+    from kerascnn.without_weights import without_weights
 
     found = recipes.load(name)
-    model = without_weights.without_weights(found.network)
+    model = without_weights(found.network)
     places = {id(each.output): place for place, each in enumerate(model.operations)}
     lines = []
     for place, layer in enumerate(model.operations):

@@ -11,13 +11,14 @@ import keras
 import pytest
 from keras import layers
 
-from kerascnn import UsageError, describe, recipe, transforms, without_weights
+from kerascnn import UsageError, describe, recipe, transforms
 from kerascnn.process import settings
 from kerascnn.recipe import Course, Recipe
 from kerascnn.report import card
 from kerascnn.training import build
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
+from kerascnn.without_weights import without_weights
 
 # One that is not Keras's own for each setting, and for the types each other one.
 OTHERS = [
@@ -99,7 +100,7 @@ def test_a_recipe_is_described_as_under_keras_s_defaults(case, name, value):
     expected = describe.describe(found)
     with keras_set_to(name, value):
         assert describe.describe(found) == expected
-        model = without_weights.without_weights(found.network)
+        model = without_weights(found.network)
     assert model.compute_dtype == "float32"
     recipe.check_parameters(found, model)
 
@@ -162,10 +163,7 @@ def test_what_a_recipe_sets_itself_holds():
 def test_the_precision_that_is_asked_for_holds():
     with settings.keras_defaults("mixed_bfloat16"):
         assert CASE.network().layers[-1].compute_dtype == "bfloat16"
-        assert (
-            without_weights.without_weights(CASE.network).layers[1].compute_dtype
-            == "bfloat16"
-        )
+        assert without_weights(CASE.network).layers[1].compute_dtype == "bfloat16"
     assert keras.config.dtype_policy().name == "float32"
 
 

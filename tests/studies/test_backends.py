@@ -9,11 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from kerascnn import UsageError, without_weights
+from kerascnn import UsageError
 from kerascnn import recipe as recipes
 from kerascnn.cli.commands import main
 from kerascnn.studies import backends
 from kerascnn.studies.backends import Result
+from kerascnn.without_weights import without_weights
 
 # A net of half a gigabyte, which takes as long as all others.
 LARGEST = ("imagenet_vgg16",)
@@ -42,7 +43,7 @@ def test_losses_part_at_the_first_step_beyond():
 
 def weights_of(name):
     """What `numpy_weights` would assign, without drawing Keras's own first."""
-    network = without_weights.without_weights(recipes.load(name).network)
+    network = without_weights(recipes.load(name).network)
     assigned = {}
     for layer in network.layers:
         for which in ("kernel", "bias"):
