@@ -121,7 +121,7 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
             return False
         kernel = self.kernel.shape if kernel is None else kernel.shape
         padding = dispatch.explicit_padding(
-            inputs.shape[1:3], kernel[:2], self.strides, self.padding
+            tuple(inputs.shape)[1:3], tuple(kernel)[:2], self.strides, self.padding
         )
         return not dispatch.uncovered(inputs.shape, kernel, padding)
 

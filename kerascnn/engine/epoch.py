@@ -69,8 +69,8 @@ def fit(
         plan: Epochs, batches and their order.
         callbacks: Keras callbacks. Their hooks for epochs, training and evaluation are
             called, and read and write what they can in `keras.Model.fit`; of the hooks
-            for single batches (see `wants_batches`) only `on_train_batch_end`, and
-            only where the callback is `async_safe`, without logs.
+            for single batches (see `wants_batches`) only `on_train_batch_end`, without
+            logs, and only where the callback says `needs_no_state = True`.
         steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
             what `steps_together` says elsewhere.
         session: What saves the run and brings it back.
@@ -121,8 +121,8 @@ class _Loop:
         )
         self.train = placement.copied(self.mesh, (train.images, train.labels))
         self.test = placement.copied(self.mesh, (test.images, test.labels))
-        self.foreign = any(not getattr(c, "only_reads_logs", False) for c in callbacks)
-        self.steppers = [c for c in callbacks if getattr(c, "async_safe", False)]
+        self.foreign = not all(map(needs_no_state, callbacks))
+        self.steppers = [c for c in callbacks if needs_no_state(c)]
         self.done = 0
         if self.foreign:
             build_metrics(model)
@@ -230,15 +230,22 @@ class _Loop:
         return validation
 
 
+def needs_no_state(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback says that its hooks read neither variables nor a step's logs."""
+    return getattr(callback, "needs_no_state", False)
+
+
 def wants_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback has a hook for single batches, which `keras.Model.fit` serves.
+    """Whether a callback has a hook for single batches that `keras.Model.fit` serves.
 
     The compiled step has no logs, and its weights are not in the variables.
     """
     names = [
         *("on_batch_begin", "on_batch_end", "on_train_batch_begin"),
-        *("on_train_batch_end", "on_test_batch_begin", "on_test_batch_end"),
+        *("on_test_batch_begin", "on_test_batch_end"),
     ]
+    if not needs_no_state(callback):
+        names.append("on_train_batch_end")
     plain = keras.callbacks.Callback
     # A hook may also sit on the instance, as `LambdaCallback` puts it there.
     return any(

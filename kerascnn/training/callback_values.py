@@ -80,13 +80,16 @@ def _modules() -> list[str]:
     return [module for module in known if module in sys.modules]
 
 
+_KERAS_OPERATIONS = [value for value in vars(keras.ops).values() if callable(value)]
+
+
 def _is_operation(value: Any) -> bool:
     """Whether a value of those modules only computes: no function that reads files."""
     where = getattr(value, "__module__", "") or ""
     return isinstance(value, np.ufunc) or (
         callable(value)
         and not isinstance(value, type)
-        and where.startswith(("keras.src.ops", "jax.", "_operator"))
+        and (value in _KERAS_OPERATIONS or where.startswith(("jax.", "_operator")))
     )
 
 

@@ -29,7 +29,7 @@ class Record(keras.callbacks.Callback):
     """
 
     # The epoch engine need not fill Keras's metrics and variables for this callback.
-    only_reads_logs = True
+    needs_no_state = True
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Progress(keras.callbacks.Callback):
     """
 
     # The epoch engine need not fill Keras's metrics and variables for this callback.
-    only_reads_logs = True
+    needs_no_state = True
 
     # Reads nothing but the step's number, so Keras need not wait for the step's logs.
     async_safe = True

@@ -52,7 +52,10 @@ MET = {
 # its own command takes.
 ANY = ("cli/", "bench/", "report/")
 # Options of other programs.
-NOT_OURS = {"--xla", "--error-unmatch", "--porcelain", "--help", "--version", "--no-"}
+NOT_OURS = {
+    *("--xla", "--error-unmatch", "--porcelain", "--show-prefix"),
+    *("--help", "--version", "--no-"),
+}
 
 
 def options(command):

@@ -146,6 +146,9 @@ def step(name: str) -> dict[str, int]:
     from jax.experimental import serialize_executable
     from jax.experimental.compilation_cache import compilation_cache
 
+    from kerascnn import recipe as recipes
+
+    own_batches = ["--batch-size", str(recipes.load(name).batch_size)]
     found = []
     compile_ = jax.stages.Lowered.compile
 
@@ -160,7 +163,7 @@ def step(name: str) -> dict[str, int]:
     jax.stages.Lowered.compile = watched
     try:
         with contextlib.suppress(Compiled):
-            train(name, ["--engine", "epoch", "--epochs", "1"])
+            train(name, ["--engine", "epoch", "--epochs", "1", *own_batches])
     finally:
         jax.stages.Lowered.compile = compile_
         jax.config.update("jax_enable_compilation_cache", enabled)

@@ -56,7 +56,7 @@ def network():
 
 class Slowly(keras.callbacks.Callback):
     """Leaves a kill time to fall between two steps."""
-    async_safe = True
+    async_safe = needs_no_state = True
     def get_config(self):
         return {}
     def on_train_batch_end(self, batch, logs=None):
@@ -1072,7 +1072,7 @@ def test_a_checkpoint_is_due_inside_an_epoch(tmp_path, monkeypatch, minutes):
         return write(run, arrays, manifest)
 
     class Slowly(keras.callbacks.Callback):
-        async_safe = True
+        async_safe = needs_no_state = True
 
         def get_config(self):
             return {}
@@ -1101,7 +1101,7 @@ def other_network(mlp):
         image = keras.Input((28, 28, 1))
         return keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
 
-    return dataclasses.replace(mlp, network=network)
+    return dataclasses.replace(mlp, network=network, parameters=0)
 
 
 @pytest.mark.parametrize(
@@ -1461,7 +1461,9 @@ def test_memory_that_is_not_enough_is_a_line(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(training_run.fit, "fit", fit)
-    with pytest.raises(UsageError, match=r"not enough for batches of 50: pass a small"):
+    with pytest.raises(
+        UsageError, match=r"not enough for batches of 50: train with small"
+    ):
         training_run.train(
             recipe.load("fashion_mlp"), short(tmp_path / "run", engine="fit")
         )

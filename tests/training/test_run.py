@@ -255,7 +255,7 @@ def test_settings_can_be_chosen_on_a_part_of_the_training_set(tmp_path, capsys):
         data="sample", epochs=1, seed=5, validation=0.2, out=tmp_path / "run"
     )
     run = training_run.train(recipe.load("fashion_mlp"), overrides)
-    assert run.config["overrides"] == ["epochs", "validation"]
+    assert run.config["overrides"] == ["epochs", "validation", "batch_size"]
     assert run.config["validation"] == 0.2
     assert run.config["data"]["train_images"] == 2000
     assert run.config["data"]["validation_images"] == 500
@@ -498,7 +498,7 @@ def test_a_finished_run_keeps_the_last_checkpoint_and_the_best(tmp_path, validat
     run = training_run.train(recipe.load("fashion_mlp"), options)
     kept = {"00003-0000000"}
     if validation:
-        best = min(run.metrics, key=lambda record: record["test_loss"])
+        best = min(run.metrics, key=lambda record: record["validation_loss"])
         kept.add(f"{best['epoch']:05}-0000000")
     assert {path.name for path in checkpoint.numbered(run.folder)} == kept
     # A lost result is written once more, and is the same.
