@@ -231,7 +231,7 @@ class _Loop:
 
 
 def needs_no_state(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback says that its hooks read neither variables nor a step's logs."""
+    """Whether a callback says that its hooks read no variables and no logs."""
     return getattr(callback, "needs_no_state", False)
 
 

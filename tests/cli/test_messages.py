@@ -53,7 +53,7 @@ MET = {
 ANY = ("cli/", "bench/", "report/")
 # Options of other programs.
 NOT_OURS = {
-    *("--xla", "--error-unmatch", "--porcelain", "--show-prefix"),
+    *("--xla", "--error-unmatch", "--porcelain", "--show-prefix", "--verify"),
     *("--help", "--version", "--no-"),
 }
 
