@@ -34,12 +34,16 @@ COMMANDS = {
 }
 # The commands whose users meet the messages of a file, the longest path first.
 MET = {
-    "parity/command.py": ["parity", "backends"],
+    "cli/parity.py": ["parity", "backends"],
+    "cli/bench.py": ["bench step", "bench epoch", "bench checkpoints"],
+    "cli/data.py": ["data get", "data import", "data check", "data statistics"],
     "parity/": ["parity"],
     "bench/": ["bench step", "bench epoch", "bench checkpoints"],
     "lessons/": ["lesson"],
     "report/": ["parity", "cookbook", "cookbook add", "learns"],
     "studies/learns.py": ["learns"],
+    "studies/backends.py": ["backends"],
+    "studies/": ["parity"],
     "training/": ["run"],
     "data/importing.py": ["data import"],
     "data/archives.py": ["data import"],
@@ -54,6 +58,7 @@ ANY = ("cli/", "bench/", "report/")
 # Options of other programs.
 NOT_OURS = {
     *("--xla", "--error-unmatch", "--porcelain", "--show-prefix", "--verify"),
+    *("--end-of-options", "--detach", "--force"),
     *("--help", "--version", "--no-"),
 }
 
