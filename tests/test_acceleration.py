@@ -396,8 +396,8 @@ def test_derivatives_with_bias_and_relu_equal_those_of_the_parts(relu):
 
 
 @pytest.mark.parametrize("taps", [3, 7])
-def test_a_convolution_of_known_source_has_the_derivatives_of_any_other(taps):
-    """The kernel's gradient comes from the source, on one path and on the other."""
+def test_a_convolution_of_an_affine_input_has_the_derivatives_of_any_other(taps):
+    """The affine input gives the kernel's gradient, on one path and on the other."""
     images, kernel, bias, scale, shift = arrays(
         11, (130, 8, 8, 16), (taps, taps, 16, 16), (16,), (16,), (16,)
     )
@@ -405,8 +405,8 @@ def test_a_convolution_of_known_source_has_the_derivatives_of_any_other(taps):
 
     def result(known, images, kernel, bias, scale, shift):
         x = images * scale + shift
-        source = (images, scale, shift) if known else ()
-        return fast_convolution(x, kernel, 1, "same", bias, True, source)
+        affine_input = (images, scale, shift) if known else ()
+        return fast_convolution(x, kernel, 1, "same", bias, True, affine_input)
 
     @jax.jit(static_argnums=0)
     def derivatives(known, *arguments):
@@ -428,15 +428,15 @@ def test_a_convolution_of_known_source_has_the_derivatives_of_any_other(taps):
         derivatives(True, *arguments), derivatives(False, *arguments), strict=True
     ):
         assert relative_error(one, other) < TOLERANCE[taps]
-    # Of another source it would be another's.
+    # Of another affine input it would be another's.
     wrong, right = (
         jax.grad(
-            lambda x, k, source=source: fast_convolution(
-                x, k, 1, "same", source=source
+            lambda x, k, affine_input=affine_input: fast_convolution(
+                x, k, 1, "same", affine_input=affine_input
             ).sum(),
             argnums=(0, 1),
         )(images, kernel)[1]
-        for source in ((images, scale, shift), ())
+        for affine_input in ((images, scale, shift), ())
     )
     assert relative_error(wrong, right) > 0.1
 
@@ -491,7 +491,7 @@ def test_a_linear_call_has_a_transpose():
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
-def test_vmap_of_a_known_source(axes):
+def test_vmap_of_an_affine_input(axes):
     images, kernel, scale, shift = arrays(
         13, (3, 2, 6, 6, 16), (3, 3, 16, 16), (16,), (16,)
     )
@@ -500,8 +500,10 @@ def test_vmap_of_a_known_source(axes):
     def gradient(known):
         def loss(kernel, images):
             x = images * scale + shift
-            source = (images, scale, shift) if known else ()
-            return jnp.sin(fast_convolution(x, kernel, 1, "same", source=source)).sum()
+            affine_input = (images, scale, shift) if known else ()
+            return jnp.sin(
+                fast_convolution(x, kernel, 1, "same", affine_input=affine_input)
+            ).sum()
 
         a = kernel if axes[0] is None else kernels
         b = images[0] if axes[1] is None else images

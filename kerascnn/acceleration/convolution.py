@@ -17,7 +17,7 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def fast_convolution(
-    x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False, source=()
+    x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False, affine_input=()
 ):
     """Two-dimensional convolution with fast gradients on a CPU.
 
@@ -36,10 +36,10 @@ def fast_convolution(
             `((top, bottom), (left, right))`.
         bias: float32 of shape `(filters,)`.
         relu: whether to return zero for what is negative.
-        source: `(images, scale, shift)` where `x` is `images * scale + shift`, float32,
-            the last two of shape `(channels,)`. From them the kernel's gradient may
-            compute `x` again in pieces, so that a training step need not keep it. This
-            is not checked: of another source it would be another gradient.
+        affine_input: `(images, scale, shift)` where `x` is `images * scale + shift`,
+            float32, the last two of shape `(channels,)`. From them the kernel's
+            gradient may compute `x` again in pieces, so that a training step need not
+            keep `x`. Nothing checks them: others would give another gradient.
 
     Returns:
         float32 of shape `(batch, new_height, new_width, filters)`.
@@ -78,8 +78,10 @@ def fast_convolution(
             )
         return _finished(y, bias, relu)
     # Images are cut among devices, the other arrays whole on each.
-    images = source[:1]
-    bias, affine = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), (bias, source[1:]))
+    images = affine_input[:1]
+    bias, affine = jax.tree.map(
+        lambda a: jnp.asarray(a, x.dtype), (bias, affine_input[1:])
+    )
     return on_each_device(
         lambda batches, kernel, bias, affine: _finished_convolution(
             batches[0], kernel, bias, (*batches[1:], *affine), strides, padding, relu
@@ -166,13 +168,13 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
     return _stock_convolution(g, turned, strides, edges)
 
 
-def _fast_weight_gradient(x, g, *source, strides, padding, taps):
+def _fast_weight_gradient(x, g, *affine_input, strides, padding, taps):
     geometry = x.shape[1:], (*taps, x.shape[3], g.shape[3]), strides, padding
     match dispatch.algorithm(*geometry, of="kernel gradient").name:
         case "dense":
             return direct.dense_weight_gradient(x, g)
         case "winograd":
-            return winograd.weight_gradient(x, g, padding, taps[0], source)
+            return winograd.weight_gradient(x, g, padding, taps[0], affine_input)
         case "bands":
             return bands.weight_gradient(x, g, strides, padding, taps)
     return direct.weight_gradient(x, g, strides, padding, taps)
@@ -293,8 +295,8 @@ _weight_gradient = _bilinear_primitive(
 )
 
 # The same gradient of an `x` that is known to be `images * scale + shift`.
-_weight_gradient_of_source = _advised_primitive(
-    "fast_convolution_weight_gradient_of_source",
+_weight_gradient_of_affine = _advised_primitive(
+    "fast_convolution_weight_gradient_of_affine",
     _weight_gradient,
     _fast_weight_gradient,
 )
@@ -329,7 +331,7 @@ def _tangent_of(convolution):
 
 
 # Of the tangents of `x` and of the kernel, these two, the bias's tangent where `biased`
-# says that there is one, and the source of `x` where it is known.
+# says that there is one, and the affine input of `x` where it is known.
 _tangent = new_primitive(
     "fast_convolution_tangent",
     shape=lambda dx, dkernel, *_, biased, **geometry: output_shape(
@@ -354,14 +356,16 @@ def _tangent_jvp(primals, tangents, *, biased, **geometry):
 
 
 def _tangent_transpose(ct, dx, dkernel, x, kernel, *others, biased, **geometry):
-    source = others[biased:]
-    weight_gradient = _weight_gradient_of_source if source else _weight_gradient
-    dkernel = weight_gradient.bind(x, ct, *source, taps=kernel.shape[:2], **geometry)
+    affine_input = others[biased:]
+    weight_gradient = _weight_gradient_of_affine if affine_input else _weight_gradient
+    dkernel = weight_gradient.bind(
+        x, ct, *affine_input, taps=kernel.shape[:2], **geometry
+    )
     dbias = [ct.sum((0, 1, 2))] * biased
     dx = _input_gradient_last.bind(
         ct, kernel, dkernel, *dbias, size=x.shape[1:3], **geometry
     )
-    return dx, dkernel, None, None, *dbias, *[None] * len(source)
+    return dx, dkernel, None, None, *dbias, *[None] * len(affine_input)
 
 
 def _tangent_batch(arguments, axes, **parameters):
@@ -425,8 +429,8 @@ batching.primitive_batchers[_convolution_and_finish] = _convolution_and_finish_b
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
-def _finished_convolution(x, kernel, bias, source, strides, padding, relu):
-    """The convolution; `bias` and `source` are tuples that may be empty."""
+def _finished_convolution(x, kernel, bias, affine_input, strides, padding, relu):
+    """The convolution; `bias` and `affine_input` are tuples that may be empty."""
     return _convolution_and_finish.bind(
         x, kernel, *bias, strides=strides, padding=padding, relu=relu
     )
@@ -434,9 +438,9 @@ def _finished_convolution(x, kernel, bias, source, strides, padding, relu):
 
 @functools.partial(_finished_convolution.defjvp, symbolic_zeros=True)
 def _finished_convolution_jvp(strides, padding, relu, primals, tangents):
-    x, kernel, _, source = primals
+    x, kernel, _, affine_input = primals
     y = _finished_convolution(*primals, strides, padding, relu)
-    # A tangent of `x` says all about its source's.
+    # A tangent of `x` says all about its affine input's.
     dx, dkernel, *dbias = (
         None if isinstance(tangent, jax.custom_derivatives.SymbolicZero) else tangent
         for tangent in (*tangents[:2], *tangents[2])
@@ -444,7 +448,7 @@ def _finished_convolution_jvp(strides, padding, relu, primals, tangents):
     dbias = [tangent for tangent in dbias if tangent is not None]
     geometry = {"strides": strides, "padding": padding}
     if dx is not None and dkernel is not None:
-        arrays = dx, dkernel, x, kernel, *dbias, *source
+        arrays = dx, dkernel, x, kernel, *dbias, *affine_input
         tangent = _tangent.bind(*arrays, biased=len(dbias), **geometry)
     else:
         tangent = jnp.zeros_like(y)

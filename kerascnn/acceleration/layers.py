@@ -1,5 +1,6 @@
 """Keras layers that run the fast operations."""
 
+import functools
 import weakref
 
 import jax
@@ -16,18 +17,6 @@ from kerascnn.acceleration.normalization import (
     scale_and_shift,
 )
 from kerascnn.acceleration.pooling import fast_max_pool
-
-# What BatchNorm has made of what, for the convolution that comes next: by the identity
-# of the result, `fast_convolution`'s argument `source`. JAX's tracers take no attribute
-# and have no hash; an operation in between makes another one, which is not found.
-_SOURCES = {}
-
-
-def _remember(y, source):
-    """Keep what `y` comes from, for as long as `y` is being traced."""
-    if isinstance(y, jax.core.Tracer):
-        _SOURCES[id(y)] = source
-        weakref.finalize(y, _SOURCES.pop, id(y))
 
 
 def _on_cpu():
@@ -87,6 +76,9 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
     parent runs them.
     """
 
+    # `accelerate` puts the `affine_input` of the BatchNorm here that feeds the layer.
+    affine_input = None
+
     def call(self, inputs):
         """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
         if not self._covers(inputs):
@@ -126,13 +118,13 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
         return not dispatch.uncovered(inputs.shape, kernel, padding)
 
     def _convolve(self, inputs, kernel, bias=None, relu=False):
-        source = _SOURCES.get(id(inputs), ())
+        affine_input = self.affine_input(inputs) if self.affine_input else ()
         kernel = keras.ops.convert_to_tensor(kernel)
         inputs = keras.ops.convert_to_tensor(inputs, dtype=kernel.dtype)
         if bias is not None:
             bias = keras.ops.convert_to_tensor(bias, dtype=kernel.dtype)
         return fast_convolution(
-            inputs, kernel, self.strides, self.padding, bias, relu, source
+            inputs, kernel, self.strides, self.padding, bias, relu, affine_input
         )
 
 
@@ -167,6 +159,22 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
     another axis than the last and for another type than float32.
     """
 
+    _last = None
+
+    def affine_input(self, y):
+        """The affine input of `y`, if `y` is the layer's last result; else `()`.
+
+        For `affine_input` of `fast_convolution`.
+        """
+        return self._last[1] if self._last and self._last[0]() is y else ()
+
+    def _keep(self, y, affine_input):
+        """Know the affine input of `y` for as long as JAX traces `y`."""
+        # Past Keras, which would look for weights in the tuple.
+        keep = functools.partial(object.__setattr__, self, "_last")
+        if isinstance(y, jax.core.Tracer):
+            keep((weakref.ref(y, lambda _: keep(None)), affine_input))
+
     def call(self, inputs, training=None, mask=None):
         """Normalise; in training by the batch, and move the statistics towards it."""
         if not (training and self.trainable and mask is None and self._covers(inputs)):
@@ -176,7 +184,7 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
         beta = self.beta.value if self.center else jnp.zeros_like(like)
         y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
         affine = scale_and_shift(gamma, beta, mean, variance, self.epsilon)
-        _remember(y, (inputs, *affine))
+        self._keep(y, (inputs, *affine))
         old, new = self.momentum, 1 - self.momentum
         self.moving_mean.assign(self.moving_mean * old + mean * new)
         self.moving_variance.assign(self.moving_variance * old + variance * new)

@@ -5,7 +5,7 @@ import types
 import keras
 
 from kerascnn import UsageError
-from kerascnn.acceleration.layers import FAST_LAYERS
+from kerascnn.acceleration.layers import FAST_LAYERS, BatchNormalization, Conv2D
 
 
 def accelerate(model):
@@ -103,9 +103,20 @@ def _fast_model(model, fast_layers):
         if fast(layer) is not layer and not is_graph(layer):
             _copy_attributes(layer, fast(layer), fast_layers)
     _copy_attributes(model, made, fast_layers)
+    _link(made.layers)
     if model.compiled:
         _compile_alike(model, made)
     return made
+
+
+def _link(layers):
+    """Let a fast convolution ask the fast BatchNorm before it for its affine input."""
+    normalizations = [each for each in layers if type(each) is BatchNormalization]
+    for layer in layers:
+        if type(layer) is Conv2D:
+            for each in normalizations:
+                if layer.input is each.output:
+                    layer.affine_input = each.affine_input
 
 
 def _inputs_like(model):

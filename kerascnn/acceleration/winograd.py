@@ -354,7 +354,7 @@ def _overlapping(matrix, parts, axis, step):
     )
 
 
-def weight_gradient(x, g, padding, taps, source=()):
+def weight_gradient(x, g, padding, taps, affine_input=()):
     """The transpose of the same algorithm with respect to the kernel."""
     images, height, width, filters = g.shape
     tiling = _tiling(taps, height, width)
@@ -362,7 +362,7 @@ def weight_gradient(x, g, padding, taps, source=()):
     inputs, weights, outputs = tiling.matrices
     channels = x.shape[3]
     size = _images_per_block(images, tiling, channels, filters)
-    kept, *affine = source or (x,)
+    kept, *affine = affine_input or (x,)
 
     def add_block(start, total):
         block = block_at(kept, start, size)
