@@ -60,7 +60,8 @@ ORDER = {
     ],
     "parity": [
         *("__init__", "images", "weights", "keras_step", "torch_step"),
-        *("shared_randomness", "mistakes", "breaking", "compare", "worker"),
+        *("shared_randomness", "mistakes", "breaking", "check", "batches"),
+        *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
     "studies": ["__init__", "learns", "parity_training", "backends"],
     "cli": ["__init__", "parsing", "run", "data", "bench", "parity", "commands"],

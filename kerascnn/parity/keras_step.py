@@ -26,7 +26,7 @@ class Step:
     gradients: Sequence[Any]
 
 
-class Side:
+class KerasTrainer:
     """A Keras network that trains step by step and shows what it computes.
 
     Args:
@@ -78,7 +78,7 @@ def crossentropy(labels: Any, logits: Any) -> Any:
     )
 
 
-class JaxSide(Side):
+class JaxKerasTrainer(KerasTrainer):
     """On JAX: one compiled function, the state kept outside the model."""
 
     def __init__(self, *arguments: Any):
@@ -140,7 +140,7 @@ class JaxSide(Side):
         return self.state[group][i]
 
 
-class TensorFlowSide(Side):
+class TensorFlowKerasTrainer(KerasTrainer):
     """On TensorFlow: a `tf.function` around a gradient tape."""
 
     def __init__(self, *arguments: Any):
@@ -163,7 +163,7 @@ class TensorFlowSide(Side):
         return Step(*self.compiled(images, labels))
 
 
-class TorchSide(Side):
+class TorchKerasTrainer(KerasTrainer):
     """On PyTorch: eager, as Keras's own trainer has it."""
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> Step:
@@ -178,7 +178,11 @@ class TorchSide(Side):
         return Step(outputs, entropy, gradients)
 
 
-def side(*arguments: Any) -> Side:
-    """Return Keras's side on the backend in use; arguments as `Side` has them."""
-    sides = {"jax": JaxSide, "tensorflow": TensorFlowSide, "torch": TorchSide}
-    return sides[keras.backend.backend()](*arguments)
+def make_trainer(*arguments: Any) -> KerasTrainer:
+    """Return the `KerasTrainer` of the backend in use."""
+    kinds = {
+        "jax": JaxKerasTrainer,
+        "tensorflow": TensorFlowKerasTrainer,
+        "torch": TorchKerasTrainer,
+    }
+    return kinds[keras.backend.backend()](*arguments)

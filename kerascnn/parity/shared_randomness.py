@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import torch
 
-from kerascnn.parity.keras_step import Side
-from kerascnn.parity.torch_step import Branches, Witness
+from kerascnn.parity.keras_step import KerasTrainer
+from kerascnn.parity.torch_step import Branches, TorchTrainer
 from kerascnn.recipe import Recipe
 
 
@@ -18,18 +18,18 @@ class Rates:
 
     Args:
         recipe: Whose callbacks to call.
-        keras_side: Whose optimiser to set.
+        keras_trainer: Whose optimiser to set.
     """
 
-    def __init__(self, recipe: Recipe, keras_side: Side):
+    def __init__(self, recipe: Recipe, keras_trainer: KerasTrainer):
         self.callbacks = recipe.callbacks()
-        self.keras_side = keras_side
+        self.keras_trainer = keras_trainer
         self.epoch = -1
         self.batch = 0
         self.logs: dict[str, float] = {}
-        model = keras_side.model
+        model = keras_trainer.model
         # The callbacks look for the optimiser where a compiled model has it.
-        model.optimizer = keras_side.optimizer
+        model.optimizer = keras_trainer.optimizer
         for callback in self.callbacks:
             callback.set_model(model)
             callback.on_train_begin()
@@ -53,9 +53,9 @@ class Rates:
         for callback in self.callbacks:
             getattr(callback, hook)(*arguments)
 
-    def difference(self, witness: Witness) -> float:
+    def difference(self, torch_trainer: TorchTrainer) -> float:
         """Return the relative difference of this rate and the twin's."""
-        return abs(self.keras_side.learning_rate() / witness.learning_rate - 1)
+        return abs(self.keras_trainer.learning_rate() / torch_trainer.learning_rate - 1)
 
 
 class Dice:

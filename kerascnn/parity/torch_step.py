@@ -63,7 +63,7 @@ class Batch:
     masks: Sequence[np.ndarray]
 
 
-class Witness:
+class TorchTrainer:
     """A twin that trains step by step and shows what it computes, laid out as Keras.
 
     Args:

@@ -63,7 +63,7 @@ def result(
     import keras
 
     from kerascnn.data.cache import cache_directory
-    from kerascnn.parity import compare
+    from kerascnn.parity import batches, compare
     from kerascnn.process import machine
 
     recipe = recipes.load(name)
@@ -80,7 +80,7 @@ def result(
         difference = float(check["difference"])
         # JSON has neither infinity nor NaN.
         check["difference"] = difference if math.isfinite(difference) else None
-    much = compare.size(recipe.parameters)
+    much = batches.size(recipe.parameters)
     keras.utils.clear_session()
     return {
         "recipe": name,

@@ -1,8 +1,8 @@
 """Twins: for each recipe the lectures' PyTorch network, written from the slides.
 
-They are witnesses: nothing in them is made from the Keras networks. Each lecture has a
-module with its networks as functions, as its slides code them, and a table `TWINS`
-that adds optimiser, batches and transforms.
+Nothing in them is made from the Keras networks, which are compared with them. Each
+lecture has a module with its networks as functions, as its slides code them, and a
+table `TWINS` that adds optimiser, batches and transforms.
 """
 
 from __future__ import annotations

@@ -24,9 +24,21 @@ from kerascnn import recipe as recipes
 from kerascnn.cli import parity as parity_command
 from kerascnn.cli.commands import main
 from kerascnn.data.cache import cache_directory
-from kerascnn.parity import breaking, compare, mistakes, shared_randomness, worker
+from kerascnn.parity import (
+    batches,
+    breaking,
+    compare,
+    initial,
+    mistakes,
+    shared_randomness,
+    trace,
+    weights,
+    worker,
+)
 from kerascnn.parity import images as pictures
-from kerascnn.parity.torch_step import Branches, Witness, _mean, _mean_in_turn
+from kerascnn.parity import transforms as compared_transforms
+from kerascnn.parity.check import checked
+from kerascnn.parity.torch_step import Branches, TorchTrainer, _mean, _mean_in_turn
 from kerascnn.process import machine
 from kerascnn.recipe import Course, Recipe
 from kerascnn.twins import lecture_1
@@ -208,13 +220,13 @@ def test_a_mistake_needs_something_to_be_made_with(mistake):
     ],
 )
 def test_settings_of_random_transforms_are_compared(layer, rule, differing):
-    assert compare.differing(layer, rule) == differing
+    assert compared_transforms.differing(layer, rule) == differing
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_transforms_of_every_recipe_are_set_as_its_twin_s(name):
     pairs = zip(recipes.load(name).transform(), twins.load(name).transform, strict=True)
-    assert not any(itertools.starmap(compare.differing, pairs))
+    assert not any(itertools.starmap(compared_transforms.differing, pairs))
 
 
 class FlipTogether(layers.RandomFlip):
@@ -253,7 +265,7 @@ def test_a_draw_per_batch_is_seen_in_the_layer_itself(each, together, rule, numb
 
     def checks(layer):
         recipe = dataclasses.replace(SMALL, transform=lambda: [layer])
-        return list(compare.compare_transforms(recipe, twin, images))
+        return list(compared_transforms.compare_transforms(recipe, twin, images))
 
     draws, result = checks(each)
     assert draws.name.endswith("draws")
@@ -266,9 +278,9 @@ def test_a_draw_per_batch_is_seen_in_the_layer_itself(each, together, rule, numb
 
 def test_a_number_that_torchvision_also_shares_may_be_shared():
     ours, theirs = np.array([[1, 2], [1, 2]]), np.array([[1, 2], [1, 3]])
-    assert compare.shared(ours, theirs) == 1
-    assert compare.shared(ours, ours) == 0
-    assert compare.shared(np.array(3.0), theirs[:, 1]) == 1
+    assert compared_transforms.shared(ours, theirs) == 1
+    assert compared_transforms.shared(ours, ours) == 0
+    assert compared_transforms.shared(np.array(3.0), theirs[:, 1]) == 1
 
 
 @pytest.mark.parametrize(("place", "off", "name"), [(1, 2, "inside"), (0, 60, "edges")])
@@ -277,7 +289,7 @@ def test_resizing_is_one_level_off_at_most_but_at_its_edges(
 ):
     recipe, twin = recipes.load("imagenet_vgg16"), twins.load("imagenet_vgg16")
     images = pictures.of(recipe).images[:2]
-    checks = list(compare.compare_transforms(recipe, twin, images))
+    checks = list(compared_transforms.compare_transforms(recipe, twin, images))
     assert first(checks) is None
     assert [c.name for c in checks] == [
         *("Resizing inside", "Resizing edges", "Resizing", "Rescaling")
@@ -291,7 +303,7 @@ def test_resizing_is_one_level_off_at_most_but_at_its_edges(
         return found
 
     monkeypatch.setattr(torchvision.ResizeAndCenterCrop, "apply", another)
-    found = first(compare.compare_transforms(recipe, twin, images))
+    found = first(compared_transforms.compare_transforms(recipe, twin, images))
     assert found.name == f"Resizing {name}"
 
 
@@ -365,29 +377,29 @@ def test_a_few_biases_are_enough_to_tell_their_bound():
     start = initializers.torch_default(fan_in=1600)
     last = layers.Dense(10, **start)
     last.build((None, 1600))
-    layout = [compare.Layout(last, "Dense")]
+    layout = [weights.Layout(last, "Dense")]
     same, wider = nn.Linear(1600, 10), nn.Linear(1600, 10)
     with torch.no_grad():
         wider.bias *= 10
-    checks = [list(compare.compare_initial(layout, other)) for other in (same, wider)]
+    checks = [list(initial.compare_initial(layout, other)) for other in (same, wider)]
     assert [c.passed for c in checks[0]] == [True, True]
     assert [c.passed for c in checks[1]] == [True, False]
     last.kernel.assign(last.kernel * np.nan)
-    assert not next(compare.compare_initial(layout, same)).passed
+    assert not next(initial.compare_initial(layout, same)).passed
 
 
 def test_rounding_excuses_no_difference_that_shows():
     one = np.ones(3, "float32")
-    check = compare.checked("forward", "x", (one, 1.02 * one, 0.1), 1e-5, "")
+    check = checked("forward", "x", (one, 1.02 * one, 0.1), 1e-5, "")
     assert not check.passed
 
 
 def test_tolerances_that_rounding_has_raised_are_marked(capsys):
     one = np.ones(3, "float32")
     checks = [
-        compare.checked("forward", "a", (one, one, 1e-5), 1e-5, ""),
-        compare.checked("gradient", "b", (one, 1.001 * one, 3e-4), 1e-4, ""),
-        compare.checked("gradient", "c", (one, 1.0002 * one, 1e-4), 1e-4, ""),
+        checked("forward", "a", (one, one, 1e-5), 1e-5, ""),
+        checked("gradient", "b", (one, 1.001 * one, 3e-4), 1e-4, ""),
+        checked("gradient", "c", (one, 1.0002 * one, 1e-4), 1e-4, ""),
     ]
     assert [check.usual for check in checks] == [None, 1e-4, 1e-4]
     assert all(check.passed for check in checks)
@@ -418,12 +430,12 @@ def test_a_network_that_is_not_its_twin_s_is_refused(small, monkeypatch):
 def test_kinks_are_taken_on_keras_s_side():
     """Two of a window's values are equal: the gradient goes where Keras's went."""
     network = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 2))
-    witness = Witness(network, TWIN, [])
+    trainer = TorchTrainer(network, TWIN, [])
     x = torch.tensor([[[[3.0, 1.0], [3.0, 2.0]]]], requires_grad=True)
     relus = [np.ones((1, 2, 2, 1), bool)]
     for chosen in (0, 2):
         pools = [np.full((1, 1, 1, 1), chosen)]
-        with witness.branching(Branches(relus, pools)):
+        with trainer.branching(Branches(relus, pools)):
             (gradient,) = torch.autograd.grad(network(x)[0, 0], x)
         taken = gradient.reshape(-1).abs() > 0
         assert taken.nonzero().tolist() == [[chosen]]
@@ -439,22 +451,22 @@ def test_keras_s_batch_norm_is_pytorch_s_but_for_rounding():
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([1.0, 0.5, 2.0]))
         network[0].bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
-    witness = Witness(network, TWIN, [])
+    trainer = TorchTrainer(network, TWIN, [])
     x = np.random.default_rng(0).normal(size=(4, 5, 5, 3)).astype("float32") + 100
     images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-    with witness.doubled():
+    with trainer.doubled():
         exact = network(images.double()).detach()
         for backend in ("jax", "tensorflow", "torch"):
-            with witness.normalizing_as_keras(backend):
+            with trainer.normalizing_as_keras(backend):
                 found = network(images.double()).detach()
             # The mean is 100 deviations, its square 1e4 variances: 16 digits less 4.
             torch.testing.assert_close(found, exact, rtol=0, atol=1e-10)
     assert network[0].running_mean.tolist() == [0, 0, 0]
     own = (network(images).detach() - exact).abs().max()
-    with witness.normalizing_as_keras("torch"):
+    with trainer.normalizing_as_keras("torch"):
         assert (network(images).detach() - exact).abs().max() > 10 * own
     weight = network[0].weight.detach().clone()
-    with witness.shaken(0):
+    with trainer.shaken(0):
         moved = (network[0].weight / weight - 1).abs()
         assert moved.max() == moved.min() == 2**-23
     assert (network[0].weight == weight).all()
@@ -645,7 +657,7 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
     learning rate, part beyond the tolerance of the trace.
     """
     recipe, twin = recipes.load("cifar_vgg"), twins.load("cifar_vgg")
-    much = compare.Size(batch=4, steps=30)
+    much = batches.Size(batch=4, steps=30)
     losses = []
     for moved in (False, True):
         torch.manual_seed(0)
@@ -657,7 +669,7 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
         optimizer = twin.optimizer(network)
         found = []
         dropout = shared_randomness.Dice(recipe.network())
-        for batch in compare.prepare(twin, pictures.of(recipe), much, dropout):
+        for batch in batches.prepare(twin, pictures.of(recipe), much, dropout):
             optimizer.zero_grad()
             x = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())
             y = torch.from_numpy(batch.labels).long()
@@ -668,7 +680,7 @@ def test_pytorch_parts_from_itself_as_far_as_keras_from_it():
         losses.append(found)
     apart = np.abs(np.subtract(*losses))
     assert apart[0] < 1e-5
-    assert apart.max() > compare.TRACE
+    assert apart.max() > trace.TRACE
 
 
 def other_start(initializer, gamma="ones"):
@@ -710,7 +722,7 @@ def test_other_initial_weights_are_seen(monkeypatch, initializer, gamma, which):
 
 def test_moments_against_numpy():
     values = np.random.default_rng(0).normal(0.2, 0.7, 100_000)
-    (mean, mean_error), (deviation, _), (kurtosis, _) = compare.moments(values)
+    (mean, mean_error), (deviation, _), (kurtosis, _) = initial.moments(values)
     assert mean == pytest.approx(values.mean())
     assert mean_error == pytest.approx(values.std() / np.sqrt(100_000))
     assert np.exp(deviation) == pytest.approx(values.std())
