@@ -35,7 +35,7 @@ def he_uniform() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(2.0, "fan_in", "uniform")
 
 
-def torch_default(fan_in: int) -> dict[str, keras.initializers.Initializer]:
+def default(fan_in: int) -> dict[str, keras.initializers.Initializer]:
     """Return the initialisers that a `torch.nn.Conv2d` or `Linear` starts with.
 
     Kernel and bias are both U(-b, b) with b = 1 / sqrt(fan_in). PyTorch writes the
@@ -53,7 +53,7 @@ def torch_default(fan_in: int) -> dict[str, keras.initializers.Initializer]:
         ValueError: `fan_in` is not positive.
 
     Example:
-        >>> layers.Conv2D(6, 5, **initializers.torch_default(fan_in=5 * 5 * 1))
+        >>> layers.Conv2D(6, 5, **initializers.default(fan_in=5 * 5 * 1))
     """
     if fan_in < 1:
         raise ValueError(f"`fan_in` must be 1 or more. Received: fan_in={fan_in}")

@@ -77,15 +77,15 @@ def weights(layer):
 
 @pytest.mark.parametrize("kind", ["conv", "dense"])
 @pytest.mark.needs("torch")
-def test_torch_default_is_a_new_pytorch_layer(kind):
+def test_default_is_a_new_pytorch_layer(kind):
     # Wide, so that there are 3000 biases to compare.
     if kind == "conv":
         fan_in, shape = 5 * 5 * 2, (None, 8, 8, 2)
-        layer = layers.Conv2D(3000, 5, **initializers.torch_default(fan_in))
+        layer = layers.Conv2D(3000, 5, **initializers.default(fan_in))
         reference = torch.nn.Conv2d(2, 3000, 5)
     else:
         fan_in, shape = 64, (None, 64)
-        layer = layers.Dense(3000, **initializers.torch_default(fan_in))
+        layer = layers.Dense(3000, **initializers.default(fan_in))
         reference = torch.nn.Linear(64, 3000)
     layer.build(shape)
     kernel, bias = weights(layer)
@@ -104,7 +104,7 @@ def test_torch_default_is_a_new_pytorch_layer(kind):
     [
         initializers.he_normal,
         initializers.he_uniform,
-        lambda: initializers.torch_default(9)["kernel_initializer"],
+        lambda: initializers.default(9)["kernel_initializer"],
     ],
 )
 def test_two_calls_give_two_draws_of_a_plain_keras_initialiser(make):
@@ -118,4 +118,4 @@ def test_two_calls_give_two_draws_of_a_plain_keras_initialiser(make):
 
 def test_impossible_fan_in():
     with pytest.raises(ValueError, match="fan_in=0"):
-        initializers.torch_default(0)
+        initializers.default(0)

@@ -22,14 +22,14 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((32, 32, 3))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for channels, filters in ((3, 32), (32, 64), (64, 128), (128, 256)):
         fan_in = 7 * 7 * channels
-        x = layers.Conv2D(filters, 7, activation="relu", **torch(fan_in))(x)
+        x = layers.Conv2D(filters, 7, activation="relu", **default(fan_in))(x)
     x = layers.Flatten()(x)  # 8 x 8 x 256 = 16384
-    x = layers.Dense(128, activation="relu", **torch(fan_in=16384))(x)
-    logits = layers.Dense(10, **torch(fan_in=128))(x)
+    x = layers.Dense(128, activation="relu", **default(fan_in=16384))(x)
+    logits = layers.Dense(10, **default(fan_in=128))(x)
     return keras.Model(image, logits)
 
 

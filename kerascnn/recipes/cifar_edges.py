@@ -24,7 +24,7 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((32, 32, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = layers.Concatenate()(
         [
             edges.sobel(image),
@@ -36,8 +36,8 @@ def network() -> keras.Model:
     )
     x = layers.MaxPooling2D(2)(x)
     x = layers.Flatten()(x)  # 16 x 16 x 5 = 1280
-    x = layers.Dense(128, activation="relu", **torch(fan_in=1280))(x)
-    logits = layers.Dense(10, **torch(fan_in=128))(x)
+    x = layers.Dense(128, activation="relu", **default(fan_in=1280))(x)
+    logits = layers.Dense(10, **default(fan_in=128))(x)
     return keras.Model(image, logits)
 
 

@@ -22,14 +22,14 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((32, 32, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = layers.Conv2D(
-        5, 3, padding="same", activation="relu", **torch(fan_in=3 * 3 * 1)
+        5, 3, padding="same", activation="relu", **default(fan_in=3 * 3 * 1)
     )(image)
     x = layers.MaxPooling2D(2)(x)
     x = layers.Flatten()(x)  # 16 x 16 x 5 = 1280
-    x = layers.Dense(128, activation="relu", **torch(fan_in=1280))(x)
-    logits = layers.Dense(10, **torch(fan_in=128))(x)
+    x = layers.Dense(128, activation="relu", **default(fan_in=1280))(x)
+    logits = layers.Dense(10, **default(fan_in=128))(x)
     return keras.Model(image, logits)
 
 

@@ -20,25 +20,33 @@ import keras
 from keras import layers
 
 
+def conv(filters: int) -> layers.Layer:
+    return layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        activation="relu",
+        kernel_initializer=initializers.he_normal(),
+    )
+
+
+def dense(units: int, activation: str | None = None) -> layers.Layer:
+    return layers.Dense(
+        units, activation=activation, kernel_initializer=initializers.he_normal()
+    )
+
+
 def network() -> keras.Model:
     image = keras.Input((32, 32, 3))
     x = image
     for filters, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
         for _ in range(convolutions):
-            x = layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer=initializers.he_normal(),
-            )(x)
+            x = conv(filters)(x)
         x = layers.MaxPooling2D(2)(x)
     x = layers.Flatten()(x)  # 1 x 1 x 512
     for _ in range(2):
-        x = layers.Dense(
-            128, activation="relu", kernel_initializer=initializers.he_normal()
-        )(x)
-    logits = layers.Dense(10, kernel_initializer=initializers.he_normal())(x)
+        x = dense(128, "relu")(x)
+    logits = dense(10)(x)
     return keras.Model(image, logits)
 
 

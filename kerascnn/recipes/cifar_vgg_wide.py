@@ -20,34 +20,38 @@ import keras
 from keras import layers
 
 
+def conv(filters: int) -> layers.Layer:
+    return layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        activation="relu",
+        kernel_initializer=initializers.he_normal(),
+        kernel_regularizer=optim.weight_decay(5e-4),
+    )
+
+
+def dense(units: int, activation: str | None = None) -> layers.Layer:
+    return layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=initializers.he_normal(),
+        kernel_regularizer=optim.weight_decay(5e-4),
+    )
+
+
 def network() -> keras.Model:
     image = keras.Input((32, 32, 3))
     x = image
     for filters in (64, 128, 256, 512):
         for _ in range(3):
-            x = layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer=initializers.he_normal(),
-                kernel_regularizer=optim.weight_decay(5e-4),
-            )(x)
+            x = conv(filters)(x)
             x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
         x = layers.MaxPooling2D(2)(x)
         x = layers.Dropout(0.4)(x)
     x = layers.Flatten()(x)  # 2 x 2 x 512 = 2048
-    x = layers.Dense(
-        512,
-        activation="relu",
-        kernel_initializer=initializers.he_normal(),
-        kernel_regularizer=optim.weight_decay(5e-4),
-    )(x)
-    logits = layers.Dense(
-        10,
-        kernel_initializer=initializers.he_normal(),
-        kernel_regularizer=optim.weight_decay(5e-4),
-    )(x)
+    x = dense(512, "relu")(x)
+    logits = dense(10)(x)
     return keras.Model(image, logits)
 
 

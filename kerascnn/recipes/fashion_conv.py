@@ -19,14 +19,14 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for channels, filters in ((1, 32), (32, 64), (64, 128), (128, 256)):
         fan_in = 7 * 7 * channels
-        x = layers.Conv2D(filters, 7, activation="relu", **torch(fan_in))(x)
+        x = layers.Conv2D(filters, 7, activation="relu", **default(fan_in))(x)
     x = layers.Flatten()(x)  # 4 x 4 x 256 = 4096
-    x = layers.Dense(128, activation="relu", **torch(fan_in=4096))(x)
-    logits = layers.Dense(10, **torch(fan_in=128))(x)
+    x = layers.Dense(128, activation="relu", **default(fan_in=4096))(x)
+    logits = layers.Dense(10, **default(fan_in=128))(x)
     return keras.Model(image, logits)
 
 

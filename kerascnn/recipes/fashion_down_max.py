@@ -21,12 +21,12 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
-    x = layers.Conv2D(32, 5, activation="relu", **torch(fan_in=5 * 5 * 1))(image)
+    default = initializers.default
+    x = layers.Conv2D(32, 5, activation="relu", **default(fan_in=5 * 5 * 1))(image)
     x = layers.MaxPooling2D(2)(x)
     x = layers.Flatten()(x)  # 12 x 12 x 32 = 4608
-    x = layers.Dense(128, activation="relu", **torch(fan_in=4608))(x)
-    logits = layers.Dense(10, **torch(fan_in=128))(x)
+    x = layers.Dense(128, activation="relu", **default(fan_in=4608))(x)
+    logits = layers.Dense(10, **default(fan_in=128))(x)
     return keras.Model(image, logits)
 
 

@@ -22,17 +22,17 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = layers.Conv2D(
-        6, 5, padding="same", activation="relu", **torch(fan_in=5 * 5 * 1)
+        6, 5, padding="same", activation="relu", **default(fan_in=5 * 5 * 1)
     )(image)
     x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2D(16, 5, activation="relu", **torch(fan_in=5 * 5 * 6))(x)
+    x = layers.Conv2D(16, 5, activation="relu", **default(fan_in=5 * 5 * 6))(x)
     x = layers.MaxPooling2D(2)(x)
     x = layers.Flatten()(x)  # 5 x 5 x 16 = 400
-    x = layers.Dense(120, activation="relu", **torch(fan_in=400))(x)
-    x = layers.Dense(84, activation="relu", **torch(fan_in=120))(x)
-    logits = layers.Dense(10, **torch(fan_in=84))(x)
+    x = layers.Dense(120, activation="relu", **default(fan_in=400))(x)
+    x = layers.Dense(84, activation="relu", **default(fan_in=120))(x)
+    logits = layers.Dense(10, **default(fan_in=84))(x)
     return keras.Model(image, logits)
 
 

@@ -26,16 +26,18 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for channels, filters in ((1, 32), (32, 64)):
         fan_in = 3 * 3 * channels
         x = layers.Conv2D(
-            filters, 3, padding="same", activation="relu", **torch(fan_in)
+            filters, 3, padding="same", activation="relu", **default(fan_in)
         )(x)
         x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2D(128, 7, activation="relu", **torch(fan_in=3136))(x)  # 1 x 1 x 128
-    x = layers.Conv2D(10, 1, **torch(fan_in=128))(x)
+    x = layers.Conv2D(128, 7, activation="relu", **default(fan_in=3136))(
+        x
+    )  # 1 x 1 x 128
+    x = layers.Conv2D(10, 1, **default(fan_in=128))(x)
     logits = layers.Flatten()(x)
     return keras.Model(image, logits)
 

@@ -22,17 +22,17 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for channels, filters in ((1, 32), (32, 64)):
         fan_in = 3 * 3 * channels
         x = layers.Conv2D(
-            filters, 3, padding="same", activation="relu", **torch(fan_in)
+            filters, 3, padding="same", activation="relu", **default(fan_in)
         )(x)
         x = layers.MaxPooling2D(2)(x)
     x = layers.Flatten()(x)  # 7 x 7 x 64 = 3136
-    x = layers.Dense(128, activation="relu", **torch(fan_in=3136))(x)
-    logits = layers.Dense(10, **torch(fan_in=128))(x)
+    x = layers.Dense(128, activation="relu", **default(fan_in=3136))(x)
+    logits = layers.Dense(10, **default(fan_in=128))(x)
     return keras.Model(image, logits)
 
 

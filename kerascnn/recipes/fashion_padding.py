@@ -21,7 +21,7 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for channels, filters, stride in (
         (1, 32, 1),
@@ -34,10 +34,10 @@ def network() -> keras.Model:
         # Not padding="same": with stride 2 that pads the right and the bottom alone.
         x = layers.ZeroPadding2D(1)(x)
         x = layers.Conv2D(
-            filters, 3, strides=stride, activation="relu", **torch(fan_in)
+            filters, 3, strides=stride, activation="relu", **default(fan_in)
         )(x)
     x = layers.Flatten()(x)  # 7 x 7 x 512 = 25088
-    logits = layers.Dense(10, **torch(fan_in=25088))(x)
+    logits = layers.Dense(10, **default(fan_in=25088))(x)
     return keras.Model(image, logits)
 
 

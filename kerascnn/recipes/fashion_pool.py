@@ -21,16 +21,16 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for block in (((1, 32), (32, 64)), ((64, 128), (128, 256))):
         for channels, filters in block:
             fan_in = 3 * 3 * channels
-            x = layers.Conv2D(filters, 3, activation="relu", **torch(fan_in))(x)
+            x = layers.Conv2D(filters, 3, activation="relu", **default(fan_in))(x)
         x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2D(512, 3, activation="relu", **torch(fan_in=3 * 3 * 256))(x)
+    x = layers.Conv2D(512, 3, activation="relu", **default(fan_in=3 * 3 * 256))(x)
     x = layers.Flatten()(x)  # 2 x 2 x 512 = 2048
-    logits = layers.Dense(10, **torch(fan_in=2048))(x)
+    logits = layers.Dense(10, **default(fan_in=2048))(x)
     return keras.Model(image, logits)
 
 

@@ -20,7 +20,7 @@ from keras import layers
 
 def network() -> keras.Model:
     image = keras.Input((28, 28, 1))
-    torch = initializers.torch_default
+    default = initializers.default
     x = image
     for channels, filters, stride in (
         (1, 32, 1),
@@ -31,10 +31,10 @@ def network() -> keras.Model:
     ):
         fan_in = 3 * 3 * channels
         x = layers.Conv2D(
-            filters, 3, strides=stride, activation="relu", **torch(fan_in)
+            filters, 3, strides=stride, activation="relu", **default(fan_in)
         )(x)
     x = layers.Flatten()(x)  # 2 x 2 x 512 = 2048
-    logits = layers.Dense(10, **torch(fan_in=2048))(x)
+    logits = layers.Dense(10, **default(fan_in=2048))(x)
     return keras.Model(image, logits)
 
 

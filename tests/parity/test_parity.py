@@ -374,7 +374,7 @@ def test_a_twin_trained_otherwise_parts_where_it_should(small, monkeypatch):
 
 def test_a_few_biases_are_enough_to_tell_their_bound():
     """Ten values from U(-1, 1): the largest is below 1 / e once in exp(10) cases."""
-    start = initializers.torch_default(fan_in=1600)
+    start = initializers.default(fan_in=1600)
     last = layers.Dense(10, **start)
     last.build((None, 1600))
     layout = [weights.Layout(last, "Dense")]

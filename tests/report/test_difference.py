@@ -72,7 +72,7 @@ def test_how_weights_start_is_left_out_where_all_layers_start_alike():
 
 
 def test_how_weights_start_is_said_of_all_layers_or_of_none():
-    torch, he = initializers.torch_default(400), initializers.he_normal()
+    torch, he = initializers.default(400), initializers.he_normal()
     dense, convolution = layers.Dense(10, **torch), layers.Conv2D(10, 1, **torch)
     other = layers.Conv2D(10, 1, kernel_initializer=he, use_bias=False)
     described = [recipe._object(x) for x in (dense, convolution, other)]
@@ -100,11 +100,11 @@ def test_how_weights_start_is_said_of_all_layers_or_of_none():
         (keras.initializers.HeNormal(), "truncated He normal"),
         (keras.initializers.GlorotUniform(), "Glorot uniform"),
         (
-            initializers.torch_default(25088)["bias_initializer"],
+            initializers.default(25088)["bias_initializer"],
             "PyTorch's default (uniform, ±1/√25088)",
         ),
         (
-            initializers.torch_default(1)["bias_initializer"],
+            initializers.default(1)["bias_initializer"],
             "PyTorch's default (uniform, ±1/√1)",
         ),
         (
