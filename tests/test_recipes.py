@@ -519,6 +519,11 @@ class TestEveryRecipe:
         assert f"\n    python -m kerascnn.recipes.{name}\n" in rest
         assert "Deviations from the lecture:" in rest
 
+    def test_its_prose_types_no_figure_of_a_run(self, name):
+        """Notes on runs stand beside what was measured, in recipes/NAME/notes.md."""
+        figure = r"\d[\d.,]*\s(?:%|points|steps|seeds|hours|minutes)"
+        assert not re.findall(figure, recipes.load(name).idea)
+
     def test_can_be_read_without_importing_it(self, name):
         outline, recipe = recipes.outline(name), recipes.load(name)
         for field in dataclasses.fields(outline):

@@ -21,6 +21,7 @@ from kerascnn import recipe as recipes
 from kerascnn.bench import against, measure
 from kerascnn.engine import counts as counting
 from kerascnn.process import machine as this_machine
+from kerascnn.report import records, speed
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
@@ -56,9 +57,12 @@ class Step:
     of the times, over pairs of turns, lies wholly above 1.03."""
     json: bool = False
     """Print JSON instead of a table."""
+    add: bool = False
+    """Keep what is measured for README's table, `recipes/bench.jsonl`."""
 
     def __post_init__(self):
         text.check_positive(self, "batch", "rounds")
+        _check_adds(self.add and self.against is not None, self.add)
 
     def __call__(self) -> None:
         if self.against is not None:
@@ -70,6 +74,8 @@ class Step:
         results, missing = measure.compare(
             [(name, name, words) for name in contenders], self.rounds or 7
         )
+        if self.add:
+            keep("step", self.recipe, self.batch, self.batch, results)
         work = self.batch * _operations(recipe)
         report(
             f"{self.recipe}: one training step, batch {self.batch}",
@@ -103,8 +109,8 @@ class Step:
             for side in (found.ours, found.theirs):
                 table.add_row(
                     side.name,
-                    _time(side.seconds),
-                    _time(side.fastest),
+                    speed.time(side.seconds),
+                    speed.time(side.fastest),
                     f"{side.memory / 2**20:,.0f} M",
                     f"{side.compile:.1f} s",
                 )
@@ -133,9 +139,12 @@ class Epoch:
     """Turns of each contender; the medians are shown."""
     json: bool = False
     """Print JSON instead of a table."""
+    add: bool = False
+    """Keep what is measured for README's table, `recipes/bench.jsonl`."""
 
     def __post_init__(self):
         text.check_positive(self, "batch", "images", "rounds")
+        _check_adds(False, self.add)
 
     def __call__(self) -> None:
         recipe = recipes.load(self.recipe)
@@ -151,6 +160,8 @@ class Epoch:
             self.rounds,
         )
         steps = self.images // batch
+        if self.add:
+            keep("epoch", self.recipe, batch, steps * batch, results)
         report(
             f"{self.recipe}: one epoch of {steps} steps, batch {batch}, raw images",
             results,
@@ -268,6 +279,25 @@ class Scale:
 # Lecture 4's base net and its wider forms; lecture 3's nets by number of convolutions.
 WIDTHS = ("cifar_vgg_bn", "cifar_vgg_wide", "cifar_vgg_wider")
 DEPTHS = ("cifar_sigmoid", "cifar_sigmoid_3", "cifar_relu_9", "cifar_relu_12")
+
+
+def _check_adds(against: bool, add: bool) -> None:
+    """Raise `UsageError` before anything is measured that could not be kept."""
+    if against:
+        raise UsageError("--add: README has no table of two commits: leave it out.")
+    if add:
+        records.check(sample=False)
+
+
+def keep(
+    kind: str, recipe: str, batch: int, images: int, results: Sequence[Result]
+) -> None:
+    """Add what was measured to `recipes/bench.jsonl`, if our own contender is there."""
+    if any(result.name == OURS for result in results):
+        case = {"kind": kind, "recipe": recipe, "batch": batch, "images": images}
+        rows = [dataclasses.asdict(result) for result in results]
+        here = this_machine.for_record()
+        records.add("bench", {**case, "results": rows, "environment": here})
 
 
 def _check_fills(images: int, batch: int) -> None:
@@ -419,12 +449,8 @@ def machine() -> str:
 def _cells(result: Result, images: int, operations: int) -> list[str]:
     return [
         result.name,
-        _time(result.seconds),
+        speed.time(result.seconds),
         f"{images / result.seconds:,.0f}",
         f"{operations / result.seconds / 1e9:.0f}",
         f"{result.memory / 2**20:,.0f} M",
     ]
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"

@@ -9,8 +9,7 @@ arrives as large as it set out.
 
 Deviations from the lecture: the number of epochs is ours, the slides give none. Keras's
 own he_normal is a truncated normal distribution, PyTorch's kaiming_normal_ a plain one;
-the plain one is used. Of three seeds two had left chance after 160 steps of 64 images,
-one not after 300 (recipes/README.md).
+the plain one is used.
 """
 
 from kerascnn import initializers, optim, transforms

@@ -7,8 +7,7 @@ closer together, but around zero, which is what cifar_relu_12 lacked.
     python -m kerascnn.recipes.cifar_pm1_12
 
 Deviations from the lecture: the number of epochs is ours, the slides give none. What
-the lecture's plot showed is lost. Of ours, in batches of 64, two seeds of three had
-left chance after 140 and 180 steps; one still guessed after 600 (recipes/README.md).
+the lecture's plot showed is lost.
 """
 
 from kerascnn import optim, transforms

@@ -6,10 +6,7 @@ passed, never shrunk.
 
     python -m kerascnn.recipes.cifar_relu_9
 
-Deviations from the lecture: the number of epochs is ours, the slides give none. It
-learns, but not at once: in batches of 64 images, one seed left chance after 80 steps,
-one not in 300, one not in 1,200 (recipes/README.md). The whole run, in batches of 256,
-is of that last seed.
+Deviations from the lecture: the number of epochs is ours, the slides give none.
 """
 
 from kerascnn import optim, transforms

@@ -8,16 +8,7 @@ network does not fit even its own training set.
 Deviations from the lecture: the number of epochs is ours, the slides give none. The
 slide's code takes one input channel, a slip; CIFAR-10 has three. The draw of the
 initial weights decides what becomes of this network, and the course's was a good one.
-Of ten draws, ours ends between 59.6 and 64.1 % with eight, at 55.3 % with one that
-leaves chance in the 24th epoch, and never leaves it with one; the slide's own network
-in PyTorch, trained alike, between 59.4 and 64.7 % with its ten (the table is in
-recipes/README.md). Three of PyTorch's draws and two of ours reach the 64 % of the
-course: once they have left chance they learn faster. Training accuracy is still rising
-at the end, and lies between 58 and 92 % (the course has 69.3). From the draw of
-PyTorch's seed 0 ours does as PyTorch does: in the 14 epochs that were compared, its
-loss is PyTorch's within 0.01 and its test accuracy within 0.6 points. PyTorch's default
-weights in the dense layers, which the slide's loop leaves alone, change nothing but
-when it leaves chance (12 epochs, one seed).
+Some of ours reach its accuracy, and some of the slide's network's in PyTorch.
 """
 
 from kerascnn import optim, transforms

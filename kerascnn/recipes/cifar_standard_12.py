@@ -9,10 +9,7 @@ rules take it to be. (A dark picture stays darker than the others.)
     python -m kerascnn.recipes.cifar_standard_12
 
 Deviations from the lecture: the number of epochs is ours, the slides give none. What
-the lecture's plot showed is lost. Ours, with three seeds, still guessed after 600 steps
-of 32 images, where most runs of solutions 2 to 6 had left chance after 160
-(recipes/README.md): in so short a time, normalising alone does not do it. Whether it
-does in whole epochs was not measured.
+the lecture's plot showed is lost.
 """
 
 from kerascnn import optim, transforms

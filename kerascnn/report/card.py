@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kerascnn.recipe import check_parameters
-from kerascnn.report import wording
+from kerascnn.report import records, wording
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     title, _, rest = recipe.idea.partition("\n")
     console.print(Text.assemble((recipe.name, "bold"), "  ", title))
     console.print(Markdown(rest))
+    if notes := records.notes(recipe.name):
+        console.print(Markdown(f"## Of the runs\n\n{notes}"))
     console.print()
     console.print(_settings(recipe))
     console.print()

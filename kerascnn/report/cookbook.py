@@ -18,6 +18,7 @@ from kerascnn.report import (
     learning_starts,
     markdown,
     records,
+    speed,
 )
 from kerascnn.runs import Run
 from kerascnn.text import duration
@@ -39,7 +40,7 @@ Course: {source}
 
 Ours: after the last epoch, mean ± standard deviation over the seeds that learned. The
 gap is in percentage points.
-{curve}
+{curve}{notes}
 ## What changes
 
 {changes}
@@ -79,10 +80,10 @@ DASH = "–"
 
 @dataclasses.dataclass
 class Cookbook:
-    """Render the cards of `recipes/` from the recipes and the records of their runs."""
+    """Render `recipes/` and README's tables from recipes and what was measured."""
 
     check: bool = False
-    """Write nothing: name each stale card, and exit with code 1 if there is one."""
+    """Write nothing: name each stale page, and exit with code 1 if there is one."""
 
     def __call__(self) -> None:
         stale = False
@@ -91,8 +92,8 @@ class Cookbook:
                 continue
             stale = True
             if self.check:
-                short = page.relative_to(records.FOLDER)
-                print(f"recipes/{short} is stale: `kerascnn cookbook` renders it.")
+                short = page.relative_to(records.FOLDER.parent)
+                print(f"{short} is stale: `kerascnn cookbook` renders it.")
             else:
                 page.parent.mkdir(exist_ok=True)
                 page.write_text(text, "utf-8")
@@ -115,13 +116,17 @@ class Add:
         taken: list[tuple[Run, dict[str, Any]]] = []
         for run in map(Run, self.runs):
             record = record_of(run)
-            if record in [*records.read(record["recipe"]), *(r for _, r in taken)]:
+            if record in [
+                *records.read(f"{record['recipe']}/runs"),
+                *(r for _, r in taken),
+            ]:
                 raise UsageError(f"{run.folder} is in the cookbook already.")
             taken.append((run, record))
         for run, record in taken:
             folder = records.FOLDER / record["recipe"]
-            records.add(record)
-            known = records.counted(records.read(folder.name), record["fingerprint"])
+            records.add(f"{folder.name}/runs", record)
+            known = records.read(f"{folder.name}/runs")
+            known = records.counted(known, record["fingerprint"])
             if record == known[0]:
                 shutil.copyfile(run.folder / "curve.png", folder / "curve.png")
             print(f"{folder.name}, seed {record['seed']}: {_run(record)[1]}")
@@ -178,13 +183,16 @@ def pages() -> dict[Path, str]:
         for item in rungs:
             before, after = described[item.after or item.name], described[item.name]
             fingerprint = fingerprints[item.name]
-            runs = records.counted(records.read(item.name), fingerprint)
+            runs = records.counted(records.read(f"{item.name}/runs"), fingerprint)
             changes = difference.between(before, after)
             page = records.FOLDER / item.name / "README.md"
             rendered[page] = _card(item, runs, changes, fingerprint)
             rows.append(_rung(item, runs))
         top += f"\n## {lecture.capitalize()}\n\n{markdown.table(RUNGS, rows)}\n"
     top += learning_starts.section(fingerprints) + intervals.section(fingerprints)
+    readme = records.FOLDER.parent / "README.md"
+    if readme.exists():
+        rendered[readme] = speed.rendered(readme.read_text("utf-8"))
     return {records.FOLDER / "README.md": top, **rendered}
 
 
@@ -204,6 +212,9 @@ def _card(
         train=" | ".join(_cells(item, runs, "train")),
         source=": ".join(filter(None, (item.course.source, item.course.says))),
         curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
+        notes=f"\n## Of the runs\n\n{notes}"
+        if (notes := records.notes(item.name))
+        else "",
         changes="\n".join([before, "", "```diff", *delta, "```"]) if delta else DASH,
         deviations=(deviations[:1].upper() + deviations[1:]) or DASH,
         parameters=item.parameters,

@@ -103,7 +103,7 @@ def section(fingerprints: Mapping[str, str]) -> str:
     """
     latest = {
         (record["recipe"], record["epochs"]): record
-        for record in records.trainings()
+        for record in records.read("trainings")
         if record["fingerprint"] == fingerprints.get(record["recipe"])
     }
     order = list(fingerprints)

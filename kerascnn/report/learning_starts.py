@@ -24,7 +24,7 @@ def section(fingerprints: Mapping[str, str]) -> str:
     Args:
         fingerprints: Each recipe's, by name.
     """
-    found = rows(records.starts(), fingerprints)
+    found = rows(records.read("starts"), fingerprints)
     return f"\n{TOP}\n{markdown.table(HEAD, found)}\n" if found else ""
 
 
@@ -37,7 +37,7 @@ def rows(
     the most steps: a longer trial of a seed begins with the shorter one.
 
     Args:
-        found: What `records.starts` returns.
+        found: The records of `starts`.
         fingerprints: Each recipe's, by name.
     """
     longest: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}

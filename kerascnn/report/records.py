@@ -1,4 +1,9 @@
-"""The records of measured runs, as a checkout keeps them: `recipes/NAME/runs.jsonl`."""
+"""What was measured, as a checkout keeps it: a record is a line of `recipes/*.jsonl`.
+
+`NAME/runs` holds whole runs of a recipe (`cookbook add`), `starts` by which step a seed
+learns (`learns --add`), `trainings` runs beside PyTorch (`parity --train --add`),
+`bench` times and memory (`bench step --add`, `bench epoch --add`).
+"""
 
 from __future__ import annotations
 
@@ -21,54 +26,33 @@ GUESSING = 1.5
 FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
 
 
-def read(name: str) -> list[dict[str, Any]]:
-    """Return all records of a recipe, oldest first."""
-    return _read(FOLDER / name / "runs.jsonl")
+def read(table: str) -> list[dict[str, Any]]:
+    """Return the records of a table, oldest first: `"NAME/runs"`, or one of all."""
+    file = FOLDER / f"{table}.jsonl"
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def add(table: str, record: Mapping[str, Any]) -> None:
+    """Keep a record in a table, made where there is none."""
+    file = FOLDER / f"{table}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record) + "\n")
+
+
+def notes(name: str) -> str:
+    """Return the notes on a recipe's runs, `recipes/NAME/notes.md`, if it has any."""
+    file = FOLDER / name / "notes.md"
+    return file.read_text("utf-8") if file.exists() else ""
 
 
 def check(sample: bool) -> None:
-    """Check that what is found here may be kept.
-
-    Args:
-        sample: Whether it was found on the bundled sample, or a part of a set.
-
-    Raises:
-        UsageError: It may not, or there is no cookbook.
-    """
+    """Raise `UsageError` where nothing is kept: no checkout, or a part of a set."""
     if not FOLDER.exists():
         raise UsageError(f"--add: there is no {FOLDER}: use a checkout.")
     if sample:
         raise UsageError("--add: the cookbook is of full sets, not samples.")
-
-
-def starts() -> list[dict[str, Any]]:
-    """Return what `kerascnn learns --add` has found, oldest first."""
-    return _read(FOLDER / "starts.jsonl")
-
-
-def add_start(record: dict[str, Any]) -> None:
-    """Keep what `kerascnn learns` has found about one seed of a recipe.
-
-    Args:
-        record: The recipe's name and `fingerprint`, `seed`, `batch_size`, `at_most`,
-            and the fields of `training.learns.Start`.
-    """
-    _append(FOLDER / "starts.jsonl", record)
-
-
-def trainings() -> list[dict[str, Any]]:
-    """Return what `kerascnn parity --train --add` has trained, oldest first."""
-    return _read(FOLDER / "trainings.jsonl")
-
-
-def add_training(record: dict[str, Any]) -> None:
-    """Keep a training that `kerascnn parity --train` has compared.
-
-    Args:
-        record: The values of `CASE`, `side` (`"recipe"` or `"twin"`), `seed`,
-            `test_accuracy` after the last epoch, 0 to 1, and the number of `classes`.
-    """
-    _append(FOLDER / "trainings.jsonl", record)
 
 
 def trained(case: Mapping[str, Any]) -> dict[str, dict[int, float]]:
@@ -82,30 +66,13 @@ def trained(case: Mapping[str, Any]) -> dict[str, dict[int, float]]:
         them) and for `"twin"`.
     """
     found: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
-    for run in counted(read(case["recipe"]), case["fingerprint"]):
+    for run in counted(read(f"{case['recipe']}/runs"), case["fingerprint"]):
         if (run["epochs"], run["data"]["sha256"]) == (case["epochs"], case["data"]):
             found["recipe"][run["seed"]] = run["result"]["test_accuracy"]
-    for kept in trainings():
+    for kept in read("trainings"):
         if all(kept[name] == case[name] for name in CASE):
             found[kept["side"]].setdefault(kept["seed"], kept["test_accuracy"])
     return found
-
-
-def add(record: dict[str, Any]) -> None:
-    """Keep the record of a run of a recipe, `record["recipe"]`."""
-    folder = FOLDER / record["recipe"]
-    folder.mkdir(exist_ok=True)
-    _append(folder / "runs.jsonl", record)
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def _append(file: Path, record: dict[str, Any]) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record) + "\n")
 
 
 def counted(
@@ -134,7 +101,7 @@ def measured(name: str) -> list[dict[str, Any]]:
     """
     card = FOLDER / name / "README.md"
     found = card.exists() and re.search("[0-9a-f]{64}", card.read_text("utf-8"))
-    return counted(read(name), found[0]) if found else []
+    return counted(read(f"{name}/runs"), found[0]) if found else []
 
 
 def has_learned(accuracy: float, classes: int) -> bool:

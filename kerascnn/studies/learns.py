@@ -136,7 +136,7 @@ class Learns:
                     record = {"recipe": recipe.name, "fingerprint": fingerprint}
                     record |= self._train(recipe, dataset, batch_size, seed, after_step)
                     if self.add:  # each at once: what took minutes is not to be lost
-                        records.add_start(record)
+                        records.add("starts", record)
                     found.append(record)
                     done += self.steps * work
         if self.json:

@@ -134,7 +134,8 @@ def compare(
         if ended % 2 == 0:  # one of each side
             whole.after(ended)
         if add:  # each at once: what took an hour is not to be lost
-            records.add_training(
+            records.add(
+                "trainings",
                 case
                 | {
                     "side": side,

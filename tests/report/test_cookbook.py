@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from kerascnn import describe, recipe
+from kerascnn.bench import measure
 from kerascnn.cli import commands
-from kerascnn.report import records
+from kerascnn.report import records, speed
 from kerascnn.runs import Run
 
 NAMES = ["cifar_mlp", "fashion_mlp"]
@@ -133,7 +134,8 @@ def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
     assert commands.main(["cookbook"]) == 0
     assert "Which networks learn" not in (folder / "README.md").read_text()
     for seed, learned in ((0, 40), (1, None)):
-        records.add_start(
+        records.add(
+            "starts",
             {
                 "recipe": "cifar_mlp",
                 "fingerprint": fingerprints["cifar_mlp"],
@@ -144,13 +146,70 @@ def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):
                 "steps": learned or 300,
                 "accuracy": 0.2148,
                 "crossentropy": 2.1,
-            }
+            },
         )
     assert commands.main(["cookbook"]) == 0
     assert (folder / "README.md").read_text().splitlines()[-1] == (
         "| [cifar_mlp](cifar_mlp/README.md) | 1 of 2 | 40, not in 300 | 21.5%, 21.5% | "
         "2.100, 2.100 | 64 |"
     )
+
+
+def test_a_card_shows_the_notes_on_the_runs(folder, capsys):
+    (folder / "cifar_mlp").mkdir()
+    (folder / "cifar_mlp/notes.md").write_text("Seed 3 ends early.\n")
+    assert commands.main(["cookbook"]) == 0
+    assert "## Of the runs\n\nSeed 3 ends early.\n\n## What changes" in (
+        (folder / "cifar_mlp/README.md").read_text()
+    )
+    assert "Of the runs" not in (folder / "fashion_mlp/README.md").read_text()
+    assert commands.main(["show", "cifar_mlp"]) == 0
+    assert "Seed 3 ends early." in capsys.readouterr().out
+
+
+def test_readme_shows_the_latest_benchmark_of_each_case(folder, monkeypatch, capsys):
+    readme = folder.parent / "README.md"
+    readme.write_text(f"How fast:\n{speed.BEGIN}| old |\n{speed.END}\nLicence.")
+    ours = measure.Result("kerascnn", 0.5, 0.4, 2**30, 9.0)
+    others = [("keras-jax", 2.0), ("torch-eager", 0.8), ("torch-compile", 0.625)]
+
+    def compare(contenders, rounds):
+        theirs = [measure.Result(name, s, s, 2**29, 1.0) for name, s in others]
+        return [ours, *theirs], []
+
+    monkeypatch.setattr(measure, "compare", compare)
+    words = ["bench", "step", "cifar_mlp", "--json"]
+    assert commands.main(words) == 0  # without --add nothing is kept
+    assert records.read("bench") == []
+    for ours.seconds in (0.25, 0.5):
+        assert commands.main([*words, "--add"]) == 0
+    epoch = ["bench", "epoch", "cifar_mlp", "--images", "2500", "--batch", "1000"]
+    assert commands.main([*epoch, "--json", "--add"]) == 0
+    commit = records.read("bench")[0]["environment"]["commit"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        commands.main(["cookbook", "--check"])
+    assert "\nREADME.md is stale" in capsys.readouterr().out
+    assert commands.main(["cookbook"]) == 0
+    before, rest = readme.read_text().split(speed.BEGIN)
+    table, after = rest.split(speed.END)
+    assert (before, after) == ("How fast:\n", "\nLicence.")
+    rows = [[c.strip() for c in line.split("|")] for line in table.splitlines()[2:]]
+    figures = ["0.500 s", "0.25", "–", "0.80", "1,024 MiB", "512 MiB"]
+    assert [row[1:4] + row[5:11] for row in rows] == [
+        ["`cifar_mlp`", "step", "256", *figures],
+        ["`cifar_mlp`", "epoch of 2,000 images", "1000", *figures],
+    ]
+    assert all(f"`{commit[:7]}`" in row[11] for row in rows)
+
+
+def test_a_benchmark_that_could_not_be_kept_does_not_start(folder, capsys):
+    words = ["bench", "step", "cifar_mlp", "--add"]
+    assert commands.main([*words, "--against", "HEAD"]) == 2
+    assert "no table of two commits" in capsys.readouterr().err
+    folder.rmdir()
+    assert commands.main(words) == 2
+    assert "use a checkout" in capsys.readouterr().err
 
 
 def test_list_shows_what_the_cookbook_measured(folder, finish, capsys, monkeypatch):
@@ -194,7 +253,7 @@ def test_a_seed_counts_once_and_an_earlier_version_of_the_recipe_never(
     assert commands.main(["cookbook", "add", gpu]) == 0
     card = (folder / "fashion_mlp/README.md").read_text()
     assert "| 88.00% (1 seed) | -1.0 |" in card
-    assert len(records.read("fashion_mlp")) == 2
+    assert len(records.read("fashion_mlp/runs")) == 2
     assert [r["seed"] for r in records.measured("fashion_mlp")] == [0]
 
     monkeypatch.setattr(describe, "fingerprint", lambda description: "0" * 64)
@@ -237,7 +296,7 @@ def test_a_run_is_taken_in_once(folder, finish, capsys):
     assert "is in the cookbook already" in capsys.readouterr().err
     assert commands.main(["cookbook", "add", run]) == 0
     assert commands.main(["cookbook", "add", run]) == 2
-    assert len(records.read("fashion_mlp")) == 1
+    assert len(records.read("fashion_mlp/runs")) == 1
 
 
 def test_an_unfinished_run_is_refused(folder, tmp_path, capsys):

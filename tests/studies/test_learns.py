@@ -142,7 +142,7 @@ def test_what_is_found_is_kept_for_the_cookbook(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", lambda *w, **k: whole(load(*w, **k)))
     words = ["--seeds", "2", "--steps", "3", "--batch-size", "64", "--add"]
     assert main(["learns", "fashion_mlp", *words]) == 0
-    kept = records.starts()
+    kept = records.read("starts")
     assert [(r["recipe"], r["seed"], r["at_most"]) for r in kept] == [
         ("fashion_mlp", 0, 3),
         ("fashion_mlp", 1, 3),
@@ -174,10 +174,11 @@ def test_rows_take_the_longest_trial_of_each_seed_of_the_recipe_as_it_is(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(records, "FOLDER", tmp_path)
-    assert records.starts() == []
+    assert records.read("starts") == []
 
     def add(name, seed, learned, accuracy, at_most=300, fingerprint="now"):
-        records.add_start(
+        records.add(
+            "starts",
             {
                 "recipe": name,
                 "fingerprint": fingerprint,
@@ -188,7 +189,7 @@ def test_rows_take_the_longest_trial_of_each_seed_of_the_recipe_as_it_is(
                 "steps": learned or at_most,
                 "accuracy": accuracy,
                 "crossentropy": math.log(10),
-            }
+            },
         )
 
     add("b", 1, None, 0.15, at_most=20)
@@ -199,7 +200,7 @@ def test_rows_take_the_longest_trial_of_each_seed_of_the_recipe_as_it_is(
     add("a", 1, 60, 0.25)
     add("a", 2, 60, 0.2)
     add("c", 0, 20, 0.2)  # no recipe of that name any more
-    assert learning_starts.rows(records.starts(), {"a": "now", "b": "now"}) == [
+    assert learning_starts.rows(records.read("starts"), {"a": "now", "b": "now"}) == [
         [
             "[a](a/README.md)",
             *("2 of 2", "60 (2 times)", "25.0%, 20.0%", "2.303, 2.303", "64"),

@@ -181,7 +181,7 @@ def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, caps
     run_before = {"recipe": "fashion_mlp", "fingerprint": fingerprint, "seed": 0}
     run_before |= {"epochs": 1, "result": {"test_accuracy": 0.5}}
     run_before["data"] = {"sha256": data.load("fashion_mnist", "sample").hash}
-    records.add(run_before)
+    records.add(f"{run_before['recipe']}/runs", run_before)
     train, trained = parity_training.train, []
 
     def interrupted(twin, dataset, epochs, seed):
@@ -194,11 +194,13 @@ def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, caps
     monkeypatch.setattr(parity_training, "train", interrupted)
     words = ["--seeds", "2", "--epochs", "1", "--add"]
     assert run(words) == 130
-    kept = {(r["side"], r["seed"]): r["test_accuracy"] for r in records.trainings()}
+    kept = {
+        (r["side"], r["seed"]): r["test_accuracy"] for r in records.read("trainings")
+    }
     assert list(kept) == [("twin", 0), ("recipe", 1)]
-    assert "command" not in records.trainings()[0]["environment"]
+    assert "command" not in records.read("trainings")[0]["environment"]
     frameworks = {"recipe": keras.backend.backend(), "twin": "torch"}
-    for record in records.trainings():
+    for record in records.read("trainings"):
         there, framework = record["environment"], frameworks[record["side"]]
         assert there["backend"] == framework
         assert framework in there["versions"]
@@ -208,7 +210,7 @@ def test_trainings_are_kept_at_once_and_not_repeated(cookbook, monkeypatch, caps
     assert trained == [0, "interrupted", 1]
     shown = capsys.readouterr()
     (result,) = json.loads(shown.out)
-    twin = records.trainings()[-1]
+    twin = records.read("trainings")[-1]
     assert (twin["side"], twin["seed"], twin["epochs"]) == ("twin", 1, 1)
     assert result["accuracies"] == {
         "recipe": [0.5, kept["recipe", 1]],
@@ -242,7 +244,7 @@ def test_the_cookbook_shows_trainings_side_by_side(tmp_path, monkeypatch):
         record = {"recipe": name, "fingerprint": fingerprint, "side": side}
         record |= {"seed": seed, "epochs": epochs, "test_accuracy": accuracy}
         record |= {"twin": "a hash", "data": "another", "classes": 10}
-        records.add_training(record)
+        records.add("trainings", record)
 
     add("b", "recipe", 0, 0.5)  # no twin's: nothing to set beside it
     for seed, (ours, theirs) in enumerate([(0.80, 0.81), (0.82, 0.83), (0.81, 0.82)]):
