@@ -3,8 +3,8 @@
     python -m kerascnn.bench.description RECIPE BATCH IMAGES TRANSFORM
 
 writes a pickled `Description`, or the `UsageError`, to standard output. A process of
-its own reads the recipe for the contender: Keras and JAX, which a recipe imports, take
-200 MB, and a program in plain PyTorch would not hold them.
+its own reads the recipe for the contender, because a program in plain PyTorch would not
+hold Keras and JAX, which a recipe imports.
 """
 
 from __future__ import annotations

@@ -88,9 +88,8 @@ class Contender:
     def turn(self) -> None:
         """Take as many steps as fill a turn, and note the time of one.
 
-        One more goes before them where it is short: it finds the caches as the
-        contender before has left them, and cores that have rested, and took up to
-        twice as long.
+        A short step is taken once before them, because the first finds the caches as
+        the contender before has left them, and cores that have rested.
         """
         if self.times and self.times[-1] < 10 * TURN:
             self._work(1)

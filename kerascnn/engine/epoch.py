@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from kerascnn.training.autosave import Session
 
 # On a GPU a small net's step is over before Python has called the next one, so many
-# steps go into one call: at most so many. On a CPU, XLA runs convolutions in a loop
-# many times slower.
+# steps go into one call: at most so many. On a CPU a call holds one step, because XLA's
+# convolutions are far slower inside a loop.
 STEPS_A_CALL = 50
 
 # A large net's last batch is a program of its own for one step an epoch. Where it is
 # smaller than this part of the set, the program is made of the stock operations and
-# put away between the epochs: its step takes one and a half to five times as long, but
-# compiling it half as long and 500 MB less. Measured with 80 images of cifar_vgg_aug.
+# put away between the epochs: its step takes longer, but XLA compiles the stock
+# operations in less time and memory, because each is one instruction to it.
 SELDOM = 1 / 200
 
 State = dict[str, Any]

@@ -31,8 +31,7 @@ WORTH = 1e9
 
 # Bytes of results, kept for the way back, above which a part of a device's images is
 # halved again. In two halves it is computed anyway: a step's memory comes new from the
-# system, which clears it, and the less of it, the less time. The steps of eight nets
-# took 1 to 19 % less on two AVX-512 cores.
+# system, which clears it, and the less of it, the less time (`kerascnn bench step`).
 AT_ONCE = 64e6
 
 # Layers that compute a result for each image from this image alone.
@@ -46,8 +45,8 @@ _SINGLY = {
 }
 
 # By itself XLA computes each thing as soon as it can, so that more may run side by
-# side, and keeps it until it is needed. Computed as late as possible, a step of
-# cifar_vgg_aug takes 100 MB less and no more time.
+# side, and keeps it until it is needed. With this scheduler XLA computes each thing as
+# late as possible, so that fewer arrays live at once.
 _FRUGAL = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 # XLA ends a process in which one device has waited for another for 40 seconds, as after
@@ -105,8 +104,7 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
     """Return a batch's indices, `(images,)`, as those of its parts, `(parts, images)`.
 
     The gradient of a batch's mean loss is the mean of its parts' gradients. Computed
-    one after the other, they share what memory the way back takes: the step of
-    cifar_relu_9 takes 180 MB less.
+    one after the other, the parts share the memory that the way back takes.
 
     Args:
         mesh: The devices among which the batch is cut; each part is as well.
