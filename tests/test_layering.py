@@ -19,7 +19,7 @@ ROOMS = [
 # What these may not import though it comes before them, so that they stay apart.
 APART = {
     "acceleration": {"optim", "transforms", "process"},
-    "bench": {"parity", "report", "twins"},
+    "bench": {"parity", "report"},
     "lessons": {"bench", "parity", "report", "runs", "studies", "training", "twins"},
     "parity": {"report"},
     "recipes": {"bench", "data", "parity", "report", "runs", "studies", "twins"},
@@ -43,7 +43,7 @@ ORDER = {
         *("layers", "model", "__init__"),
     ],
     "engine": [
-        *("__init__", "counts", "plan", "finite", "steps", "placement"),
+        *("__init__", "counts", "plan", "steps", "finite", "placement"),
         *("executables", "epoch", "fit", "choice"),
     ],
     "process": [

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.engine.steps import gradients as gradients_of
 
 # Keras's operations have no types of their own: pyright would take many for None.
 ops: Any = keras.ops
@@ -155,45 +156,24 @@ def largest_gradients(
         The loss, and the largest absolute gradient of each variable by its path: NaN
         where there is one.
     """
-    loss, gradients = _BACKENDS[keras.backend.backend()](model, images, labels)
+    variables = model.trainable_variables
+
+    def loss_of(logits: Any) -> tuple[Any, Any]:
+        # Not scaled for half precision, because the user is to see the gradients.
+        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+        return loss, loss
+
+    def compute(weights: list) -> tuple[Any, list]:
+        pairs = list(zip(variables, weights, strict=True))
+        return gradients_of(model, images, loss_of, pairs)[1:3]
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        compute = jax.jit(compute)
+    loss, gradients = compute([v.value for v in variables])
     largest = {
         variable.path: float(np.max(np.abs(ops.convert_to_numpy(gradient))))
-        for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
+        for variable, gradient in zip(variables, gradients, strict=True)
     }
     return float(ops.convert_to_numpy(loss)), largest
-
-
-def _jax(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
-    import jax
-
-    def loss(weights: list) -> Any:
-        pairs = zip(model.trainable_variables, weights, strict=True)
-        with keras.StatelessScope(state_mapping=list(pairs)):
-            return loss_of(model, images, labels)
-
-    weights = [v.value for v in model.trainable_variables]
-    return jax.jit(jax.value_and_grad(loss))(weights)
-
-
-def _tensorflow(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
-    import tensorflow
-
-    with tensorflow.GradientTape() as tape:
-        loss = loss_of(model, images, labels)
-    return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
-
-
-def _torch(model: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, list]:
-    model.zero_grad()
-    loss = loss_of(model, images, labels)
-    loss.backward()
-    return loss, [v.value.grad for v in model.trainable_variables]
-
-
-def loss_of(model: Any, images: Any, labels: Any) -> Any:
-    """Return a batch's loss, as the model was compiled to compute it."""
-    logits = model(images, training=True)
-    return model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
-
-
-_BACKENDS = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from kerascnn import data
 from kerascnn.engine import finite
-from kerascnn.engine.steps import build_metrics
+from kerascnn.engine.steps import build_metrics, compiled_loss, gradients
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
@@ -209,7 +210,7 @@ def fit(
     )
     trained: Any = model
     if "train_step" not in vars(model):
-        step = _STEPS[keras.backend.backend()]
+        step = _jax_step if keras.backend.backend() == "jax" else _step
         trained.train_step = functools.partial(step, model)
         trained.train_function = None
     trained.make_train_function()
@@ -257,24 +258,23 @@ def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
 
     weights, others, optimizer, metrics = state
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-    (_, (loss, logits, *new)), gradients = jax.value_and_grad(
-        model.compute_loss_and_updates, has_aux=True
-    )(
-        *(weights, others, metrics, images, labels, None),
-        training=True,
-        optimizer_variables=optimizer,
-    )
-    new_others, new_metrics = new
+    values = [
+        *zip(model.trainable_variables, weights, strict=True),
+        *zip(model.non_trainable_variables, others, strict=True),
+        *zip(model.optimizer.variables, optimizer, strict=True),
+    ]
+    loss_of = compiled_loss(model, images, labels)
+    logits, loss, found, new_others = gradients(model, images, loss_of, values)
     new_weights, new_optimizer = model.optimizer.stateless_apply(
-        optimizer, gradients, weights
+        optimizer, found, weights
     )
-    pairs = zip(model.metrics_variables, new_metrics, strict=True)
+    pairs = zip(model.metrics_variables, metrics, strict=True)
     with keras.StatelessScope(state_mapping=list(pairs)) as scope:
         logs = _logs(model, images, labels, logits, loss)
     new_metrics = [scope.get_current_value(v) for v in model.metrics_variables]
 
     index = finite.index(model.optimizer)
-    keep, counts = finite.judge(optimizer[index], loss, gradients, model.optimizer)
+    keep, counts = finite.judge(optimizer[index], loss, found, model.optimizer)
     new_state = jax.tree.map(
         functools.partial(jax.numpy.where, keep),
         (new_weights, new_others, new_optimizer, new_metrics),
@@ -284,59 +284,35 @@ def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
     return logs | {"guard": counts}, new_state
 
 
-def _tensorflow_step(model: Any, data: Any) -> dict:
-    """As `keras.Model.train_step` on TensorFlow, but a bad step changes nothing."""
-    import tensorflow
-
+def _step(model: Any, data: Any) -> dict:
+    """As `keras.Model.train_step` elsewhere, but a bad step changes nothing."""
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-    before = _others(model)
-    with tensorflow.GradientTape() as tape:
-        logits = model(images, training=True)
-        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
-        scaled = model.optimizer.scale_loss(loss)
-    gradients = tape.gradient(scaled, [v.value for v in model.trainable_variables])
-    return _apply(model, (images, labels, logits, loss), gradients, before)
+    # What a forward pass changes besides the weights, with its values.
+    variables = [*model.non_trainable_variables, *model.metrics_variables]
+    before = [(variable, ops.copy(variable)) for variable in variables]
+    loss_of = compiled_loss(model, images, labels)
+    logits, loss, found, _ = gradients(model, images, loss_of)
+    with _no_gradients():
+        variable = finite.counts(model.optimizer)
+        keep, counts = finite.judge(variable.value, loss, found, model.optimizer)
+        variable.assign(counts)
+
+        def update() -> None:
+            model.optimizer.apply(found, model.trainable_variables)
+
+        ops.cond(keep, update, lambda: None)
+        logs = _logs(model, images, labels, logits, loss)
+        for other, value in before:
+            other.assign(ops.where(keep, other, value))
+        return logs | {"guard": ops.copy(counts)}
 
 
-def _torch_step(model: Any, data: Any) -> dict:
-    """As `keras.Model.train_step` on PyTorch, but a bad step changes nothing."""
+def _no_gradients() -> contextlib.AbstractContextManager[Any]:
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
     import torch
 
-    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-    before = _others(model)
-    logits = model(images, training=True)
-    model.zero_grad()
-    loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
-    model.optimizer.scale_loss(loss).backward()
-    gradients = [v.value.grad for v in model.trainable_variables]
-    with torch.no_grad():
-        return _apply(model, (images, labels, logits, loss), gradients, before)
-
-
-_STEPS = {"jax": _jax_step, "tensorflow": _tensorflow_step, "torch": _torch_step}
-
-
-def _others(model: Any) -> list[tuple[Any, Any]]:
-    """Return what a forward pass changes besides the weights, with its values."""
-    variables = [*model.non_trainable_variables, *model.metrics_variables]
-    return [(variable, ops.copy(variable)) for variable in variables]
-
-
-def _apply(model: Any, batch: tuple, gradients: list, before: list) -> dict:
-    """Update the weights, or leave everything as it was before a bad step."""
-    variable = finite.counts(model.optimizer)
-    loss = batch[-1]
-    keep, counts = finite.judge(variable.value, loss, gradients, model.optimizer)
-    variable.assign(counts)
-
-    def update() -> None:
-        model.optimizer.apply(gradients, model.trainable_variables)
-
-    ops.cond(keep, update, lambda: None)
-    logs = _logs(model, *batch)
-    for other, value in before:
-        other.assign(ops.where(keep, other, value))
-    return logs | {"guard": ops.copy(counts)}
+    return torch.no_grad()
 
 
 def _logs(model: Any, images: Any, labels: Any, logits: Any, loss: Any) -> dict:

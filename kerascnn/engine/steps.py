@@ -1,11 +1,63 @@
-"""What the engines share of a training step."""
+"""One training step's loss and gradients: a function a backend."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import keras
+
+# From a model's outputs to the scalar that is differentiated, and to what is shown.
+LossOf = Callable[[Any], tuple[Any, Any]]
+
+
+class Gradients(NamedTuple):
+    """What `gradients` computes, as the backend's arrays.
+
+    Args:
+        outputs: The model's, in training.
+        loss: What the loss function shows: not scaled, or without the penalties.
+        gradients: One for each trainable variable, in Keras's order.
+        others: On JAX the new values of the variables that are not trained; elsewhere
+            empty, because the variables have them already.
+    """
+
+    outputs: Any
+    loss: Any
+    gradients: list[Any]
+    others: list[Any]
+
+
+def gradients(
+    model: keras.Model,
+    images: Any,
+    loss_of: LossOf,
+    values: Sequence[tuple[keras.Variable, Any]] = (),
+) -> Gradients:
+    """Return a batch's gradients, as `keras.Model.train_step` computes them.
+
+    Args:
+        model: A built model.
+        images: A batch, as the model takes it.
+        loss_of: Called where the model's variables and `model.losses` have the values
+            of this step.
+        values: The variables' values inside a function that JAX compiles, those of the
+            optimiser included where `loss_of` reads them.
+    """
+    import keras
+
+    return _BACKENDS[keras.backend.backend()](model, images, loss_of, values)
+
+
+def compiled_loss(model: Any, images: Any, labels: Any) -> LossOf:
+    """Return the loss that a model was compiled with, scaled as its optimiser wants."""
+
+    def loss_of(logits: Any) -> tuple[Any, Any]:
+        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=True)
+        return model.optimizer.scale_loss(loss), loss
+
+    return loss_of
 
 
 def build_metrics(model: keras.Model) -> None:
@@ -15,3 +67,45 @@ def build_metrics(model: keras.Model) -> None:
     logits = ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, ops.zeros((1,), "int32"), logits)
     model.reset_metrics()
+
+
+def _jax(model: Any, images: Any, loss_of: LossOf, values: Sequence) -> Gradients:
+    import jax
+    import keras
+
+    variables = model.trainable_variables
+    given = {id(v): value for v, value in values} or {id(v): v.value for v in variables}
+    weights = [given[id(v)] for v in variables]
+
+    def loss(weights: list) -> tuple[Any, tuple]:
+        pairs = [*values, *zip(variables, weights, strict=True)]
+        with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
+            outputs = model(images, training=True)
+            differentiated, shown = loss_of(outputs)
+        new = [scope.get_current_value(v) for v in model.non_trainable_variables]
+        return differentiated, (outputs, shown, new)
+
+    found, (outputs, shown, others) = jax.grad(loss, has_aux=True)(weights)
+    return Gradients(outputs, shown, found, others)
+
+
+def _tensorflow(model: Any, images: Any, loss_of: LossOf, _: Sequence) -> Gradients:
+    import tensorflow
+
+    with tensorflow.GradientTape() as tape:
+        outputs = model(images, training=True)
+        differentiated, shown = loss_of(outputs)
+    variables = [v.value for v in model.trainable_variables]
+    return Gradients(outputs, shown, tape.gradient(differentiated, variables), [])
+
+
+def _torch(model: Any, images: Any, loss_of: LossOf, _: Sequence) -> Gradients:
+    model.zero_grad()
+    outputs = model(images, training=True)
+    differentiated, shown = loss_of(outputs)
+    differentiated.backward()
+    found = [v.value.grad for v in model.trainable_variables]
+    return Gradients(outputs, shown, found, [])
+
+
+_BACKENDS = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}

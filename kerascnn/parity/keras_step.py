@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerascnn.engine.steps import LossOf, gradients
+
 
 @dataclasses.dataclass
 class Step:
@@ -57,6 +59,20 @@ class KerasTrainer:
         """Take a training step on scaled images and their labels, int32."""
         raise NotImplementedError
 
+    def loss_of(self, labels: Any) -> LossOf:
+        """Return the mean cross-entropy, without and with the penalties."""
+        ops: Any = keras.ops
+
+        def loss_of(outputs: Any) -> tuple[Any, Any]:
+            entropy = ops.mean(
+                ops.sparse_categorical_crossentropy(
+                    labels, outputs[-1], from_logits=True
+                )
+            )
+            return entropy + sum(self.model.losses), entropy
+
+        return loss_of
+
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits in inference: of plain Keras, as a saved model is."""
         return keras.ops.convert_to_numpy(self.plain(images, training=False)[-1])
@@ -68,14 +84,6 @@ class KerasTrainer:
     def learning_rate(self) -> float:
         """Return the present learning rate."""
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
-
-
-def crossentropy(labels: Any, logits: Any) -> Any:
-    """Return the mean softmax cross-entropy of a batch, as training has it."""
-    ops: Any = keras.ops
-    return ops.mean(
-        ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    )
 
 
 class JaxKerasTrainer(KerasTrainer):
@@ -98,22 +106,18 @@ class JaxKerasTrainer(KerasTrainer):
         }
         self.rate = [v.name for v in self.optimizer.variables].index("learning_rate")
 
-        def loss_of(weights, others, images, labels):
-            outputs, others, penalties = self.model.stateless_call(
-                weights, others, images, training=True, return_losses=True
-            )
-            entropy = crossentropy(labels, outputs[-1])
-            return entropy + sum(penalties), (others, outputs, entropy)
-
-        gradient = jax.grad(loss_of, has_aux=True)
-
         def step(state, images, labels):
-            weights, others, optimizer = state
-            gradients, (others, *shown) = gradient(weights, others, images, labels)
+            weights, values, optimizer = state
+            pairs = [
+                *zip(self.variables, weights, strict=True),
+                *zip(others, values, strict=True),
+            ]
+            loss_of = self.loss_of(labels)
+            *shown, values = gradients(self.model, images, loss_of, pairs)
             weights, optimizer = self.optimizer.stateless_apply(
-                optimizer, gradients, weights
+                optimizer, shown[-1], weights
             )
-            return [weights, others, optimizer], [*shown, gradients]
+            return [weights, values, optimizer], shown
 
         self.compiled = jax.jit(step)
         self.inference = jax.jit(
@@ -149,13 +153,9 @@ class TensorFlowKerasTrainer(KerasTrainer):
 
         @tf.function
         def step(images, labels):
-            with tf.GradientTape() as tape:
-                outputs = self.model(images, training=True)
-                entropy = crossentropy(labels, outputs[-1])
-                loss = tf.add_n([entropy, *self.model.losses])
-            gradients = tape.gradient(loss, [v.value for v in self.variables])
-            self.optimizer.apply(gradients, self.variables)
-            return outputs, entropy, gradients
+            *shown, _ = gradients(self.model, images, self.loss_of(labels))
+            self.optimizer.apply(shown[-1], self.variables)
+            return shown
 
         self.compiled = step
 
@@ -167,15 +167,12 @@ class TorchKerasTrainer(KerasTrainer):
     """On PyTorch: eager, as Keras's own trainer has it."""
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> Step:
-        torch = sys.modules["torch"]
-        self.model.zero_grad()
-        outputs = self.model(images, training=True)
-        entropy = crossentropy(labels, outputs[-1])
-        (entropy + sum(self.model.losses)).backward()
-        with torch.no_grad():
-            gradients = [v.value.grad.clone() for v in self.variables]
-            self.optimizer.apply(gradients, self.variables)
-        return Step(outputs, entropy, gradients)
+        loss_of = self.loss_of(labels)
+        outputs, entropy, found, _ = gradients(self.model, images, loss_of)
+        with sys.modules["torch"].no_grad():
+            shown = [gradient.clone() for gradient in found]
+            self.optimizer.apply(found, self.variables)
+        return Step(outputs, entropy, shown)
 
 
 def make_trainer(*arguments: Any) -> KerasTrainer:
