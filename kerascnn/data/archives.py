@@ -92,19 +92,10 @@ def read_archive(name: str, path: str | os.PathLike, official: Official) -> Spli
 
 
 def read_idx(files: dict[str, tuple[Path, Path]], official: Official) -> Splits:
-    """Read the idx files of Fashion-MNIST, compressed or not.
+    """Read Fashion-MNIST's idx files, compressed or not, as `read_archive` does.
 
-    Args:
-        files: for "train" and "test" the files of images and labels.
-        official: what the set truly is; no more than that is read.
-
-    Returns:
-        For "train" and "test" the images and the labels, as in `read_archive`.
-
-    Raises:
-        ValueError: a file is not what its header says.
-
-    Source of the format: http://yann.lecun.com/exdb/mnist
+    `ValueError` where a file is not what its header says. Source of the format:
+    http://yann.lecun.com/exdb/mnist
     """
     return {
         split: (

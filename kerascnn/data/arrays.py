@@ -73,12 +73,5 @@ def digest(array: np.ndarray) -> str:
 
 
 def hash_of(digests: Sequence[str]) -> str:
-    """The hash of a data set: SHA-256 over the digests of its four arrays.
-
-    Args:
-        digests: the SHA-256, in hexadecimal, of each array named in `ARRAYS`.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Return the SHA-256, hexadecimal, over the digests of a set's `ARRAYS`."""
     return hashlib.sha256(b"".join(bytes.fromhex(each) for each in digests)).hexdigest()

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 
 def show(recipe: Recipe, console: Console | None = None) -> None:
-    """Print what a recipe does and why, its layers, its command, the course's figures.
-
-    Args:
-        recipe: The recipe.
-        console: Where to print; by default standard output.
-    """
+    """Print what a recipe does and why, its layers, its command, its figures."""
     console = console or Console()
     title, _, rest = recipe.idea.partition("\n")
     console.print(Text.assemble((recipe.name, "bold"), "  ", title))

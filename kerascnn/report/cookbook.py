@@ -134,11 +134,10 @@ class Add:
 
 
 def record_of(run: Run) -> dict[str, Any]:
-    """Return what the cookbook keeps of a run: all but the paths of its machine.
+    """Return what the cookbook keeps of a run, or raise `UsageError` if it keeps none.
 
-    Raises:
-        UsageError: It is no run of the recipe as it stands, on the full set, to the
-            last epoch.
+    The cookbook keeps runs of a recipe as it stands, on the full set, to the last
+    epoch, and all of their records but the paths of the machine.
     """
     config, mistake = run.config, None
     try:
@@ -167,11 +166,7 @@ def record_of(run: Run) -> dict[str, Any]:
 
 
 def pages() -> dict[Path, str]:
-    """Render the cookbook: the text of each file, by its path.
-
-    Raises:
-        UsageError: The package does not run from a checkout.
-    """
+    """Render each file of the cookbook; `UsageError` where this is no checkout."""
     if not records.FOLDER.exists():
         raise UsageError(f"there is no {records.FOLDER}: run it in a checkout.")
     outlines = ladder.in_order([recipe.outline(name) for name in recipe.names()])

@@ -24,13 +24,7 @@ COLOURS = {"-": "red", "+": "green", "@": "cyan"}
 
 
 def show(old: Recipe, new: Recipe, console: Console | None = None) -> None:
-    """Print how one recipe differs from another: part by part, then in code.
-
-    Args:
-        old: The recipe to start from.
-        new: The recipe to arrive at.
-        console: Where to print; by default standard output.
-    """
+    """Print how one recipe differs from another: part by part, then in code."""
     console = console or Console()
     changes = between(describe.describe(old), describe.describe(new))
     if old.parameters != new.parameters:
@@ -47,18 +41,10 @@ def show(old: Recipe, new: Recipe, console: Console | None = None) -> None:
 
 
 def between(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]]:
-    """Compare two recipes' descriptions part by part.
+    """Return how two descriptions differ: by part, lines that begin with -, + or space.
 
     Where the layers are the same one for one, the settings that change are named, each
-    once for all layers that it changes in; else the layers are listed.
-
-    Args:
-        old: What `kerascnn.recipe.describe` returns for one.
-        new: What it returns for the other.
-
-    Returns:
-        For each part (of `kerascnn.recipe.PARTS`) that differs, lines that begin with
-        `"- "` (the old recipe only), `"+ "` (the new one only), or `"  "` (both).
+    once for all layers that change; else the layers are listed.
     """
     return {
         part: _lines(old[part], new[part])

@@ -30,10 +30,7 @@ HEAD += ("PyTorch: accuracies", "mean", "intervals")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return mean and half width of its 95 % confidence interval (Student's t).
-
-    `None` for fewer than two values.
-    """
+    """Return mean and half width of its 95 % interval (Student's t), of two or more."""
     if len(values) < 2:
         return None
     error = statistics.stdev(values) / math.sqrt(len(values))
@@ -42,27 +39,16 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def learned(accuracies: Sequence[float], classes: int) -> list[float]:
-    """Return the accuracies of the networks that do better than guessing.
-
-    The others have another outcome, not a low accuracy, see `records.learned`.
-    """
+    """Return the accuracies of the networks that do better than guessing."""
     return [value for value in accuracies if records.has_learned(value, classes)]
 
 
 def judge(sides: Mapping[str, Sequence[float]], classes: int) -> tuple[str, str]:
-    """Compare the accuracies of `"recipe"` and `"twin"`.
+    """Return `"apart"`, `"overlap"` or `"inconclusive"` for two sides, and why.
 
-    How many learned is compared by Fisher's exact test, at 5 %; the accuracies of those
-    that did by the 95 % intervals of their means.
-
-    Args:
-        sides: Accuracies, 0 to 1.
-        classes: The number of classes.
-
-    Returns:
-        `"apart"`, `"overlap"`, or `"inconclusive"` where intervals overlap because one
-        is wider than `WIDEST` to either side, or where there is none; and that in
-        words.
+    Fisher's exact test, at 5 %, compares how many networks learned; the 95 % intervals
+    of the means compare the accuracies of those that did. Overlapping intervals say
+    nothing where one is wider than `WIDEST` to either side.
     """
     found = [learned(sides[side], classes) for side in ("recipe", "twin")]
     runs = [len(sides[side]) for side in ("recipe", "twin")]
@@ -97,9 +83,7 @@ def judge(sides: Mapping[str, Sequence[float]], classes: int) -> tuple[str, str]
 def section(fingerprints: Mapping[str, str]) -> str:
     """Return the section of `recipes/README.md`, empty where nothing was found.
 
-    Args:
-        fingerprints: Each recipe's as it is now, by name: older records do not count,
-            nor do those of a twin or of data other than the latest ones.
+    Only records of the recipe, the twin and the data as the latest ones are count.
     """
     latest = {
         (record["recipe"], record["epochs"]): record

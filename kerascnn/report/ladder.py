@@ -13,12 +13,7 @@ from kerascnn.report import records
 
 
 def show(outlines: Sequence[Outline], console: Console | None = None) -> None:
-    """Print the recipes, lecture by lecture and rung after rung.
-
-    Args:
-        outlines: The recipes' outlines.
-        console: Where to print; by default standard output.
-    """
+    """Print the recipes, lecture by lecture and rung after rung."""
     table = Table(box=None, pad_edge=False, show_edge=False, expand=True)
     table.add_column("recipe", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)

@@ -19,11 +19,7 @@ HEAD = ("recipe", "seeds that learned", "by step", "accuracy", "cross-entropy", 
 
 
 def section(fingerprints: Mapping[str, str]) -> str:
-    """Return the section of `recipes/README.md`, empty where nothing was found.
-
-    Args:
-        fingerprints: Each recipe's, by name.
-    """
+    """Return the section of `recipes/README.md`, empty where nothing was found."""
     found = rows(records.read("starts"), fingerprints)
     return f"\n{TOP}\n{markdown.table(HEAD, found)}\n" if found else ""
 
@@ -35,10 +31,6 @@ def rows(
 
     Only records of a recipe as it is now count, and of each seed the one that was given
     the most steps: a longer trial of a seed begins with the shorter one.
-
-    Args:
-        found: The records of `starts`.
-        fingerprints: Each recipe's, by name.
     """
     longest: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for record in found:

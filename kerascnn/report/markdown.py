@@ -6,12 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table, without a line end after it.
-
-    Args:
-        head: The columns' names.
-        rows: As many cells each.
-    """
+    """Return a table, without a line end after it."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -16,16 +16,7 @@ TRAIN, TEST = "#d95f02", "#1b6ca8"
 
 
 def curve(run: Run) -> Path:
-    """Draw a run's loss and accuracy by epoch, with the course's figures as lines.
-
-    The loss is the cross-entropy, without any L2 penalty.
-
-    Args:
-        run: A run with at least one recorded epoch.
-
-    Returns:
-        The picture, `curve.png` in the run's folder.
-    """
+    """Draw a run's loss and accuracy by epoch, with the course's figures as lines."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 

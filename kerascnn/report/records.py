@@ -56,15 +56,7 @@ def check(sample: bool) -> None:
 
 
 def trained(case: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """Return the test accuracies of whole trainings, of each seed the first.
-
-    Args:
-        case: The values of `CASE`.
-
-    Returns:
-        Accuracies, 0 to 1, by seed, for `"recipe"` (the runs in the cookbook among
-        them) and for `"twin"`.
-    """
+    """Return the first test accuracy, 0 to 1, of each side of a case and each seed."""
     found: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
     for run in counted(read(f"{case['recipe']}/runs"), case["fingerprint"]):
         if (run["epochs"], run["data"]["sha256"]) == (case["epochs"], case["data"]):
@@ -82,10 +74,6 @@ def counted(
 
     Those of the recipe as it is now, and of each seed the first: to run a seed again is
     no second draw, and must not improve the figure.
-
-    Args:
-        records: The recipe's records.
-        fingerprint: What `kerascnn.recipe.fingerprint` returns for the recipe.
     """
     chosen: dict[int, dict[str, Any]] = {}
     for record in records:
@@ -127,16 +115,7 @@ def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 def accuracy(
     records: Sequence[dict[str, Any]], split: str
 ) -> tuple[float, float] | None:
-    """Return the accuracy after the last epoch: mean and deviation over the seeds.
-
-    Args:
-        records: Counted records.
-        split: `"test"` or `"train"`.
-
-    Returns:
-        The mean and the standard deviation of the sample (0 for a single seed), both 0
-        to 1; `None` where nothing is measured.
-    """
+    """Return mean and sample deviation, 0 to 1, of the last epoch's accuracies."""
     values = [record["result"][f"{split}_accuracy"] for record in records]
     if not values:
         return None

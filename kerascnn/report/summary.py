@@ -13,14 +13,7 @@ if TYPE_CHECKING:
 
 
 def text(run: Run) -> str:
-    """Summarise a finished run: its accuracy beside the course's, and what it ran on.
-
-    Args:
-        run: A finished run.
-
-    Returns:
-        Some lines of text.
-    """
+    """Summarise a finished run: accuracy beside the course's, what it ran on."""
     config, result = run.config, run.result
     data, environment = config["data"], config["environment"]
     course = Course(**config["course"])

@@ -23,11 +23,6 @@ NAMED = (
 def call(kind: str, config: Mapping[str, Any], more: tuple[str, ...] = ()) -> str:
     """Write a layer as a student would: its class and what matters of its settings.
 
-    Args:
-        kind: The name of its class.
-        config: Its Keras configuration.
-        more: Settings to write down besides.
-
     Example:
         >>> call("Conv2D", {"filters": 32, "kernel_size": (3, 3), "use_bias": True})
         'Conv2D(32, 3 × 3)'
