@@ -34,15 +34,7 @@ _FORMAT = 3
 
 
 def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
-    """The folder of decoded sets.
-
-    Args:
-        cache_dir: the folder; None means the environment variable
-            `KERASCNN_CACHE_DIR`, or else the platform's folder for caches.
-
-    Returns:
-        The folder, which need not exist.
-    """
+    """Return the folder of decoded sets: given, `KERASCNN_CACHE_DIR` or the usual."""
     chosen = cache_dir or os.environ.get("KERASCNN_CACHE_DIR")
     if chosen:
         return expanded(chosen).absolute()
@@ -60,19 +52,9 @@ def decoded(
     cache_dir: str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The arrays of a set, from the cache if they are there and whole.
+    """Return a set's record and read-only `ARRAYS`, from the cache if they are whole.
 
-    Args:
-        folder: the prepared set, or the folder of images.
-        cache_dir: see `cache_directory`.
-        image_size: see `Prepared.chunks`.
-
-    Returns:
-        The record (name, version, classes, hash) and the arrays named in `ARRAYS`,
-        read-only.
-
-    Raises:
-        UsageError: the prepared set cannot be read.
+    `UsageError` where the prepared set cannot be read.
     """
     state = _state(folder, image_size)
     place = cache_directory(cache_dir) / f"{_title(folder)}-{state}"

@@ -34,15 +34,7 @@ _PATIENCE = 45
 
 
 def prepare(name: str, directory: str) -> None:
-    """Download and prepare a set in this process, where threads may outlive an error.
-
-    Args:
-        name: the set's name in tensorflow-datasets.
-        directory: the folder of prepared sets.
-
-    Raises:
-        UsageError: it cannot be had; the message says why and how to go on.
-    """
+    """Download and prepare a set in this process, or raise `UsageError`."""
     import requests
     import tensorflow_datasets
 

@@ -22,15 +22,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
-    """The folder of prepared sets.
-
-    Args:
-        data_dir: the folder; None means the environment variable `TFDS_DATA_DIR`, or
-            else `~/tensorflow_datasets`, as in tensorflow-datasets.
-
-    Returns:
-        The folder, which need not exist.
-    """
+    """Return the folder of prepared sets: given, `TFDS_DATA_DIR`, or tfds's own."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return expanded(chosen).absolute()
 
@@ -86,14 +78,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def check_known(name: str) -> None:
-    """Check that tensorflow-datasets has a set of this name.
-
-    Args:
-        name: see `prepared`.
-
-    Raises:
-        UsageError: it has none; the message names the nearest.
-    """
+    """Raise `UsageError` with the nearest names where tfds has no set of this name."""
     import tensorflow_datasets
 
     known = tensorflow_datasets.list_builders(with_community_datasets=False)
@@ -112,15 +97,7 @@ def check_known(name: str) -> None:
 
 
 def check_no_path(name: str) -> None:
-    """Check that a data set's name is not the path of something that is no data set.
-
-    Args:
-        name: see `prepared`; no set of that name is prepared.
-
-    Raises:
-        UsageError: there is a file or a folder of that name, or it looks like the path
-            of one; the message says what to write instead.
-    """
+    """Raise `UsageError` where a set's name is a path, or looks like one."""
     path = expanded(name)
     if os.path.isdir(path):
         raise UsageError(
@@ -137,11 +114,7 @@ def check_no_path(name: str) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Check that the path of a folder of images is one of a folder.
-
-    Raises:
-        UsageError: it is a file's, or nothing is there.
-    """
+    """Raise `UsageError` unless the path of a folder of images is a folder's."""
     if path.is_dir():
         return
     if path.exists():
@@ -166,12 +139,7 @@ def _no_folder(path: Path) -> UsageError:
 
 
 def remove_empty(name: str, directory: Path) -> None:
-    """Remove the folder of a set if there is nothing in it.
-
-    Args:
-        name: see `prepared`.
-        directory: the folder of prepared sets.
-    """
+    """Remove a set's folder below the folder of prepared sets if it is empty."""
     with contextlib.suppress(OSError):
         (directory / re.split("[/:]", name)[0]).rmdir()
 

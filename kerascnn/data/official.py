@@ -27,16 +27,7 @@ class Official:
     contents: dict[str, str]
 
     def check(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-        """Check that arrays hold a split of this set, image by image.
-
-        Args:
-            split: "train" or "test".
-            images: uint8 (n, height, width, channels).
-            labels: integers (n,).
-
-        Raises:
-            UsageError: they do not.
-        """
+        """Raise `UsageError` unless arrays hold this split, image by image."""
         if len(labels) != self.counts[split]:
             raise UsageError(
                 f"found {len(labels):,} {split} images, but {self.title} has "
@@ -50,17 +41,10 @@ class Official:
 
 
 def content(images: np.ndarray, labels: np.ndarray) -> str:
-    """A hash of labelled images that does not depend on their order.
+    """Return a hash, 64 hexadecimal digits, of labelled images in any order.
 
-    The order has to be left out because tensorflow-datasets shuffles: SHA-256 over the
-    sorted SHA-256 of each image, a byte for the label before its bytes.
-
-    Args:
-        images: uint8 (n, height, width, channels).
-        labels: integers from 0 to 255 (n,).
-
-    Returns:
-        64 hexadecimal digits.
+    tensorflow-datasets shuffles, hence SHA-256 over the sorted SHA-256 of each image, a
+    byte for the label before its bytes.
     """
     each = sorted(
         hashlib.sha256(bytes([label]) + image.tobytes()).digest()

@@ -23,16 +23,9 @@ class Call:
 
 
 def cifar_batch(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Read one batch file of cifar-10-python.tar.gz.
+    """Read a batch of cifar-10-python.tar.gz: uint8 images (n, 32, 32, 3), labels (n,).
 
-    Args:
-        data: the file.
-
-    Returns:
-        uint8 images (n, 32, 32, 3) and uint8 labels (n,).
-
-    Raises:
-        ValueError: it is not such a file.
+    `ValueError` where the file is none.
     """
     try:
         batch = value(data)

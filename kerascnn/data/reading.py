@@ -180,18 +180,7 @@ class Prepared:
 
 
 def read(folder: Path) -> Prepared:
-    """Read the metadata of a prepared set.
-
-    Args:
-        folder: the folder with `dataset_info.json`.
-
-    Returns:
-        The set, ready to be decoded.
-
-    Raises:
-        UsageError: the metadata are damaged, or the set is no image classification
-            set with a training split.
-    """
+    """Read a prepared set's metadata, or raise `UsageError` where they are none."""
     import tensorflow_datasets
 
     try:

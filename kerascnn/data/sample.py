@@ -23,16 +23,7 @@ PER_CLASS = {"train": 250, "test": 100}
 
 
 def choose(images: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
-    """Choose the images of each class whose SHA-256 are the smallest.
-
-    Args:
-        images: uint8 (n, height, width, channels).
-        labels: integers (n,).
-        number: how many images of each class.
-
-    Returns:
-        int64 indices (classes * number,), in the order of the SHA-256.
-    """
+    """Return the int64 indices of each class's images of the smallest SHA-256."""
     digests = np.array(
         [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
     )
@@ -44,18 +35,7 @@ def choose(images: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
 
 
 def make(name: str, folder: str | Path) -> Path:
-    """Write the sample of one set.
-
-    Args:
-        name: "cifar10" or "fashion_mnist", fully prepared on this machine.
-        folder: the folder of samples.
-
-    Returns:
-        The folder of the sample.
-
-    Raises:
-        UsageError: the full set is not prepared, or the folder cannot be written.
-    """
+    """Write the sample of one of the course's sets, which is fully prepared here."""
     full = load(name, data="full")
     splits = {}
     for split, number in PER_CLASS.items():

@@ -75,7 +75,7 @@ def test_how_weights_start_is_said_of_all_layers_or_of_none():
     torch, he = initializers.default(400), initializers.he_normal()
     dense, convolution = layers.Dense(10, **torch), layers.Conv2D(10, 1, **torch)
     other = layers.Conv2D(10, 1, kernel_initializer=he, use_bias=False)
-    described = [recipe._object(x) for x in (dense, convolution, other)]
+    described = [describe._object(x) for x in (dense, convolution, other)]
     dense, convolution, other = described
     flatten = {"class": "Flatten"}
     start = "PyTorch's default (uniform, ±1/√400)"
@@ -122,7 +122,7 @@ def test_how_weights_start_is_said_of_all_layers_or_of_none():
     ],
 )
 def test_an_initialiser_has_the_lectures_name(initializer, words):
-    assert wording.text(recipe._object(initializer)) == words
+    assert wording.text(describe._object(initializer)) == words
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_an_initialiser_has_the_lectures_name(initializer, words):
 def test_a_scaling_of_pixels_has_the_lectures_name(layer, words):
     kind = type(layer).__name__
     assert wording.call(kind, layer.get_config()) == words
-    assert wording.text(recipe._object(layer)) == words
+    assert wording.text(describe._object(layer)) == words
 
 
 def test_a_change_of_the_scaling_is_one_change():
@@ -157,7 +157,7 @@ def test_a_change_of_the_scaling_is_one_change():
         "transform": ["- unit (0..1)  (Rescaling)", f"+ {STANDARD}  (Rescaling)"]
     }
     old, new = (
-        [recipe._object(layers.Rescaling(scale))] for scale in (1 / 255, 1 / 256)
+        [describe._object(layers.Rescaling(scale))] for scale in (1 / 255, 1 / 256)
     )
     assert difference._lines(old, new) == [
         "- scale 0.003922  (Rescaling)",
@@ -171,7 +171,7 @@ def test_a_layer_that_is_not_trained_says_so():
         in between("cifar_edges", "cifar_edges_cnn")["network"]
     )
     frozen, trained = (
-        recipe._object(layers.Conv2D(5, 3, trainable=flag)) for flag in (False, True)
+        describe._object(layers.Conv2D(5, 3, trainable=flag)) for flag in (False, True)
     )
     assert difference._lines([frozen], [trained]) == ["- not trained  (Conv2D)"]
     assert difference._lines([trained], [frozen]) == ["+ not trained  (Conv2D)"]
