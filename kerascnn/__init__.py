@@ -1,11 +1,20 @@
 """A whole CNN course as short, runnable Keras 3 recipes.
 
+    import kerascnn
+
+    kerascnn.names()                              # the recipes
+    recipe = kerascnn.load("fashion_lenet")       # or the path of your own
+    run = kerascnn.train(recipe, epochs=2, data="sample")
+    run.show()                                    # the curve
+    run.model().predict(images)                   # plain Keras
+
 Importing the package chooses the Keras backend, JAX unless the environment variable
 `KERAS_BACKEND` says otherwise, and imports nothing else: import it before `keras`.
 """
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -29,14 +38,51 @@ class UsageError(ValueError):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows."""
+        return [f"UsageError: {self}"]
+
+
+if TYPE_CHECKING:
+    from kerascnn.acceleration import accelerate
+    from kerascnn.api import resume, train
+    from kerascnn.recipe import Recipe, load, names
+    from kerascnn.runs import Run
+
+# The module of each public name, imported when the name is first asked for.
+_MODULES = {
+    "names": "recipe",
+    "load": "recipe",
+    "train": "api",
+    "resume": "api",
+    "accelerate": "acceleration",
+    "Recipe": "recipe",
+    "Run": "runs",
+}
+
+__all__ = [
+    "Recipe",
+    "Run",
+    "UsageError",
+    "accelerate",
+    "load",
+    "names",
+    "resume",
+    "train",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 def __getattr__(name: str):
-    # `kerascnn.accelerate` imports Keras and JAX when it is first asked for.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     if name == "accelerate":
         from kerascnn.process.backend import say_missed_backend
 
         say_missed_backend()
-        from kerascnn.acceleration import accelerate
-
-        return accelerate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

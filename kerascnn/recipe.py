@@ -5,16 +5,20 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import importlib
+import importlib.util
 import inspect
 import math
+import os
 import pkgutil
+import shlex
 import sys
+import traceback
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerascnn import UsageError, suggestions
+from kerascnn import UsageError, suggestions, text
 from kerascnn.process import settings
 from kerascnn.process.backend import check_backend, spare_tensorflow
 
@@ -112,9 +116,29 @@ class Recipe:
         return (inspect.getdoc(module) or "") if module else ""
 
     @property
+    def own_file(self) -> Path | None:
+        """The file that it was loaded from; `None` for one of this package's."""
+        module = sys.modules.get(self.network.__module__)
+        file = getattr(module, "__file__", None)
+        if file is None or Path(file).resolve().parent == _FOLDER.resolve():
+            return None
+        return Path(file).absolute()
+
+    @property
     def command(self) -> str:
         """The command that trains it."""
-        return f"python -m kerascnn.recipes.{self.name}"
+        if self.own_file is None:
+            return f"python -m kerascnn.recipes.{self.name}"
+        file = self.own_file
+        if file.is_relative_to(Path.cwd()):
+            file = Path(".", file.relative_to(Path.cwd()))
+        return f"kerascnn run {shlex.quote(str(file))}"
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows: the recipe's card."""
+        from kerascnn.report import card
+
+        return card.markdown(self)
 
 
 def _under_defaults(build: Callable[[], Any]) -> Callable[[], Any]:
@@ -180,11 +204,17 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(_FOLDER)]))
 
 
-def load(name: str) -> Recipe:
-    """Import a recipe by its name.
+def load(name: str | Path) -> Recipe:
+    """Load a recipe: one of the course's by its name, one of your own by its file.
 
     Args:
-        name: The name of a file in `kerascnn/recipes`, without `.py`.
+        name: The name of a recipe, as `names()` has them, or the path of a Python file
+            that assigns `RECIPE`. A path ends in `.py` or holds a slash. The file is
+            run anew each time, so what was changed in it since is seen; modules that
+            lie beside it can be imported by it.
+
+    Returns:
+        The recipe. A notebook shows its card.
 
     Raises:
         UsageError: There is no such recipe (the message offers the nearest names), its
@@ -194,18 +224,103 @@ def load(name: str) -> Recipe:
         >>> load("fashion_lenet").batch_size
         256
     """
+    if is_file(name):
+        return _load_file(text.expanded(name))
+    name = str(name)
     check_name(name)
     check_backend()
     spare_tensorflow()
+    file = _FOLDER / f"{name}.py"
     try:
         found = importlib.import_module(f"kerascnn.recipes.{name}").RECIPE
     except (SyntaxError, AttributeError) as error:
         if isinstance(error, AttributeError) and error.name != "RECIPE":
             raise
-        file = _FOLDER / f"{name}.py"
         raise UsageError(f"{file} can't be read as a recipe ({error}).") from error
-    _check_named(found, name)
+    _check_named(found, name, file)
     return found
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether a word means a recipe's file, and not a recipe of this package."""
+    if isinstance(name, Path):
+        return True
+    return name.endswith(".py") or "/" in name or os.sep in name
+
+
+def check(name: str | Path) -> None:
+    """Raise `UsageError` unless there is a recipe of this name, or a file to read."""
+    if not is_file(name):
+        check_name(str(name))
+    elif not text.expanded(name).is_file():
+        raise UsageError(
+            f"there is no file {name}: expected one that assigns RECIPE, as "
+            "`kerascnn new NAME --from RECIPE` writes it."
+        )
+
+
+def _load_file(file: Path) -> Recipe:
+    check(file)
+    if not file.stem.isidentifier() or file.suffix != ".py":
+        raise UsageError(
+            f"{file}: a recipe's file has a name of letters, digits and underscores, "
+            "which is the recipe's, and ends in .py."
+        )
+    check_backend()
+    spare_tensorflow()
+    file = file.resolve()
+    # `inspect` and Keras look the module of a function or a class up by its name.
+    module = types.ModuleType(_module_name(file))
+    module.__file__ = str(file)
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        exec(code, vars(module))
+        found = module.RECIPE
+        if not isinstance(found, Recipe):
+            raise TypeError(f"RECIPE is a {type(found).__name__} and no Recipe")
+        _check_named(found, file.stem, file)
+    except (Exception, SystemExit) as error:
+        if before is None:
+            del sys.modules[module.__name__]
+        else:
+            sys.modules[module.__name__] = before
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"{file} can't be read as a recipe ({_reason(error, file)})."
+        ) from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return found
+
+
+def _module_name(file: Path) -> str:
+    """Return the name that `import` would give a file, or its path if that is taken."""
+    if file.stem in sys.modules:
+        taken = getattr(sys.modules[file.stem], "__file__", None)
+    else:
+        spec = importlib.util.find_spec(file.stem)
+        taken = str(file) if spec is None else spec.origin
+    same = taken is not None and Path(taken).resolve() == file
+    return file.stem if same else str(file.with_suffix(""))
+
+
+def _reason(error: BaseException, file: Path) -> str:
+    """Say what a recipe's file has raised, and in which of its lines."""
+    if isinstance(error, SystemExit):
+        return (
+            "it ends the program where it is imported: write `main(RECIPE)` below "
+            '`if __name__ == "__main__":`'
+        )
+    if isinstance(error, AttributeError) and error.name == "RECIPE":
+        return "it assigns no RECIPE"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}: {text.one_line(error)}{where}"
 
 
 def check_name(name: str) -> None:
@@ -213,10 +328,11 @@ def check_name(name: str) -> None:
     known = names()
     if name in known:
         return
-    if name.endswith(".py"):
+    if is_file(name):
         raise UsageError(
-            f"{name} is a file's name, and a recipe's was expected: `kerascnn list` "
-            "shows them; a recipe of your own runs as `python FILE`."
+            f"{name} is a file's name, and a recipe of the course was expected: "
+            "`kerascnn list` shows them; a recipe of your own is for `kerascnn run`, "
+            "`show`, `diff` and `resume`."
         )
     hint = suggestions.hint(name, known, "`kerascnn list` shows them.")
     raise UsageError(f"there is no recipe {name!r}: {hint}")
@@ -238,7 +354,7 @@ def outline(name: str) -> Outline:
     file = _FOLDER / f"{name}.py"
     try:
         found = _outline(ast.parse(file.read_text("utf-8"), str(file)))
-        _check_named(found, name)
+        _check_named(found, name, file)
         return found
     except UsageError:
         raise
@@ -250,12 +366,12 @@ def outline(name: str) -> Outline:
         ) from error
 
 
-def _check_named(recipe: Recipe | Outline, name: str) -> None:
+def _check_named(recipe: Recipe | Outline, name: str, file: Path) -> None:
     """Raise `UsageError` where a copied recipe still has the original's name."""
     if recipe.name != name:
         raise UsageError(
-            f"kerascnn/recipes/{name}.py says name={recipe.name!r}: give the recipe "
-            f"its file's name, name={name!r}, in its command too."
+            f"{file} says name={recipe.name!r}: give the recipe its file's name, "
+            f"name={name!r}, in its command too."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import datetime
@@ -10,10 +11,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError
-from kerascnn.text import expanded
+from kerascnn.text import expanded, notebook
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +30,18 @@ class Run:
     or more has those too, as far as it came; its result says that it is not finished.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder; a notebook shows the run's curve.
+
+    Example:
+        >>> run = kerascnn.train("fashion_mlp", data="sample", epochs=2)
+        >>> run.history["test_accuracy"]
+        >>> run.model().predict(images).argmax(-1)
     """
 
     folder: Path
+
+    def __post_init__(self):
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @classmethod
     def create(cls, recipe: str, out: Path | None = None) -> Run:
@@ -97,7 +109,8 @@ class Run:
             UsageError: The folder holds no run, or its file is damaged.
         """
         path = self.folder / "metrics.jsonl"
-        if not path.exists() and (self.folder / "config.json").exists():
+        if not path.exists():
+            _ = self.config  # where there is no run, that is the reason
             return []
         try:
             lines = path.read_text("utf-8").splitlines(keepends=True)
@@ -105,6 +118,74 @@ class Run:
             return [_record(line) for line in lines if line.endswith("\n")]
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} can't be read: {error}") from error
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """The epochs' numbers as lists by name, in the epochs' order.
+
+        Such as `"epoch"`, `"loss"`, `"accuracy"`, `"test_accuracy"` (both 0 to 1) and
+        `"seconds"`; `None` stands for a number that was not finite.
+
+        Raises:
+            UsageError: The folder holds no run, or its file is damaged.
+        """
+        records = self.metrics
+        names = dict.fromkeys(name for record in records for name in record)
+        return {name: [record.get(name) for record in records] for name in names}
+
+    def model(self) -> keras.Model:
+        """Return the trained network: plain Keras, not compiled.
+
+        Returns:
+            A model from raw images, uint8, `(n, height, width, channels)`, to logits,
+            `(n, classes)`; `config["data"]["classes"]` names the classes in order.
+
+        Raises:
+            UsageError: The run has not come as far as to save it.
+        """
+        path = self.folder / "model.keras"
+        if not path.exists():
+            _ = self.config  # where there is no run, that is the reason
+            raise UsageError(f"{self.folder} has no model.keras yet: train it first.")
+        from kerascnn.process.backend import spare_tensorflow
+
+        spare_tensorflow()
+        import keras
+
+        return keras.saving.load_model(path)
+
+    def show(self) -> Path | None:
+        """Show the curve, loss and accuracy by epoch.
+
+        Returns:
+            `None` in a notebook, which shows it; elsewhere the picture's path.
+
+        Raises:
+            UsageError: No epoch of the run has ended.
+        """
+        path = self._curve()
+        if notebook() is None:
+            return path
+        from IPython.display import Image, display  # type: ignore[import-not-found]
+
+        display(Image(filename=str(path)))
+        return None
+
+    def _repr_png_(self) -> str | None:
+        """What a notebook shows: the curve, if there is one."""
+        with contextlib.suppress(UsageError):
+            return base64.b64encode(self._curve().read_bytes()).decode()
+        return None
+
+    def _curve(self) -> Path:
+        path = self.folder / "curve.png"
+        if not path.exists():
+            if not self.metrics:
+                raise UsageError(f"{self.folder} has no curve: no epoch has ended.")
+            from kerascnn.report import plots
+
+            plots.curve(self)
+        return path
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Record what the run starts with."""

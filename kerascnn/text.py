@@ -95,3 +95,10 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def notebook() -> Any:
+    """Return IPython's shell where a notebook shows the output, else `None`."""
+    ipython = sys.modules.get("IPython")  # in a notebook it is imported
+    shell = ipython.get_ipython() if ipython else None
+    return shell if getattr(shell, "kernel", None) is not None else None

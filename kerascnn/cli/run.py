@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascnn import MISSED_BACKEND, UsageError, runs
-from kerascnn import recipe as recipes
+from kerascnn import MISSED_BACKEND, UsageError, api, runs
 from kerascnn.cli import parsing
 from kerascnn.process import determinism, signals
 from kerascnn.process.backend import use_backend
@@ -54,16 +52,15 @@ def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
         UsageError: An option does not fit, or the data are not to be had.
     """
     from kerascnn.training.options import Overrides
-    from kerascnn.training.run import train
 
     overrides = parsing.parse(Overrides, words, program)
     if overrides.resume is None:
         use_environment(overrides)
-        train(recipe, overrides)
+        api.completed(recipe, overrides)
         return
     given = _names(words)
     use_environment(resuming.options(runs.Run(overrides.resume), overrides, given))
-    train(recipe, overrides, given)
+    api.completed(recipe, overrides, given)
 
 
 def _names(words: Sequence[str]) -> set[str]:
@@ -78,16 +75,8 @@ def _names(words: Sequence[str]) -> set[str]:
 def resume(words: Sequence[str], program: str) -> None:
     """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
     if words and not words[0].startswith("-"):
-        name = runs.Run(Path(words[0])).config.get("recipe")
-        if name is None:
-            raise UsageError(f"{words[0]}/config.json names no recipe: it is damaged.")
-        if name not in recipes.names():
-            raise UsageError(
-                f"the recipe {name} of {words[0]} is not one of this package: go on "
-                f"with `python FILE --resume {shlex.quote(words[0])}`, where FILE is "
-                "the recipe's."
-            )
-        run(recipes.load(name), ["--resume", *words], program)
+        recipe = resuming.recipe_of(runs.Run(Path(words[0])))
+        run(recipe, ["--resume", *words], program)
     elif {"-h", "--help"} & set(words):
         print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")
         print("RUN is the run's folder. Its own options hold, and --force, --on-nan,")

@@ -30,6 +30,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.exit_code = 128 + number  # as a shell reports it: 130, 143
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows."""
+        return [str(self)]
+
 
 def stop_quietly() -> None:
     """End this process at Ctrl-C and SIGTERM with one line; let SIGUSR1 pass.

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import keras
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
 from kerascnn.recipe import check_parameters
+from kerascnn.report import markdown as pieces
 from kerascnn.report import records, wording
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
+    import keras
+
     from kerascnn.recipe import Course, Recipe
+
+LAYERS = ("layer", "output", "parameters")
 
 
 def show(recipe: Recipe, console: Console | None = None) -> None:
@@ -28,11 +32,35 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     if notes := records.notes(recipe.name):
         console.print(Markdown(f"## Of the runs\n\n{notes}"))
     console.print()
-    console.print(_settings(recipe))
+    grid = Table.grid(padding=(0, 2))
+    for name, value in _settings(recipe):
+        grid.add_row(Text(name, "bold"), Text(value))
+    console.print(grid)
     console.print()
-    network = without_weights(recipe.network)
-    check_parameters(recipe, network)
-    console.print(_layers(network))
+    *rows, total = _layers(recipe)
+    table = Table(title="network", title_justify="left", show_footer=True)
+    for head, foot in zip(LAYERS, total, strict=True):
+        table.add_column(head, footer=foot)
+    table.columns[-1].justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def markdown(recipe: Recipe) -> str:
+    """Return what `show` prints as Markdown, for a notebook."""
+    title, _, rest = recipe.idea.partition("\n")
+    notes = records.notes(recipe.name)
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in _layers(recipe)]
+    return "\n\n".join(
+        [
+            f"### {recipe.name}: {title}",
+            rest.strip(),
+            *([f"#### Of the runs\n\n{notes}"] if notes else []),
+            pieces.table(("", ""), [(f"**{n}**", v) for n, v in _settings(recipe)]),
+            pieces.table(LAYERS, cells),
+        ]
+    )
 
 
 def course_text(course: Course) -> str:
@@ -45,13 +73,12 @@ def course_text(course: Course) -> str:
     return ", ".join(figures or [course.says or "no figure"]) + f" ({course.source})"
 
 
-def _settings(recipe: Recipe) -> Table:
+def _settings(recipe: Recipe) -> list[tuple[str, str]]:
     optimizer = recipe.optimizer()
     rate = optimizer.learning_rate
     rate = "" if rate is None else f" at {float(rate):g}"
     steps = ", the last partial one dropped" if recipe.drop_last else ""
-    table = Table.grid(padding=(0, 2))
-    for name, value in (
+    return [
         ("course", course_text(recipe.course)),
         ("data", recipe.dataset),
         ("transform", " -> ".join(_call(layer) for layer in recipe.transform())),
@@ -64,22 +91,20 @@ def _settings(recipe: Recipe) -> Table:
         ("after", recipe.after or "nothing: the ladder starts here"),
         ("changes", ", ".join(sorted(recipe.changes)) or "-"),
         ("command", recipe.command),
-    ):
-        table.add_row(Text(name, "bold"), Text(value))
-    return table
+    ]
 
 
-def _layers(model: keras.Model) -> Table:
-    table = Table(title="network", title_justify="left", show_footer=True)
-    total = sum(math.prod(w.shape) for w in model.trainable_weights)
-    table.add_column("layer", footer="trainable parameters")
-    table.add_column("output")
-    table.add_column("parameters", justify="right", footer=f"{total:,}")
+def _layers(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Return a row for each layer, of `LAYERS`, and the total."""
+    model = without_weights(recipe.network)
+    check_parameters(recipe, model)
+    rows = []
     for layer in model.layers:
         shape = " × ".join(str(n) for n in layer.output.shape[1:])
         parameters = sum(math.prod(w.shape) for w in layer.trainable_weights)
-        table.add_row(_call(layer), shape, f"{parameters:,}" if parameters else "")
-    return table
+        rows.append((_call(layer), shape, f"{parameters:,}" if parameters else ""))
+    total = sum(math.prod(w.shape) for w in model.trainable_weights)
+    return [*rows, ("trainable parameters", "", f"{total:,}")]
 
 
 def _call(layer: keras.layers.Layer) -> str:

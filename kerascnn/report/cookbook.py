@@ -133,6 +133,10 @@ class Add:
         Cookbook()()
 
 
+# The fingerprint stands for the description; the other fields say the options.
+_LEFT_OUT = ("description", "options", "recipe_file")
+
+
 def record_of(run: Run) -> dict[str, Any]:
     """Return what the cookbook keeps of a run, or raise `UsageError` if it keeps none.
 
@@ -141,6 +145,11 @@ def record_of(run: Run) -> dict[str, Any]:
     """
     config, mistake = run.config, None
     try:
+        if file := config.get("recipe_file"):
+            raise UsageError(
+                f"{run.folder} is not for the cookbook: its recipe is {file}, and none "
+                "of the course."
+            )
         described = describe.describe(recipe.load(config["recipe"]))
         if config["overrides"]:
             mistake = f"it changed the recipe: {', '.join(config['overrides'])}"
@@ -158,8 +167,7 @@ def record_of(run: Run) -> dict[str, Any]:
         mistake = f"its record is damaged ({error})"
     if mistake:
         raise UsageError(f"{run.folder} is not for the cookbook: {mistake}.")
-    # The fingerprint stands for the description; the other fields say the options.
-    kept = {k: v for k, v in config.items() if k not in ("description", "options")}
+    kept = {k: v for k, v in config.items() if k not in _LEFT_OUT}
     for part, path in (("data", "source"), ("environment", "command")):
         kept[part] = {k: v for k, v in config[part].items() if k != path}
     return kept | {"result": run.result, "metrics": run.metrics}

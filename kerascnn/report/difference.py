@@ -36,7 +36,10 @@ def show(old: Recipe, new: Recipe, console: Console | None = None) -> None:
         console.print(f"{old.name} and {new.name} compute the same.")
     console.print(Text("\ncode", "bold"))
     before, after = _code(old), _code(new)
-    files = (f"kerascnn/recipes/{recipe.name}.py" for recipe in (old, new))
+    files = (
+        str(recipe.own_file or f"kerascnn/recipes/{recipe.name}.py")
+        for recipe in (old, new)
+    )
     _print(difflib.unified_diff(before, after, *files, lineterm="", n=2), console)
 
 

@@ -72,6 +72,11 @@ def text(run: Run) -> str:
     return "\n".join(lines)
 
 
+def tell(run: Run) -> None:
+    """Print the summary of a run that has ended."""
+    print(text(run), flush=True)
+
+
 def compared(config: dict[str, Any]) -> dict[str, str | None]:
     """Return the course's figures by split, where they are of a run's own images.
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
+import os
+import typing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -78,6 +81,8 @@ class Overrides:
     over a run whose checkpoints are gone, from its beginning."""
 
     def __post_init__(self):
+        for name, kind in typing.get_type_hints(Overrides).items():
+            object.__setattr__(self, name, _as(kind, getattr(self, name), name))
         text.check_positive(self, "epochs", "batch_size", "limit")
         for name in ("epochs", "batch_size", "limit"):
             value = getattr(self, name) or 0
@@ -116,3 +121,40 @@ class Overrides:
         )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]
+
+
+def _as(kind: Any, value: Any, name: str) -> Any:
+    """Return an option's value as its type has it: NumPy's numbers as Python's own.
+
+    Raises:
+        UsageError: The value is of another type.
+    """
+    if typing.get_origin(kind) is Literal:
+        return text.choose(str(value), typing.get_args(kind), name)
+    kinds = typing.get_args(kind) or (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    convert, expected = _TYPES[kinds[0]]
+    try:
+        if (kinds[0] is bool) != isinstance(value, bool):
+            raise TypeError
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        option = name.replace("_", "-")
+        raise UsageError(f"--{option} {value!r}: expected {expected}.") from error
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError
+    return float(value)
+
+
+# How an option of a type is taken, and what to say where that fails.
+_TYPES: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (operator.index, "a whole number"),
+    float: (_number, "a number"),
+    str: (os.fspath, "a word"),
+    Path: (Path, "a folder's path"),
+}

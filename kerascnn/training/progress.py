@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerascnn.process.estimate import Estimate
+from kerascnn.text import notebook
 from kerascnn.training import build
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kerascnn.runs import Run
 
 
@@ -96,7 +99,10 @@ class Record(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Show how far the training is: a bar on a terminal, a line an epoch anywhere.
+    """Show how far the training is.
+
+    A terminal has a bar and a line an epoch, a notebook one line that changes, and a
+    pipe or a file a line an epoch.
 
     Args:
         epochs: Number of epochs.
@@ -115,41 +121,32 @@ class Progress(keras.callbacks.Callback):
         self.epochs = epochs
         self.steps = steps
         self.evaluated = "validation" if validation else "test"
-        self._bar = None
+        self._screen: _Bar | _Line | None = None
         self._estimate = Estimate(f"{epochs} epochs of {steps} steps", epochs * steps)
         # In its first epoch a model is compiled, but by PyTorch.
         self._compiles = keras.backend.backend() != "torch"
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None):
-        """Open the bar, if standard output is a terminal."""
-        from rich import progress
+        """Open the bar or the line, where there is a screen for one."""
         from rich.console import Console
 
         console = Console()
-        if console.is_terminal:
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.TextColumn("{task.percentage:>3.0f} %"),
-                progress.TextColumn("time left"),
-                progress.TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=self.epochs * self.steps)
-            self._bar.start()
+        if notebook() is not None:
+            self._screen = _Line()
+        elif console.is_terminal:
+            self._screen = _Bar(console, self.epochs * self.steps)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Start the epoch's clock."""
         self._epoch = epoch
         self._start = time.perf_counter()
-        if self._bar is None and self._compiles:
+        if self._screen is None and self._compiles:
             print("The first epoch begins with compiling: a minute or so.", flush=True)
         self._show(step=0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
-        """Move the bar; without one, say once how long it will take."""
-        if self._bar is None:
+        """Move the bar; without a screen, say once how long training will take."""
+        if self._screen is None:
             self._estimate.after(self._epoch * self.steps + batch + 1)
         self._show(step=batch + 1)
 
@@ -164,10 +161,10 @@ class Progress(keras.callbacks.Callback):
             f"{', compiling included' if self._compiles else ''}"
         )
         self._compiles = False
-        if self._bar is None:
+        if self._screen is None:
             print(line, flush=True)
         else:
-            self._bar.console.print(line, highlight=False)
+            self._screen.ended(line)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None):
         """Take the bar away."""
@@ -175,20 +172,75 @@ class Progress(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Take the bar away, also when the training was stopped."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = None
 
     def _show(self, step: int) -> None:
-        if self._bar is None:
+        if self._screen is None:
             return
         compiling = self._compiles and step == 0
         doing = "compiling" if compiling else f"step {step}/{self.steps}"
-        self._bar.update(
-            self._task,
-            completed=self._epoch * self.steps + step,
-            description=f"epoch {self._epoch + 1}/{self.epochs} {doing}",
+        self._screen.at(
+            f"epoch {self._epoch + 1}/{self.epochs} {doing}",
+            self._epoch * self.steps + step,
         )
+
+
+class _Bar:
+    """A bar on a terminal, below the lines of the epochs that have ended."""
+
+    def __init__(self, console: Console, total: int):
+        from rich import progress
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.percentage:>3.0f} %"),
+            progress.TextColumn("time left"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total)
+        self._bar.start()
+
+    def at(self, text: str, done: int) -> None:
+        self._bar.update(self._task, completed=done, description=text)
+
+    def ended(self, line: str) -> None:
+        self._bar.console.print(line, highlight=False)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Line:
+    """A line in a notebook: the step, beside the epoch that ended last."""
+
+    SECONDS = 0.25  # between changes: each is a message to the browser
+
+    def __init__(self):
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        self._last = ""
+        self._next = 0.0
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def at(self, text: str, done: int) -> None:
+        if time.perf_counter() >= self._next:
+            self._put(f"{text}   {self._last}".rstrip())
+
+    def ended(self, line: str) -> None:
+        self._last = line
+        self._put(line)
+
+    def close(self) -> None:
+        pass
+
+    def _put(self, text: str) -> None:
+        self._next = time.perf_counter() + self.SECONDS
+        self._handle.update({"text/plain": text}, raw=True)
 
 
 def choosing_by(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:

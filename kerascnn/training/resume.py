@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,31 @@ def record(overrides: Overrides) -> dict[str, Any]:
         for name, value in values.items()
         if name not in _OWN
     }
+
+
+def recipe_of(run: Run) -> recipes.Recipe:
+    """Load the recipe of a run, by its name or from the file that the run records.
+
+    Raises:
+        UsageError: The folder holds no run, or the recipe is not found.
+    """
+    with _legible(run):
+        name, file = run.config["recipe"], run.config.get("recipe_file")
+        if file is None:
+            if name in recipes.names():
+                return recipes.load(name)
+            raise UsageError(
+                f"the recipe {name} of {run.folder} is not one of this package: go on "
+                f"with `python FILE --resume {shlex.quote(str(run.folder))}`, where "
+                "FILE is the recipe's."
+            )
+        if not Path(file).is_file():
+            raise UsageError(
+                f"{file}, the recipe of {run.folder}, is gone: bring the file back, or "
+                f"go on with `kerascnn run FILE --resume "
+                f"{shlex.quote(str(run.folder))}`, where FILE is the recipe's."
+            )
+        return recipes.load(Path(file))
 
 
 def options(

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,10 @@ def train(
     recipe: Recipe,
     overrides: Overrides | None = None,
     given: Collection[str] | None = None,
+    *,
+    draw: Callable[[runs.Run], object] = lambda run: None,
+    tell: Callable[[runs.Run], object] = lambda run: None,
+    listen: bool = True,
 ) -> runs.Run:
     """Train a recipe and write its run folder.
 
@@ -57,7 +61,12 @@ def train(
         recipe: The recipe.
         overrides: Changes to it; none by default.
         given: Where a run goes on, the names of the overrides that replace its own
-            (see `resuming.options`).
+            (see `resume.options`).
+        draw: Called with a run whose epochs have ended, before its result is written.
+        tell: Called with it once its result is written.
+        listen: Whether Ctrl-C and SIGTERM stop the run after a step, and SIGUSR1 saves
+            it. Without, `KeyboardInterrupt` ends it wherever it is, and what was saved
+            before is what there is to go on from.
 
     Returns:
         The finished run.
@@ -80,14 +89,25 @@ def train(
         say(f"Keras's settings {said} do not hold here: recipes have its defaults.")
     overrides = overrides or Overrides()
     with settings.keras_defaults(), determinism.as_keras_needs(say):
+        # Before it is entered it notes nothing.
+        signals = Signals(say)
+        heard = signals if listen else contextlib.nullcontext(signals)
         if overrides.resume is None:
-            return _train(recipe, overrides, None)
+            return _train(recipe, overrides, None, heard, draw, tell)
         run = runs.Run(overrides.resume)
         with run.lock():
-            return _train(recipe, resume.options(run, overrides, given), run)
+            overrides = resume.options(run, overrides, given)
+            return _train(recipe, overrides, run, heard, draw, tell)
 
 
-def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.Run:
+def _train(
+    recipe: Recipe,
+    overrides: Overrides,
+    run: runs.Run | None,
+    heard: contextlib.AbstractContextManager[Signals],
+    draw: Callable[[runs.Run], object],
+    tell: Callable[[runs.Run], object],
+) -> runs.Run:
     """Train a recipe, in a new folder or from where a run has stopped."""
     backend = keras.backend.backend()
     if overrides.backend not in (None, backend):
@@ -178,7 +198,7 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
         images = min(steps * plan.batch_size, len(train_split))
         progress = Progress(plan.epochs, steps, validation=held_out)
         record = Record(run, images, kept, validation=held_out)
-        signals = stack.enter_context(Signals(say))
+        signals = stack.enter_context(heard)
         session = Session(
             run=run,
             identity=resume.identity(run.config),
@@ -201,6 +221,9 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                 memory.forget_compiled()
             engine.fit(model, train_split, test_split, plan, callbacks, session=session)
             finished = True
+        except KeyboardInterrupt as stop:
+            stop.run = run  # type: ignore[attr-defined] # for whoever says how to go on
+            raise
         except finite.NotFiniteError as error:
             # After a stop the model is as it was before the bad step. Where that can't
             # be computed again, such as for want of memory, the error stands alone.
@@ -231,7 +254,9 @@ def _train(recipe: Recipe, overrides: Overrides, run: runs.Run | None) -> runs.R
                         again = (
                             fit.evaluate(model, test_split, plan) if finished else {}
                         )
-                    _finish(run, kept, session.seconds, finished, left_out, again)
+                    figures = _figures(run, session, finished, left_out, again)
+                    _finish(run, kept, figures, draw)
+                    tell(run)
                     if finished:
                         checkpoint.keep_last(run.folder)
     return run
@@ -250,6 +275,7 @@ def _config(
     return {
         "id": uuid.uuid4().hex,
         "recipe": recipe.name,
+        "recipe_file": recipe.own_file and str(recipe.own_file),
         "fingerprint": describe.fingerprint(description),
         "course": dataclasses.asdict(recipe.course),
         "overrides": overrides.changed
@@ -313,6 +339,7 @@ def _go_on(
     going_on = {name: here[name] for name in ("time", "device", "processor", "commit")}
     resumed = {
         "options": config["options"],
+        "recipe_file": config["recipe_file"],  # which may have been moved
         "resumed": [*before.get("resumed", []), going_on],
     }
     if changed:
@@ -365,28 +392,46 @@ def _explained(
     )
 
 
-def _finish(
+def _figures(
     run: runs.Run,
-    kept: keras.Model,
-    seconds: float,
+    session: Session,
     finished: bool,
     left_out: int,
     again: dict[str, float] | None,
-) -> None:
-    """Save the model, the result and the curve, and print the summary.
+) -> dict[str, Any]:
+    """Return how a run ended, but for the hash of its weights.
 
-    Args:
-        run: The run.
-        kept: The model to keep.
-        seconds: Seconds of training.
-        finished: Whether the run has come to its end.
-        left_out: Steps that were left out.
-        again: The metrics of the weights to keep, where these are not the weights that
-            the last epoch evaluated; empty where nobody has measured them.
+    `again` holds the metrics of the weights to keep, where these are not the weights
+    that the last epoch evaluated; it is empty where nobody has measured them.
     """
-    from kerascnn.report import plots, summary
+    last = run.metrics[-1]
+    evaluated = "validation" if run.config.get("validation") else "test"
+    measured = {
+        f"{evaluated}_{name}": runs.evaluated(last, name)
+        if again is None
+        else again.get(name)
+        for name in ("accuracy", "crossentropy")
+    }
+    return {
+        "finished": finished,
+        "epochs": last["epoch"],
+        **measured,
+        "evaluated_again": bool(again),
+        "train_accuracy": last["accuracy"],
+        "seconds": round(session.seconds, 3),
+        "peak_memory_bytes": machine.peak_memory(),
+        "steps_left_out": left_out,
+    }
 
-    # The result comes last: a run that has one is whole.
+
+def _finish(
+    run: runs.Run,
+    kept: keras.Model,
+    result: dict[str, Any],
+    draw: Callable[[runs.Run], object],
+) -> None:
+    """Save the model, what the caller draws, and the result, which comes last."""
+    # A run that has a result is whole.
     with run.writing("model.keras") as path:
         partial = run.folder / ".partial.keras"
         kept.save(partial)
@@ -395,29 +440,8 @@ def _finish(
     with run.writing("metrics.jsonl") as path:
         runs.sync(path)
     with run.writing("curve.png"):
-        plots.curve(run)
-    last = run.metrics[-1]
-    evaluated = "validation" if run.config.get("validation") else "test"
-    figures = {
-        f"{evaluated}_{name}": runs.evaluated(last, name)
-        if again is None
-        else again.get(name)
-        for name in ("accuracy", "crossentropy")
-    }
-    run.write_result(
-        {
-            "finished": finished,
-            "epochs": last["epoch"],
-            **figures,
-            "evaluated_again": bool(again),
-            "train_accuracy": last["accuracy"],
-            "seconds": round(seconds, 3),
-            "peak_memory_bytes": machine.peak_memory(),
-            "steps_left_out": left_out,
-            "weights_sha256": build.weights_hash(kept),
-        }
-    )
-    print(summary.text(run), flush=True)
+        draw(run)
+    run.write_result(result | {"weights_sha256": build.weights_hash(kept)})
 
 
 def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:

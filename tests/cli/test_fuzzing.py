@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerascnn import UsageError, recipe
+from kerascnn import UsageError, api, recipe
 from kerascnn.bench import checkpoints, measure
 from kerascnn.cli import commands
 from kerascnn.cli import data as data_command
@@ -14,7 +14,6 @@ from kerascnn.report import cookbook
 from kerascnn.runs import Run
 from kerascnn.studies import learns
 from kerascnn.training import options, resume
-from kerascnn.training import run as training_run
 
 FEW = settings(derandomize=True, deadline=None, database=None)
 HOW_MANY = [80, pytest.param(900, marks=pytest.mark.slow)]
@@ -62,7 +61,7 @@ class Restarted(Exception):
 @pytest.fixture
 def nothing_long(monkeypatch):
     """Nothing trains, downloads, measures, renders or starts the process again."""
-    monkeypatch.setattr(training_run, "train", lambda *arguments: None)
+    monkeypatch.setattr(api, "completed", lambda *arguments: None)
     monkeypatch.setattr(data_command, "fetch", lambda *arguments: data_command.SAMPLES)
     monkeypatch.setattr(cookbook, "pages", dict)
     for kind in (parity_command.Parity, parity_command.Backends, learns.Learns):

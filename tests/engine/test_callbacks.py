@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerascnn import UsageError, data, transforms
+from kerascnn import UsageError, api, data, transforms
 from kerascnn import recipe as recipes
 from kerascnn.data import Split
 from kerascnn.engine import choice, fit, placement
@@ -16,7 +16,6 @@ from kerascnn.engine import epoch as epoch_module
 from kerascnn.engine.plan import Plan
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training import build, options
-from kerascnn.training import run as training_run
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="the epoch engine is JAX's"
@@ -340,7 +339,7 @@ def test_the_result_is_the_saved_models(mine, engine, tmp_path, capsys):
         data="sample", epochs=3, limit=512, batch_size=64, engine=engine
     )
     overrides = dataclasses.replace(overrides, out=tmp_path / "run")
-    run = training_run.train(mine, overrides)
+    run = api.completed(mine, overrides)
     model = keras.saving.load_model(run.folder / "model.keras")
     test = data.load("fashion_mnist", "sample").test
     logits = keras.ops.convert_to_numpy(model(test.images[:512]))

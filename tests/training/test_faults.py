@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import kerascnn
-from kerascnn import UsageError, describe, optim, recipe
+from kerascnn import UsageError, api, describe, optim, recipe
 from kerascnn.cli import parsing
 from kerascnn.cli import run as run_command
 from kerascnn.engine import finite
@@ -1161,9 +1161,9 @@ def test_a_run_without_its_curve_is_not_finished(copied, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(plots, "curve", full)
         with pytest.raises(UsageError, match=r"curve\.png can't be written"):
-            training_run.train(mlp, run_options.Overrides(resume=copied))
+            api.completed(mlp, run_options.Overrides(resume=copied))
     assert not Run(copied).finished
-    assert training_run.train(mlp, run_options.Overrides(resume=copied)).finished
+    assert api.completed(mlp, run_options.Overrides(resume=copied)).finished
     assert (copied / "curve.png").exists()
 
 
@@ -1561,7 +1561,7 @@ def test_a_last_epoch_without_a_good_step_has_a_summary(tmp_path, monkeypatch, c
         return judge(counts, loss, gradients, optimizer)
 
     monkeypatch.setattr(finite, "judge", bad)
-    run = training_run.train(
+    run = api.completed(
         recipe.load("fashion_mlp"), short(tmp_path / "run", on_nan="skip")
     )
     assert run.result["train_accuracy"] is None

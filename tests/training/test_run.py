@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import kerascnn
-from kerascnn import UsageError, data, recipe
+from kerascnn import UsageError, api, data, recipe
 from kerascnn.engine import choice, fit
 from kerascnn.engine import epoch as epoch_module
 from kerascnn.runs import Run
@@ -254,7 +254,7 @@ def test_settings_can_be_chosen_on_a_part_of_the_training_set(tmp_path, capsys):
     overrides = run_options.Overrides(
         data="sample", epochs=1, seed=5, validation=0.2, out=tmp_path / "run"
     )
-    run = training_run.train(recipe.load("fashion_mlp"), overrides)
+    run = api.completed(recipe.load("fashion_mlp"), overrides)
     assert run.config["overrides"] == ["epochs", "validation", "batch_size"]
     assert run.config["validation"] == 0.2
     assert run.config["data"]["train_images"] == 2000

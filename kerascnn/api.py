@@ -1,0 +1,215 @@
+"""Training from Python: `kerascnn.train` and `kerascnn.resume`.
+
+The command line trains through the same function, `completed`, but listens to signals
+and prepares the process; from here nothing of the process is changed for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kerascnn import recipe as recipes
+from kerascnn.process.signals import Interrupted
+from kerascnn.recipe import Recipe
+from kerascnn.runs import Run
+
+if TYPE_CHECKING:
+    from kerascnn.training.options import Overrides
+
+Folder = str | os.PathLike[str] | None
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    dataset: str | None = None,
+    validation: float | None = None,
+    data: Literal["auto", "full", "sample"] = "auto",
+    data_dir: Folder = None,
+    cache_dir: Folder = None,
+    engine: Literal["auto", "epoch", "fit"] = "auto",
+    accelerate: bool = True,
+    backend: str | None = None,
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
+    out: Folder = None,
+    checkpoint_minutes: float = 10.0,
+    on_nan: Literal["stop", "skip"] = "stop",
+    deterministic: bool = False,
+    resume: Folder = None,
+    force: bool = False,
+) -> Run:
+    """Train a recipe and write its run folder.
+
+    No signal handler is installed, the process is not replaced, and random seeds, the
+    dtype policy, warnings and JAX's settings are afterwards what they were before
+    (TensorFlow's seed, where that is the backend, is not: TensorFlow tells it nobody).
+    Ctrl-C, or a notebook's "interrupt", ends the run where it is; `kerascnn.resume`
+    goes on from what was saved last.
+
+    Args:
+        recipe: A recipe, its name, or the path of its file.
+        epochs: Passes over the training set (default: the recipe's).
+        batch_size: Images a step (default: the recipe's).
+        learning_rate: The optimiser's learning rate, before any decay (default: the
+            recipe's).
+        seed: Decides the initial weights, the order of the images and random draws.
+        limit: Use the first so many training and test images only.
+        dataset: A name of tensorflow-datasets, or a folder of images with
+            `train/CLASS/` and `test/CLASS/` in it (default: the recipe's).
+        validation: Hold out this share of the training set, 0 to 1, and evaluate on it
+            instead of the test set.
+        data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is on
+            this machine.
+        data_dir: Where tensorflow-datasets keeps its sets.
+        cache_dir: Where the decoded images are kept.
+        engine: `"epoch"`, the whole step compiled (JAX); `"fit"`, `keras.Model.fit`;
+            `"auto"`, the first where it can.
+        accelerate: Fast convolution gradients on a CPU (JAX).
+        backend: Must be Keras's, which the environment variable `KERAS_BACKEND` chooses
+            before Keras is imported.
+        precision: Keras's dtype policy for the network.
+        out: The run's folder (default: `runs/<recipe>/<time>` below the present one).
+        checkpoint_minutes: Minutes between checkpoints inside an epoch; 0: every step.
+        on_nan: At a step whose loss or gradient is not finite, `"stop"` the run or
+            `"skip"` the step.
+        deterministic: Make a GPU compute the same bits each time.
+        resume: The folder of a run to go on with, with its own options but for those
+            that are given here.
+        force: Go on with it also where the recipe, the data, the device or versions
+            have changed.
+
+    Returns:
+        The finished run: `run.show()`, `run.model()`, `run.history`, `run.result`.
+
+    Raises:
+        UsageError: An option does not fit, or the data are not to be had.
+        NotFiniteError: The loss or a gradient was not finite.
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+
+    Example:
+        >>> run = kerascnn.train("fashion_mlp", epochs=2, data="sample")
+        >>> run.result["test_accuracy"]
+    """
+    options = dict(locals())
+    del options["recipe"]
+    from kerascnn.training.options import Overrides
+
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(recipe)
+    return _quietly(recipe, Overrides(**options))
+
+
+def resume(
+    run: Run | Folder,
+    *,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    data_dir: Folder = None,
+    cache_dir: Folder = None,
+    checkpoint_minutes: float | None = None,
+    on_nan: Literal["stop", "skip"] | None = None,
+    force: bool = False,
+) -> Run:
+    """Go on with a run that was stopped, to the bits that it would have reached.
+
+    The run's own options hold, but for those that are given; see `train` for what they
+    mean. `epochs` and `learning_rate` need `force`, because they change the run's
+    numbers. A recipe that no file holds goes on with `train(recipe, resume=folder)`.
+
+    Args:
+        run: The run or its folder.
+        force: Go on also where what decides its numbers has changed.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: The folder holds no run that can go on, or its recipe is gone.
+        NotFiniteError: The loss or a gradient was not finite.
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    folder = run.folder if isinstance(run, Run) else run
+    given["resume"] = folder
+    del given["run"]
+    from kerascnn.training.options import Overrides
+    from kerascnn.training.resume import recipe_of
+
+    options = Overrides(**given)
+    return _quietly(recipe_of(Run(options.resume)), options, given)
+
+
+def completed(
+    recipe: Recipe,
+    overrides: Overrides,
+    given: Collection[str] | None = None,
+    listen: bool = True,
+) -> Run:
+    """Train a recipe; draw the curve and print the summary where it ends."""
+    from kerascnn.report import plots, summary
+    from kerascnn.training import run as training_run
+
+    return training_run.train(
+        recipe, overrides, given, draw=plots.curve, tell=summary.tell, listen=listen
+    )
+
+
+def _quietly(
+    recipe: Recipe, overrides: Overrides, given: Collection[str] | None = None
+) -> Run:
+    """Train without signal handlers, and put back what was set before."""
+    try:
+        with _put_back():
+            return completed(recipe, overrides, given, listen=False)
+    except KeyboardInterrupt as stop:
+        run = getattr(stop, "run", None)
+        if run is None:  # before there was a folder
+            raise
+        line = f"stopped; to go on: kerascnn.resume({str(run.folder)!r})"
+        raise Interrupted(signal.SIGINT, line) from None
+
+
+@contextlib.contextmanager
+def _put_back() -> Iterator[None]:
+    """Put back random seeds, warnings and the settings of backends after a block."""
+    import keras
+    import numpy as np
+    from keras.src.backend.common import global_state
+
+    backend = keras.backend.backend()
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002
+    kerass = {
+        name: global_state.get_global_attribute(name)
+        for name in ("global_random_seed", "global_seed_generator")
+    }
+    jaxs = dict(sys.modules["jax"].config.values) if backend == "jax" else {}
+    torch: Any = sys.modules["torch"] if backend == "torch" else None
+    if torch:
+        torchs = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])  # noqa: NPY002
+        for name, value in kerass.items():
+            global_state.set_global_attribute(name, value)
+        for name, value in jaxs.items():
+            if sys.modules["jax"].config.values[name] != value:
+                sys.modules["jax"].config.update(name, value)
+        if torch:
+            torch.set_rng_state(torchs[0])
+            torch.use_deterministic_algorithms(torchs[1])
