@@ -146,7 +146,7 @@ def compare(
                     "environment": machine.for_record(
                         "torch" if side == "twin" else None
                     ),
-                }
+                },
             )
     classes = len(dataset.classes)
     intervals = {
