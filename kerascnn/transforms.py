@@ -456,15 +456,7 @@ class RandomRotation(_RandomTransform):
 
 
 def _pixels_at(images: Any, rows: Any, columns: Any) -> Any:
-    """Look up a source pixel for every pixel; 0 where it lies outside the image.
-
-    Args:
-        images: (batch, height, width, channels), any dtype.
-        rows, columns: int32, broadcastable to (batch, height, width).
-
-    Returns:
-        Shape and dtype of `images`.
-    """
+    """Return the pixels at int32 rows and columns, 0 where they lie outside."""
     images = ops.convert_to_tensor(images)
     _, height, width, channels = images.shape
     in_rows = ops.logical_and(rows >= 0, rows < height)

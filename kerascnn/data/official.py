@@ -10,14 +10,9 @@ from kerascnn import UsageError
 
 @dataclass(frozen=True)
 class Official:
-    """The true content of a set.
+    """The true content of a set: image shape, classes in the labels' order, counts.
 
-    Args:
-        title: its name in prose.
-        shape: height, width and channels of an image.
-        classes: the names of the classes, in the order of the labels.
-        counts: how many images "train" and "test" have.
-        contents: the `content` of "train" and "test".
+    `contents` holds what `content` returns for "train" and for "test".
     """
 
     title: str

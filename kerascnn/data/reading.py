@@ -25,14 +25,8 @@ _HELD_OUT = 10
 class Prepared:
     """A prepared set whose metadata are read and whose images are not yet.
 
-    Args:
-        folder: where it lies.
-        name: its name in tensorflow-datasets, with the configuration if it has one.
-        version: its version.
-        classes: the names of its classes.
-        splits: the names of the splits that serve as "train" and "test"; where they
-            are the same one, every tenth example is the test set's.
-        builder: tfds' read-only builder of it.
+    `splits` names the splits that serve as "train" and "test"; where both are the same
+    one, every tenth example is the test set's.
     """
 
     folder: Path
