@@ -11,13 +11,11 @@ own framework alone, and only the one that was asked works.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any
 
 from kerascnn import UsageError, data, processes
 from kerascnn.bench.sets import repeated
@@ -49,37 +47,35 @@ def build(
         from kerascnn.bench import with_keras
 
         return with_keras.build(contender, name, batch, images, random)
-    from kerascnn.bench import description, plain_torch
+    from kerascnn import recipe, twins
+    from kerascnn.bench import plain_torch
 
-    described = description.of(name, batch, images, random)
+    twin = twins.load(name)
+    train = data.load(recipe.outline(name).dataset).train
     if not images:
-        return plain_torch.steps(described, form)
-    train = repeated(data.load(described.dataset).train, images)
-    return plain_torch.epochs(described, form, train, batch)
+        return plain_torch.steps(twin, form, repeated(train, batch))
+    return plain_torch.epochs(twin, form, repeated(train, images), batch, random)
 
 
 def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
     memory.restart()
     contender, name, batch, images, transform = sys.argv[1:]
-    answers = io.TextIOWrapper(processes.answers())
+    processes.answers()
     try:
         random = transform == "random"
         work = build(contender, name, int(batch), int(images), random)
     except UsageError as error:
         sys.exit(str(error))
-    answer(answers, work, 1)  # compiles
-    for line in sys.stdin:
-        answer(answers, work, int(line))
+    processes.answer(timed(work, 1))  # compiles
+    processes.serve(lambda number: timed(work, int(number)))
 
 
-def answer(answers: TextIO, work: Callable[[int], None], number: int) -> None:
-    """Do the work and write how long it took, with the process's peak memory."""
+def timed(work: Callable[[int], None], number: int) -> dict[str, Any]:
+    """Do the work; return how long it took, with the process's peak memory."""
     start = time.perf_counter()
     work(number)
-    seconds = time.perf_counter() - start
-    result = {"seconds": seconds, "memory": peak_memory()}
-    print(json.dumps(result), file=answers, flush=True)
+    return {"seconds": time.perf_counter() - start, "memory": peak_memory()}
 
 
 def peak_memory() -> int | None:

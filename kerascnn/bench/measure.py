@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kerascnn import UsageError
+from kerascnn import UsageError, processes
 from kerascnn.process.estimate import Estimate
 from kerascnn.text import say
 
@@ -71,15 +67,9 @@ class Contender:
         self.label = label or name
         kind, _, rest = name.partition("-")
         backend = BACKENDS.get(kind, rest)
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kerascnn.bench.contenders", name, *words],
-            env={**environment, **SHARED_GPU, "KERAS_BACKEND": backend},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            errors="replace",
+        environment = {**environment, **SHARED_GPU, "KERAS_BACKEND": backend}
+        self.child = processes.Child(
+            "kerascnn.bench.contenders", [name, *words], environment
         )
         self.number = 1
         self.times: list[float] = []
@@ -92,17 +82,15 @@ class Contender:
         the contender before has left them, and cores that have rested.
         """
         if self.times and self.times[-1] < 10 * TURN:
-            self._work(1)
-        answer = self._work(self.number)
+            self._answer(1)
+        answer = self._answer(self.number)
         self.memory = answer["memory"]
         self.times.append(answer["seconds"] / self.number)
         self.number = max(1, round(TURN / self.times[-1]))
 
     def close(self) -> None:
         """End the process."""
-        self.process.kill()
-        self.process.wait()
-        self.errors.close()
+        self.child.close()
 
     @property
     def result(self) -> Result:
@@ -116,20 +104,15 @@ class Contender:
             self.compile,
         )
 
-    def _work(self, number: int) -> dict[str, Any]:
-        assert self.process.stdin
-        print(number, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            last = (self.errors.read().strip().splitlines() or ["no word of why"])[-1]
+    def _answer(self, number: int | None = None) -> dict[str, Any]:
+        """Let the process take so many steps, or wait for the first one."""
+        try:
+            if number is None:
+                return self.child.answer()
+            return self.child.ask(str(number))
+        except processes.EndedError as error:
             self.close()
-            raise UsageError(f"{self.label} ended: {last}")
-        return json.loads(line)
+            raise UsageError(f"{self.label} ended: {error.why}") from error
 
 
 def interleave(contenders: list[Contender], rounds: int) -> list[Result]:

@@ -1,7 +1,7 @@
 """A recipe's training in plain PyTorch: the yardstick of the benchmarks.
 
-The net is built as a PyTorch user would write it: `torch.nn` modules, NCHW,
-`torch.optim.Adam`. It is made for timing; the weights are PyTorch's own.
+The network, its optimiser and its transforms are the lecture's own, from
+`kerascnn.twins`, so that the process holds neither Keras nor JAX.
 """
 
 from __future__ import annotations
@@ -13,35 +13,30 @@ import numpy as np
 import torch
 from torch import nn
 
+from kerascnn import UsageError
+from kerascnn.twins import rules
+
 if TYPE_CHECKING:
-    from kerascnn.bench.description import Call, Description
     from kerascnn.data import Split
-
-
-def network(layers: Sequence[Call]) -> nn.Module:
-    """Build the modules that `description.network` names, one after another."""
-    return nn.Sequential(*(getattr(nn, name)(*settings) for name, settings in layers))
+    from kerascnn.twins import Twin
 
 
 class Trainer:
     """Training steps of plain PyTorch.
 
     Args:
-        description: The network, trained with Adam at its learning rate.
+        twin: The lecture's network and optimiser.
         form: `"eager"`, `"channels_last"` (its memory format) or `"compile"`
             (`torch.compile`, channels last).
     """
 
-    def __init__(self, description: Description, form: str):
+    def __init__(self, twin: Twin, form: str):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.layout = (
             torch.contiguous_format if form == "eager" else torch.channels_last
         )
-        self.model = network(description.layers)
-        self.model = self.model.to(self.device, memory_format=self.layout)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), description.learning_rate
-        )
+        self.model = twin.network().to(self.device, memory_format=self.layout)
+        self.optimizer = twin.optimizer(self.model)
         self.call: Callable[..., torch.Tensor] = (
             torch.compile(self.model) if form == "compile" else self.model
         )
@@ -59,17 +54,12 @@ class Trainer:
         return images.to(self.device).contiguous(memory_format=self.layout)
 
 
-def steps(description: Description, form: str) -> Callable[[int], None]:
-    """Return a function that takes some steps on the scaled batch and waits for them.
-
-    Args:
-        description: With its batch.
-        form: See `Trainer`.
-    """
-    trainer = Trainer(description, form)
-    images = torch.from_numpy(description.images).permute(0, 3, 1, 2)
+def steps(twin: Twin, form: str, batch: Split) -> Callable[[int], None]:
+    """Return a function that takes some steps on a batch and waits for them."""
+    trainer = Trainer(twin, form)
+    images = torch.from_numpy(scaled(twin, batch.images)).permute(0, 3, 1, 2)
     images = trainer.arranged(images)
-    labels = torch.from_numpy(description.labels).long().to(trainer.device)
+    labels = torch.from_numpy(np.array(batch.labels)).long().to(trainer.device)
 
     def work(number: int) -> None:
         for _ in range(number):
@@ -79,19 +69,29 @@ def steps(description: Description, form: str) -> Callable[[int], None]:
     return work
 
 
+def scaled(twin: Twin, images: np.ndarray) -> np.ndarray:
+    """Return raw images as a twin's transforms that are not random leave them."""
+    for rule in twin.transform:
+        if not rule.random:
+            images = rule.apply(images, None)
+    return np.ascontiguousarray(images, "float32")
+
+
 def epochs(
-    description: Description, form: str, train: Split, batch: int
+    twin: Twin, form: str, train: Split, batch: int, random: bool
 ) -> Callable[[int], None]:
     """Return a function that trains for some epochs, the set in memory as one tensor.
 
     Args:
-        description: With its transform.
+        twin: The lecture's network, optimiser and transforms.
         form: See `Trainer`.
         train: The set; of its images a batch's fraction is left out.
         batch: Images a step.
+        random: Whether the random transforms are drawn.
     """
-    trainer = Trainer(description, form)
-    prepare = transform(description.transform, trainer.device)
+    trainer = Trainer(twin, form)
+    chosen_rules = [rule for rule in twin.transform if random or not rule.random]
+    prepare = transform(chosen_rules, trainer.device)
     images = torch.from_numpy(np.array(train.images)).to(trainer.device)
     labels = torch.from_numpy(np.array(train.labels)).long().to(trainer.device)
     whole = len(labels) // batch * batch
@@ -109,19 +109,22 @@ def epochs(
 
 
 def transform(
-    steps: Sequence[Call], device: str = "cpu"
+    chosen: Sequence[rules.Rule], device: str = "cpu"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a transform for a whole batch at once.
+    """Return what some rules do, for a whole batch at once.
 
     Args:
-        steps: As `description.transform` names them: `rescale`, `flip` and `crop`.
+        chosen: Of `Normalize`, `RandomHorizontalFlip` and `RandomCrop`.
         device: Where the batches are.
 
     Returns:
         A function from uint8 `(batch, height, width, channels)` to float32 `(batch,
         channels, height, width)`.
+
+    Raises:
+        UsageError: Another rule.
     """
-    parts = [_part(device, *step) for step in steps]
+    parts = [_part(device, rule) for rule in chosen]
 
     def apply(images: torch.Tensor) -> torch.Tensor:
         for part in parts:
@@ -131,21 +134,23 @@ def transform(
     return apply
 
 
-def _part(
-    device: str, name: str, settings: tuple
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    match name:
-        case "rescale":
-            scale, offset = (torch.tensor(each, device=device) for each in settings)
+def _part(device: str, rule: rules.Rule) -> Callable[[torch.Tensor], torch.Tensor]:
+    match rule:
+        case rules.Normalize():
+            mean, std = (
+                torch.tensor(each, device=device) for each in (rule.mean, rule.std)
+            )
+            scale, offset = 1 / (255 * std), -mean / std
             return lambda images: images * scale + offset
-        case "flip":
+        case rules.RandomHorizontalFlip():
             return lambda images: torch.where(
-                torch.rand(len(images), 1, 1, 1, device=device) < 0.5,
+                torch.rand(len(images), 1, 1, 1, device=device) < rule.p,
                 images.flip(2),
                 images,
             )
-        case _:
-            return lambda images: _crop(images, *settings)
+        case rules.RandomCrop():
+            return lambda images: _crop(images, rule.padding)
+    raise UsageError(f"the benchmarks have no plain PyTorch for {type(rule).__name__}.")
 
 
 def _crop(images: torch.Tensor, padding: int) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
     python -m kerascnn.data.downloading NAME FOLDER
 
-prepares a set, or prints why it cannot, as JSON, and exits with code 2.
+prepares a set, and answers with a line of JSON: the `error`, or null. After an error
+it exits with code 2.
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from kerascnn import UsageError
+from kerascnn import UsageError, processes
 from kerascnn.data.archives import IDX_FILES, Splits, read_archive, read_idx
 from kerascnn.data.official import OFFICIAL
 from kerascnn.data.reading import quiet
@@ -114,7 +114,7 @@ def _impatient(name: str) -> Iterator[None]:
 
     def send_in_time(self, request, **options) -> Any:
         def give_up() -> None:
-            _answer(str(_unreachable(name, request, "no answer")))
+            processes.answer({"error": str(_unreachable(name, request, "no answer"))})
             os._exit(2)
 
         timer = threading.Timer(_PATIENCE, give_up)
@@ -159,20 +159,17 @@ def _builder_class(name: str) -> Any:
     return tensorflow_datasets.builder_cls(name)
 
 
-def _answer(error: str) -> None:
-    print(json.dumps({"error": error}), file=sys.__stdout__, flush=True)
-
-
-def main() -> int:
-    """Prepare the set that the command line names; answer with the error if any."""
+def main() -> None:
+    """Prepare the set that the command line names; answer with the error, or null."""
+    processes.answers()
     try:
         prepare(*sys.argv[1:])
     except UsageError as error:
-        _answer(str(error))
+        processes.answer({"error": str(error)})
         # Threads of tfds may still be trying to download.
         os._exit(2)
-    return 0
+    processes.answer({"error": None})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,14 +5,12 @@ prepared, stays out of the training process, and tfds' download threads, which w
 on trying for minutes, end with it.
 """
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from kerascnn import UsageError
+from kerascnn import UsageError, processes
 from kerascnn.data.folders import check_known, data_directory, prepared, remove_empty
 
 
@@ -42,27 +40,29 @@ def get(name: str, data_dir: str | os.PathLike | None = None) -> Path:
     check_known(name)
     directory = data_directory(data_dir)
     parts = _parts(directory)
-    child = subprocess.run(
-        [sys.executable, "-m", "kerascnn.data.downloading", name, str(directory)],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=False,
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [name, str(directory)]
+    message = None
+    try:
+        with processes.Child(
+            "kerascnn.data.downloading", words, environment, shown=True
+        ) as child:
+            message = child.answer()["error"]
+    except processes.EndedError as error:
+        message = (
+            f"{name} could not be prepared: the process that did it ended with exit "
+            f"code {error.code}."
+        )
     folder = prepared(name, directory)
-    if child.returncode == 0 and folder is not None:
+    if message is None and folder is not None:
         return folder
     # tfds leaves the pieces of what it could not download.
     for each in _parts(directory) - parts:
         shutil.rmtree(each, ignore_errors=True)
     remove_empty(name, directory)
-    try:
-        message = json.loads(child.stdout.splitlines()[-1])["error"]
-    except (ValueError, LookupError, TypeError):
-        message = (
-            f"{name} could not be prepared: the process that did it ended with exit "
-            f"code {child.returncode}."
-        )
-    raise UsageError(message)
+    raise UsageError(
+        message or f"{name} is not in {directory}, though it was prepared."
+    )
 
 
 def _parts(directory: Path) -> set[Path]:

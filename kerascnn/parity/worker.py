@@ -9,21 +9,16 @@ the cores: two frameworks' threads on the same cores wait for each other.
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import math
 import os
 import queue
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kerascnn import UsageError
-from kerascnn import processes as processes_module
+from kerascnn import UsageError, processes
 from kerascnn import recipe as recipes
 from kerascnn.process import cores, memory, settings
 
@@ -97,17 +92,7 @@ def result(
 
 
 def answer(name: str, accelerate: bool, steps: int | None) -> dict[str, Any]:
-    """Compare one of many recipes with its twin.
-
-    Args:
-        name: As `result` has it, and so the others.
-        accelerate: See above.
-        steps: See above.
-
-    Returns:
-        What `result` returns. Of a recipe that does not fit its twin: `passed`, which
-        is false, and the `mistake`. Of one without a twin: why it is `left_out`.
-    """
+    """Return what `result` does, a user's `mistake`, or why a recipe is `left_out`."""
     from kerascnn import twins
 
     try:
@@ -138,68 +123,45 @@ def results(
         waiting.put(name)
     answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     ended = threading.Event()
-    processes: list[subprocess.Popen] = []
+    children: list[processes.Child] = []
+    environment = {**SHARED_GPU, **memory.variables(), **os.environ}
 
-    def serve(number: int, errors: Any) -> None:
+    def serve(number: int) -> None:
         words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]
-        process = None
+        child = None
         while not ended.is_set():
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
                 return
-            if process is None:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "kerascnn.parity.worker", *words],
-                    env={**SHARED_GPU, **memory.variables(), **os.environ},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    errors="replace",
-                )
-                processes.append(process)
-            assert process.stdin
-            assert process.stdout
+            if child is None:
+                child = processes.Child("kerascnn.parity.worker", words, environment)
+                children.append(child)
             try:
-                print(name, file=process.stdin, flush=True)
-                said = process.stdout.readline()
-            except (BrokenPipeError, ValueError):
-                said = ""
-            if said.endswith("\n"):
-                answers.put(json.loads(said))
-                continue
-            # Killed, perhaps while it wrote; another goes on with the other recipes.
-            code, process = process.wait(), None
-            errors.seek(0)
-            why = (errors.read().strip().splitlines() or ["no word of why"])[-1]
-            mistake = f"the comparison of {name} ended with code {code}: {why}"
-            answers.put({"recipe": name, "passed": False, "mistake": mistake})
+                answers.put(child.ask(name))
+            except processes.EndedError as error:
+                # Another process goes on with the other recipes.
+                child = None
+                mistake = f"the comparison of {name} {error}"
+                answers.put({"recipe": name, "passed": False, "mistake": mistake})
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for number in range(jobs):
-                errors = open(os.path.join(folder, str(number)), "w+")  # noqa: SIM115
-                threading.Thread(
-                    target=serve, args=(number, errors), daemon=True
-                ).start()
-            for _ in names:
-                yield answers.get()
-        finally:
-            ended.set()
-            for process in processes:
-                process.kill()
-                process.wait()
+    try:
+        for number in range(jobs):
+            threading.Thread(target=serve, args=(number,), daemon=True).start()
+        for _ in names:
+            yield answers.get()
+    finally:
+        ended.set()
+        for child in children:
+            child.close()
 
 
 def main() -> None:
     """Serve standard input."""
     number, of, accelerate, steps = map(int, sys.argv[1:])
-    output = io.TextIOWrapper(processes_module.answers())
+    processes.answers()
     share_cores(number, of)
-    for name in sys.stdin:
-        found = answer(name.strip(), bool(accelerate), steps or None)
-        print(json.dumps(found), file=output, flush=True)
+    processes.serve(lambda name: answer(name, bool(accelerate), steps or None))
 
 
 if __name__ == "__main__":

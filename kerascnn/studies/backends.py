@@ -13,11 +13,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
-import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerascnn import UsageError
+from kerascnn import UsageError, processes
 from kerascnn.process import settings
 
 if TYPE_CHECKING:
@@ -84,18 +82,17 @@ def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]
         )
     results = []
     for backend in there:
-        words = ["-m", "kerascnn.studies.backends", name, str(steps), str(batch)]
-        done = subprocess.run(
-            [sys.executable, *words],
-            env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or ["no word of why"]
-            raise UsageError(f"{name} failed on {backend}: {said[-1]}")
-        results.append(Result(**json.loads(done.stdout.splitlines()[-1])))
+        words = [name, str(steps), str(batch)]
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        try:
+            with processes.Child(__name__, words, environment) as child:
+                results.append(Result(**child.answer()))
+        except processes.EndedError as error:
+            raise UsageError(f"{name} failed on {backend}: {error.why}") from error
     return results, missing
 
 
@@ -257,7 +254,8 @@ def train(name: str, steps: int, batch: int) -> Result:
 def main() -> None:
     """Train as the arguments say."""
     name, steps, batch = sys.argv[1:]
-    print(json.dumps(dataclasses.asdict(train(name, int(steps), int(batch)))))
+    processes.answers()
+    processes.answer(dataclasses.asdict(train(name, int(steps), int(batch))))
 
 
 if __name__ == "__main__":

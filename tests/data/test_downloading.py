@@ -276,7 +276,7 @@ def test_get_does_nothing_for_what_is_prepared(tiny, tmp_path, proxy):
 
 
 def test_get_of_an_unknown_set_starts_nothing(monkeypatch):
-    monkeypatch.setattr("subprocess.run", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(UsageError, match="did you mean cifar10"):
         data.get("cifar1O")
 

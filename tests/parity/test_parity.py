@@ -19,7 +19,15 @@ import torch
 from keras import layers
 from torch import nn
 
-from kerascnn import UsageError, initializers, optim, parity, transforms, twins
+from kerascnn import (
+    UsageError,
+    initializers,
+    optim,
+    parity,
+    processes,
+    transforms,
+    twins,
+)
 from kerascnn import recipe as recipes
 from kerascnn.cli import parity as parity_command
 from kerascnn.cli.commands import main
@@ -747,7 +755,7 @@ for line in sys.stdin:
 """
     popen = subprocess.Popen
     monkeypatch.setattr(
-        worker.subprocess,
+        processes.subprocess,
         "Popen",
         lambda words, **more: popen([sys.executable, "-c", program], **more),
     )

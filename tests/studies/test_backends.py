@@ -120,8 +120,9 @@ CONFORM = """
 import json, pathlib, sys
 import keras, numpy as np
 from kerascnn import recipe as recipes
-from kerascnn.parity import backends, images
-from kerascnn.training import models, trainer
+from kerascnn.parity import images
+from kerascnn.studies import backends
+from kerascnn.training import build
 
 folder, mode, *names = sys.argv[1:]
 result = {}
@@ -134,10 +135,10 @@ for name in names:
     # compared with torchvision's by kerascnn parity.)
     batch, labels = np.array(raw.images[:4, :224, :224]), np.array(raw.labels[:4])
     if mode == "train":
-        trainer.set_seed(0)
-        model, kept = models.build(recipe, batch.shape[1:])
+        build.set_seed(0)
+        model, kept = build.build(recipe, batch.shape[1:])
         backends.numpy_weights(kept.layers[-1])
-        trainer.compile_model(model, recipe)
+        build.compile_model(model, recipe)
         loss = model.train_on_batch(batch, labels, return_dict=True)["loss"]
         assert np.isfinite(loss)
         kept.save(path.with_suffix(".keras"))
