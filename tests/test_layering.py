@@ -38,7 +38,7 @@ APART = {
 }
 # What a type is taken from alone, or what a notebook asks an object to show itself by.
 BESIDES = {
-    "engine": {"training.autosave.Session"},
+    "engine": {"training.autosave.Autosave"},
     "recipe": {"report.card"},
     "runs": {"report.plots"},
 }

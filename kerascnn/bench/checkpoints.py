@@ -1,4 +1,4 @@
-"""Epochs with checkpoints and without, and without the guard, in turns."""
+"""Epochs with checkpoints and without, and with steps not checked, in turns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kerascnn.process.signals import Signals
 from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
 from kerascnn.training import build, checkpoint
-from kerascnn.training.autosave import Session
+from kerascnn.training.autosave import Autosave
 from kerascnn.training.progress import Record
 
 # The forms of training that are compared, with what each is called in the table.
@@ -32,7 +32,7 @@ FORMS = {
     "none": "none",
     "run": "as a run writes them",
     "epoch": "after each epoch, at any cost",
-    "unguarded": "none, and no guard",
+    "unguarded": "none, and steps are not checked for NaN",
 }
 
 
@@ -60,7 +60,7 @@ class Result:
     size: int = 0
 
 
-class Clocked(Session):
+class Clocked(Autosave):
     """A session that notes for how long training stood still at each checkpoint."""
 
     always = False

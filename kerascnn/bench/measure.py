@@ -116,15 +116,7 @@ class Contender:
 
 
 def interleave(contenders: list[Contender], rounds: int) -> list[Result]:
-    """Let the contenders work in turns, so that a slow minute slows them all.
-
-    Args:
-        contenders: The contenders, ready.
-        rounds: Turns of each that count; one more warms up.
-
-    Returns:
-        The results, in the contenders' order.
-    """
+    """Let the contenders work in turns, so that a slow minute slows them all."""
     progress = Estimate("all rounds", rounds + 1)
     progress.after(0)
     for number in range(rounds + 1):

@@ -40,15 +40,7 @@ class SameBatch(keras.utils.PyDataset):
 
 @settings.keras_defaults()
 def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
-    """Build a contender's net.
-
-    Args:
-        contender: `kerascnn`, or `keras-BACKEND`.
-        name: The recipe whose net, optimiser and transform to take.
-        batch: Images a step.
-        images: Images an epoch; 0 to take steps on one scaled batch instead.
-        random: Whether epochs draw the recipe's random transforms.
-    """
+    """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does."""
     ours = contender == "kerascnn"
     if ours:
         memory.trim_after_compiling()

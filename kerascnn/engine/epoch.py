@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
     from kerascnn.data import Split
     from kerascnn.engine.plan import Plan
-    from kerascnn.training.autosave import Session
+    from kerascnn.training.autosave import Autosave
 
 # On a GPU a small net's step is over before Python has called the next one, so many
 # steps go into one call: at most so many. On a CPU a call holds one step, because XLA's
 # convolutions are far slower inside a loop.
 STEPS_A_CALL = 50
 
-# A large net's last batch is a program of its own for one step an epoch. Where it is
-# smaller than this part of the set, the program is made of the stock operations and
-# put away between the epochs: its step takes longer, but XLA compiles the stock
-# operations in less time and memory, because each is one instruction to it.
-SELDOM = 1 / 200
+# XLA compiles the last, partial batch of an epoch anew because its shape is another.
+# Where the batch is smaller than this part of the set, the step is made of the stock
+# operations and evicted between the epochs: compiling it takes less time and memory,
+# and the step runs only once an epoch.
+PARTIAL = 1 / 200
 
 State = dict[str, Any]
 
@@ -55,7 +55,7 @@ def fit(
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_a_call: int | None = None,
-    session: Session | None = None,
+    session: Autosave | None = None,
 ) -> None:
     """Train a compiled model as `keras.Model.fit` would, faster.
 
@@ -102,7 +102,7 @@ class _Loop:
         plan: Plan,
         callbacks: Sequence[keras.callbacks.Callback],
         steps_a_call: int | None,
-        session: Session | None,
+        session: Autosave | None,
     ):
         if steps_a_call is None:
             on_cpu = jax.default_backend() == "cpu"
@@ -282,8 +282,8 @@ def training_function(
 
     Args:
         model: A compiled model, its optimiser built.
-        mesh: The devices among which the batches are cut, as `devices.cut` does it;
-            the state and the images are on each of them (`devices.copied`).
+        mesh: The devices among which the batches are cut, as `placement.cut` does it;
+            the state and the images are on each of them (`placement.copied`).
         batch_size: Images of all batches but an epoch's last, which may have fewer.
 
     Returns:
@@ -358,15 +358,15 @@ def training_function(
         new["optimizer"][counter] = counts
         return new
 
-    def is_seldom(_, images: jax.Array, __, chosen: jax.Array) -> bool:
-        small = chosen.shape[1] < min(batch_size, SELDOM * len(images))
+    def is_partial(_, images: jax.Array, __, chosen: jax.Array) -> bool:
+        small = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
         return mesh is not None and small
 
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State:
-        seldom = is_seldom(state, images, labels, chosen)
-        operations = stock_operations() if seldom else contextlib.nullcontext()
+        partial = is_partial(state, images, labels, chosen)
+        operations = stock_operations() if partial else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
             if len(chosen) == 1:
                 parts = placement.in_parts(mesh, model, chosen[0])
@@ -377,7 +377,7 @@ def training_function(
                 chosen,
             )[0]
 
-    return Programs(steps, {"donate_argnums": 0, **placement.options(mesh)}, is_seldom)
+    return Programs(steps, {"donate_argnums": 0, **placement.options(mesh)}, is_partial)
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Programs:

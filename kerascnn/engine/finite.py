@@ -43,13 +43,7 @@ class NotFiniteError(UsageError):
 
 
 def counts(optimizer: keras.Optimizer) -> keras.Variable:
-    """Return the variable, int32 `(4,)`, that counts an optimiser's steps.
-
-    It is made, for a run that stops at once, the first time it is asked for.
-
-    Args:
-        optimizer: A built optimiser.
-    """
+    """Return the variable, int32 `(4,)`, that counts a built optimiser's steps."""
     for variable in optimizer.variables:
         if variable.name == "guard":
             return variable
@@ -65,14 +59,7 @@ def index(optimizer: keras.Optimizer) -> int:
 
 
 def begin(optimizer: keras.Optimizer, on_nan: str) -> None:
-    """Say what is to happen with bad steps from now on.
-
-    Those in a row so far count on, unless what happens with them changes.
-
-    Args:
-        optimizer: A built optimiser.
-        on_nan: `"stop"` or `"skip"`.
-    """
+    """Say what happens with bad steps from now on: `on_nan` is `"stop"` or `"skip"`."""
     variable = counts(optimizer)
     value = np.array(ops.convert_to_numpy(variable))
     if value[LIMIT] != LIMITS[on_nan]:
@@ -126,11 +113,7 @@ def judge(
 
 
 def check(counts: Any) -> None:
-    """Raise `NotFiniteError` if a run must stop.
-
-    Args:
-        counts: The value of `counts`, int32 `(4,)`, on any device.
-    """
+    """Raise `NotFiniteError` if a run must stop, by the value of `counts`."""
     steps, _, row, limit = (int(value) for value in ops.convert_to_numpy(counts))
     if row < limit:
         return
@@ -145,17 +128,7 @@ def check(counts: Any) -> None:
 def largest_gradients(
     model: keras.Model, images: np.ndarray, labels: np.ndarray
 ) -> tuple[float, dict[str, float]]:
-    """Compute again, for the user to see, where a bad step's numbers broke.
-
-    Args:
-        model: The model, in the state before the step.
-        images: The step's batch, uint8.
-        labels: Its labels.
-
-    Returns:
-        The loss, and the largest absolute gradient of each variable by its path: NaN
-        where there is one.
-    """
+    """Compute again a bad step's loss and each variable's largest absolute gradient."""
     variables = model.trainable_variables
 
     def loss_of(logits: Any) -> tuple[Any, Any]:

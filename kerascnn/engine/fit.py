@@ -17,7 +17,7 @@ from kerascnn.engine.steps import build_metrics, compiled_loss, gradients
 if TYPE_CHECKING:
     from kerascnn.data import Split
     from kerascnn.engine.plan import Plan
-    from kerascnn.training.autosave import Session
+    from kerascnn.training.autosave import Autosave
 
 # Keras's operations have no types of their own: pyright would take many for None.
 ops: Any = keras.ops
@@ -75,10 +75,10 @@ class _Order(keras.callbacks.Callback):
 
 
 class _Callbacks(keras.callbacks.CallbackList):
-    """The callbacks of one `fit`; between its steps, the guard and the session.
+    """The callbacks of one `fit`; between its steps, `finite.check` and the autosave.
 
-    A session is no callback of batches here: Keras hands those the logs of each step as
-    numbers, and waits for the device to have them.
+    The autosave is no callback of batches here, because Keras hands those the logs of
+    each step as numbers, and waits for the device to have them.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         model: keras.Model,
         plan: Plan,
         steps: int,
-        session: Session | None,
+        session: Autosave | None,
     ):
         every = [*callbacks, session] if session else list(callbacks)
         super().__init__(
@@ -137,7 +137,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         if self.skips(batch):
             return
         assert isinstance(logs, dict)
-        # Not a metric: Keras must not find it in the logs of the epoch.
+        # No metric: Keras must not find the counts in the logs of the epoch.
         counts = logs.pop("guard")
         super().on_train_batch_end(batch, logs)
         # The step before is over; this one may still be under way.
@@ -181,7 +181,7 @@ def fit(
     test: Split,
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    session: Session | None = None,
+    session: Autosave | None = None,
 ) -> None:
     """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch.
 

@@ -92,15 +92,7 @@ def compare_step(
     ours: Gradients,
     inferred: tuple[np.ndarray, np.ndarray] | None,
 ) -> Iterator[Check]:
-    """Compare what a step computes, forward and back, before its update.
-
-    Args:
-        pair: The two sides.
-        batch: The step's.
-        step: What Keras computed.
-        ours: Its gradients, by layer and parameter.
-        inferred: The logits in inference of Keras and PyTorch, where they are others.
-    """
+    """Compare what a step computes, forward and back, before its update."""
     torch_trainer = pair.torch_trainer
     outputs = numpy_outputs(pair.watched, step)
     yield from compare_outputs(pair.watched, outputs, torch_trainer, batch)
@@ -210,13 +202,7 @@ def roundings(
     compute: Callable[[], Mapping[Named, np.ndarray]],
     theirs: Mapping[Named, np.ndarray],
 ) -> dict[Named, float]:
-    """Return how far rounding alone leads: the largest distances from float64.
-
-    Args:
-        torch_trainer: What computes.
-        compute: Computes quantities anew.
-        theirs: What it has computed, in float32.
-    """
+    """Return how far rounding alone leads: the largest distances from float64."""
     with torch_trainer.doubled():
         exact = compute()
     largest = {name: relative(theirs[name], exact[name]) for name in theirs}

@@ -36,13 +36,7 @@ SHALLOW = 6
 def compare_training(
     pair: Pair, batches: Iterator[Batch], mistake: str | None
 ) -> Iterator[Check]:
-    """Compare a first step in every detail, then the losses of all steps.
-
-    Args:
-        pair: The two sides.
-        batches: What to train on, step by step.
-        mistake: One of `mistakes.MISTAKES`, to be made on the way.
-    """
+    """Compare a first step in every detail, then the losses of all steps."""
     free = None
     if len(pair.layouts) <= SHALLOW:
         copied = pair.twin.network()

@@ -103,12 +103,7 @@ def differing(layer: keras.layers.Layer, rule: Rule) -> str | None:
 
 
 def shared(ours: np.ndarray, theirs: np.ndarray) -> int:
-    """Return how many numbers of a draw all images share, where torchvision's differ.
-
-    Args:
-        ours: Our layer's draw for a batch, `(batch, ...)`.
-        theirs: The rule's, of the same shape.
-    """
+    """Return how many of a draw's numbers all images share, and torchvision's not."""
     ours, theirs = (np.atleast_1d(draw).astype("float64") for draw in (ours, theirs))
     return int(np.sum((np.ptp(ours, axis=0) == 0) & (np.ptp(theirs, axis=0) > 0)))
 

@@ -27,12 +27,7 @@ SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def share_cores(number: int, of: int) -> None:
-    """Keep this process to its share of the cores, before JAX starts its threads.
-
-    Args:
-        number: Which share, counted from 0.
-        of: How many shares.
-    """
+    """Keep this process to its share of the cores, before JAX starts its threads."""
     cores.share(number, of)
     import torch
 

@@ -114,13 +114,7 @@ def differences(a: Result, b: Result) -> list[float]:
 
 
 def draw(name: str, results: Sequence[Result], path: Path) -> None:
-    """Draw losses and their differences by step.
-
-    Args:
-        name: The recipe.
-        results: What `compare` returned.
-        path: The picture to write.
-    """
+    """Draw losses and their differences by step into a picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -148,16 +142,7 @@ def draw(name: str, results: Sequence[Result], path: Path) -> None:
 
 
 def numpy_weights(network: keras.Model, seed: int = 0) -> None:
-    """Give a network initial weights that NumPy draws, by each layer's initialiser.
-
-    Args:
-        network: A built model; variables other than kernels and biases keep their
-            values.
-        seed: Decides the draws.
-
-    Raises:
-        UsageError: An initialiser is of no kind that is known here.
-    """
+    """Give a network initial weights that NumPy draws by its initialisers."""
     from keras import initializers
 
     dice = np.random.default_rng(seed)
@@ -202,13 +187,7 @@ def drawn(start: Any, shape: Sequence[int], dice: np.random.Generator) -> np.nda
 
 @settings.keras_defaults()
 def train(name: str, steps: int, batch: int) -> Result:
-    """Train a recipe on the backend in use.
-
-    Args:
-        name: The recipe.
-        steps: Training steps.
-        batch: Images a step.
-    """
+    """Train a recipe on the backend in use."""
     import keras
 
     from kerascnn import recipe as recipes

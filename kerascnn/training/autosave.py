@@ -31,7 +31,7 @@ SHARE = 0.02
 
 
 @dataclasses.dataclass(eq=False)
-class Session(keras.callbacks.Callback):
+class Autosave(keras.callbacks.Callback):
     """Saves a run, and brings a saved one back; the last of a run's callbacks.
 
     A checkpoint is written after every epoch, but where epochs are so short that
@@ -51,7 +51,7 @@ class Session(keras.callbacks.Callback):
         signals: What the user asks for.
         engine: The engine's name: inside an epoch no other can go on.
         minutes: Minutes between checkpoints inside an epoch; 0 saves after every step.
-        on_nan: `"stop"` or `"skip"`, see `guard.begin`.
+        on_nan: `"stop"` or `"skip"`, see `finite.begin`.
         start: The checkpoint to go on from.
         validation: Whether the evaluation is on held-out training images: then the
             checkpoint of the epoch that did best on them is kept besides.
@@ -82,7 +82,7 @@ class Session(keras.callbacks.Callback):
         self._states: tuple[list, dict[str, np.ndarray]] | None = None
         self._variables: dict[str, list[Any]] = {}
         self._made: callback_state.Begun | None = None
-        self.counted = 0  # steps that the guard had counted before `start`
+        self.counted = 0  # steps that `finite` had counted before `start`
         self._saved = (self.start.epoch, self.start.step) if self.start else None
         self._last = time.perf_counter()
         self._begun = self._last

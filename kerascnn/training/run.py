@@ -24,7 +24,7 @@ from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
 from kerascnn.text import say
 from kerascnn.training import build, checkpoint, resume
-from kerascnn.training.autosave import Session, check_start
+from kerascnn.training.autosave import Autosave, check_start
 from kerascnn.training.build import compiled, image_size
 from kerascnn.training.options import Overrides
 from kerascnn.training.progress import Progress, Record, choosing_by, learning_rate
@@ -199,7 +199,7 @@ def _train(
         progress = Progress(plan.epochs, steps, validation=held_out)
         record = Record(run, images, kept, validation=held_out)
         signals = stack.enter_context(heard)
-        session = Session(
+        session = Autosave(
             run=run,
             identity=resume.identity(run.config),
             steps=steps,
@@ -362,7 +362,7 @@ def _explained(
     model: keras.Model,
     split: Split,
     plan: Plan,
-    session: Session,
+    session: Autosave,
 ) -> finite.NotFiniteError:
     """Say of a bad step where its numbers broke, and what there is to go back to."""
     steps, run = session.steps, session.run

@@ -181,7 +181,7 @@ def test_each_side_sets_its_process_up_itself(monkeypatch, tmp_path):
     """What `kerascnn bench` has set for itself is no part of the other's start."""
     program = """
 import os
-from kerascnn import memory
+from kerascnn.process import memory
 from pathlib import Path
 from kerascnn.bench import against
 memory.restart()

@@ -113,7 +113,7 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
     fast, expected = trained()
     assert {10, 7} <= set(images)  # of 20, a device's half
     images.clear()
-    monkeypatch.setattr(epoch_module, "SELDOM", 1 / 10)  # more than 7 of 87
+    monkeypatch.setattr(epoch_module, "PARTIAL", 1 / 10)  # more than 7 of 87
     stock, logs = trained()
     assert 10 in images
     assert 7 not in images
@@ -125,7 +125,7 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
         # The second epoch's program and its evaluation; the third compiles its own.
         assert len(loads) == 2
         with monkeypatch.context() as patch:
-            patch.setattr(epoch_module, "SELDOM", 0)
+            patch.setattr(epoch_module, "PARTIAL", 0)
             _, expected = trained(1, fast)
 
 

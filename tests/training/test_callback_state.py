@@ -17,7 +17,7 @@ from kerascnn.recipe import Course, Recipe
 from kerascnn.training import callback_state, checkpoint
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
-from kerascnn.training.autosave import Session
+from kerascnn.training.autosave import Autosave
 
 ENGINES = ["epoch", "fit"] if keras.backend.backend() == "jax" else ["fit"]
 
@@ -48,7 +48,7 @@ class Stop(BaseException):
 
 def train_until(place, case, options):
     """End as by a kill, before anything is saved at a place."""
-    after_step, on_epoch_begin = Session.after_step, Session.on_epoch_begin
+    after_step, on_epoch_begin = Autosave.after_step, Autosave.on_epoch_begin
 
     def step(session, step, measured):
         if (session.epoch, step) == place:
@@ -61,8 +61,8 @@ def train_until(place, case, options):
         on_epoch_begin(session, epoch, logs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "after_step", step)
-        patch.setattr(Session, "on_epoch_begin", begin)
+        patch.setattr(Autosave, "after_step", step)
+        patch.setattr(Autosave, "on_epoch_begin", begin)
         with pytest.raises(Stop):
             training_run.train(case, options)
 

@@ -11,7 +11,7 @@ import pytest
 
 from kerascnn import UsageError, recipe
 from kerascnn.training import run as training_run
-from kerascnn.training.autosave import Session
+from kerascnn.training.autosave import Autosave
 from kerascnn.training.options import Overrides
 
 jax = pytest.importorskip("jax")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 def stopped(tmp_path_factory):
     """A run of one epoch that ended after its third step."""
     out = tmp_path_factory.mktemp("stopped") / "run"
-    after_step = Session.after_step
+    after_step = Autosave.after_step
 
     def stop(session, step, measured):
         after_step(session, step, measured)
@@ -34,7 +34,7 @@ def stopped(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.getbasetemp() / "cache"
         patch.setenv("KERASCNN_CACHE_DIR", str(cache))
-        patch.setattr(Session, "after_step", stop)
+        patch.setattr(Autosave, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
             training_run.train(
                 recipe.load("fashion_mlp"),

@@ -33,7 +33,7 @@ from kerascnn.runs import Run
 from kerascnn.training import checkpoint, resume
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
-from kerascnn.training.autosave import Session
+from kerascnn.training.autosave import Autosave
 
 ROOT = str(Path(kerascnn.__file__).parents[1])
 
@@ -273,7 +273,7 @@ def test_twenty_kills_change_nothing(place, whole, engine):
 @pytest.fixture
 def heard(monkeypatch):
     """Send a signal to this process after the second step; wait till it is noted."""
-    after_step = Session.after_step
+    after_step = Autosave.after_step
 
     def send(number):
         def step(session, step, measured):
@@ -285,7 +285,7 @@ def heard(monkeypatch):
                     time.sleep(0.001)
             after_step(session, step, measured)
 
-        monkeypatch.setattr(Session, "after_step", step)
+        monkeypatch.setattr(Autosave, "after_step", step)
 
     return send
 
@@ -335,7 +335,7 @@ def test_a_signal_after_the_last_look_is_not_reported_as_saved_unless_it_is(
     tmp_path, monkeypatch
 ):
     """It comes when an epoch's end has decided that saving would cost too much."""
-    on_epoch_end, stop_if_asked = Session.on_epoch_end, Session._stop_if_asked
+    on_epoch_end, stop_if_asked = Autosave.on_epoch_end, Autosave._stop_if_asked
 
     def dear(session, epoch, logs=None):
         session._cost = 1e9
@@ -345,8 +345,8 @@ def test_a_signal_after_the_last_look_is_not_reported_as_saved_unless_it_is(
         session.signals.stop = signal.SIGTERM
         stop_if_asked(session, *arguments)
 
-    monkeypatch.setattr(Session, "on_epoch_end", dear)
-    monkeypatch.setattr(Session, "_stop_if_asked", late)
+    monkeypatch.setattr(Autosave, "on_epoch_end", dear)
+    monkeypatch.setattr(Autosave, "_stop_if_asked", late)
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         training_run.train(recipe.load("fashion_mlp"), short(out))
@@ -658,7 +658,7 @@ def test_the_best_by_validation_loss_is_kept_besides(tmp_path):
 def test_a_best_epoch_is_saved_also_where_saving_costs_too_much(tmp_path, monkeypatch):
     """Losses 3, 1, 2, 2.5, 0.5, 4 on the held-out images; each write took hours."""
     losses = [3.0, 1.0, 2.0, 2.5, 0.5, 4.0]
-    on_epoch_end, there = Session.on_epoch_end, []
+    on_epoch_end, there = Autosave.on_epoch_end, []
 
     class Told(keras.callbacks.Callback):
         def get_config(self):
@@ -674,7 +674,7 @@ def test_a_best_epoch_is_saved_also_where_saving_costs_too_much(tmp_path, monkey
         folders = checkpoint.numbered(session.run.folder)
         there.append([int(folder.name[:5]) for folder in folders])
 
-    monkeypatch.setattr(Session, "on_epoch_end", dear)
+    monkeypatch.setattr(Autosave, "on_epoch_end", dear)
     mlp = dataclasses.replace(recipe.load("fashion_mlp"), callbacks=lambda: [Told()])
     options = dataclasses.replace(short(tmp_path / "run", validation=0.2), epochs=6)
     training_run.train(mlp, options)
@@ -788,7 +788,7 @@ def test_a_run_in_use_is_refused(tmp_path):
 
 def train_until(place, chosen, options):
     """Train until an epoch's step is done and saved, where that is due; no further."""
-    after_step = Session.after_step
+    after_step = Autosave.after_step
 
     def stop(session, step, measured):
         after_step(session, step, measured)
@@ -796,7 +796,7 @@ def train_until(place, chosen, options):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "after_step", stop)
+        patch.setattr(Autosave, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
             training_run.train(chosen, options)
 
@@ -1174,7 +1174,7 @@ def test_other_errors_do_not_hide_a_bad_step(copied, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(Session, "after_step", bad)
+    monkeypatch.setattr(Autosave, "after_step", bad)
     monkeypatch.setattr(finite, "largest_gradients", broken)
     monkeypatch.setattr(training_run, "_finish", broken)
     with pytest.raises(finite.NotFiniteError, match="the loss was not finite"):
@@ -1185,7 +1185,7 @@ def test_other_errors_do_not_hide_a_bad_step(copied, monkeypatch):
 
 def test_a_stop_before_the_first_step_saves_nothing_twice(copied):
     start = checkpoint.newest(copied)
-    session: Any = Session(
+    session: Any = Autosave(
         run=Run(copied),
         identity={},
         steps=6,

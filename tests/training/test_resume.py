@@ -17,7 +17,7 @@ from kerascnn.runs import Run
 from kerascnn.training import callback_state, checkpoint, resume
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
-from kerascnn.training.autosave import Session
+from kerascnn.training.autosave import Autosave
 
 JAX = keras.backend.backend() == "jax"
 ENGINES = ["epoch", "fit"] if JAX else ["fit"]
@@ -87,7 +87,7 @@ class Stop(BaseException):
 @pytest.fixture
 def stop_at(monkeypatch):
     """Have runs end as by a kill, before what a step or an epoch would save."""
-    after_step, on_epoch_begin = Session.after_step, Session.on_epoch_begin
+    after_step, on_epoch_begin = Autosave.after_step, Autosave.on_epoch_begin
     at = []
 
     def step(session, step, measured):
@@ -100,8 +100,8 @@ def stop_at(monkeypatch):
             raise Stop
         on_epoch_begin(session, epoch, logs)
 
-    monkeypatch.setattr(Session, "after_step", step)
-    monkeypatch.setattr(Session, "on_epoch_begin", begin)
+    monkeypatch.setattr(Autosave, "after_step", step)
+    monkeypatch.setattr(Autosave, "on_epoch_begin", begin)
     return at
 
 
