@@ -48,7 +48,7 @@ ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}
 # Inside a room: each module may import the ones before it.
 ORDER = {
     "acceleration": [
-        *("materialize", "mesh", "blocks"),
+        *("platforms", "materialize", "mesh", "blocks"),
         *("direct", "bands", "winograd", "dispatch", "canary", "convolution"),
         *("pooling", "normalization", "activations"),
         *("layers", "model", "__init__"),

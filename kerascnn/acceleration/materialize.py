@@ -1,23 +1,18 @@
-"""Arrays that XLA computes and stores before anything uses them, and primitives."""
+"""Arrays that XLA computes and stores before anything uses them."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+
+from kerascnn.acceleration.platforms import by_platform
 
 
 def _never(x):
     """False, from the bits of a number of `x` so that XLA cannot know it."""
     bits = lax.bitcast_convert_type(x.ravel()[0], f"uint{8 * x.dtype.itemsize}")
     return (bits | 1) == 0
-
-
-def after(x, other):
-    """`x`, as XLA sees it another array, which it cannot have before `other`."""
-    return jnp.where(_never(other), -x, x)
 
 
 # Eagerly, `lax.while_loop` compiles the new functions of each call and keeps them;
@@ -35,6 +30,10 @@ def stored_on_cpu(x, witness=None):
     )[1]
 
 
+_stored = by_platform(stored_on_cpu, lambda x: x, elementwise=True)
+
+
+@jax.custom_vjp
 def stored(x):
     """`x`, on a CPU computed and stored before anything that uses it.
 
@@ -46,58 +45,22 @@ def stored(x):
     Args:
         x: Numbers, of any shape and any type but booleans.
     """
-    return _store.bind(x)
+    return _stored(x)
 
 
-_store = Primitive("store")
+stored.defvjp(lambda x: (stored(x), None), lambda _, ct: (stored(ct),))
 
-_store.def_impl(lambda x: x)
-
-_store.def_abstract_eval(lambda x: x)
-
-ad.deflinear2(_store, lambda ct, _: [_store.bind(ct)])
-
-batching.defvectorized(_store)
-
-mlir.register_lowering(_store, lambda _, x: [x])
-
-mlir.register_lowering(
-    _store, mlir.lower_fun(stored_on_cpu, multiple_results=False), platform="cpu"
+_after = by_platform(
+    lambda x, other: jnp.where(_never(other), -x, x),
+    lambda x, other: x,
+    elementwise=True,
 )
 
 
-def new_primitive(name, shape, fast, stock):
-    """A primitive without derivatives, vectorised as `stock` is.
+@jax.custom_vjp
+def after(x, other):
+    """`x`, on a CPU not before `other`, because XLA sees another array than `x`."""
+    return _after(x, other)
 
-    For the arguments see `convolution._bilinear_primitive`.
-    """
-    primitive = Primitive(name)
 
-    @functools.cache
-    def compiled(**parameters):
-        # Not `bind`, which without `jax.jit`, under `jax.disable_jit`, comes back here.
-        return jax.jit(
-            functools.partial(
-                lax.platform_dependent,
-                cpu=functools.partial(fast, **parameters),
-                default=functools.partial(stock, **parameters),
-            )
-        )
-
-    @primitive.def_impl
-    def evaluate(*arguments, **parameters):
-        return compiled(**parameters)(*arguments)
-
-    @primitive.def_abstract_eval
-    def abstract(*arguments, **parameters):
-        return jax.core.ShapedArray(shape(*arguments, **parameters), arguments[0].dtype)
-
-    def batch(arguments, axes, **parameters):
-        return jax.vmap(functools.partial(stock, **parameters), axes)(*arguments), 0
-
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(stock, multiple_results=False))
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(fast, multiple_results=False), platform="cpu"
-    )
-    return primitive
+after.defvjp(lambda x, other: (after(x, other), None), lambda _, ct: (ct, None))

@@ -27,26 +27,35 @@ def fast_max_pool(x, pool_size):
     return on_each_device(lambda x: _max_pool(x, *pool_size), jnp.asarray(x))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x, rows, columns):
     return _largest(_windows(x, rows, columns))[0]
 
 
-@_max_pool.defjvp
-def _max_pool_jvp(rows, columns, primals, tangents):
-    windows = _windows(primals[0], rows, columns)
-    batch, height, _, width, _, channels = windows.shape
-    largest, index = _largest(windows)
-    index = stored(index)
+def _max_pool_forward(x, rows, columns):
+    largest, index = _largest(_windows(x, rows, columns))
+    # The images give their shape alone.
+    return largest, (stored(index), x)
+
+
+def _max_pool_backward(rows, columns, residuals, g):
+    index, x = residuals
+    batch, height, width, channels = g.shape
     # Lines of pixels and channels: the loops are then long enough to be vectorised.
     line = width * columns * channels
     index = jnp.repeat(index[:, :, :, None], columns, axis=3)
     column = np.tile(np.repeat(np.arange(columns), channels), width)
     position = (np.arange(rows)[:, None] * columns + column)[None, None]
     chosen = index.reshape(batch, height, 1, line) == position.astype(index.dtype)
-    tangent = _windows(tangents[0], rows, columns).reshape(batch, height, rows, line)
-    tangent = jnp.where(chosen, tangent, 0).reshape(windows.shape)
-    return largest, tangent.sum((2, 4))
+    shape = batch, height, rows, width, columns, channels
+    g = jnp.broadcast_to(g[:, :, None, :, None], shape)
+    g = jnp.where(chosen, g.reshape(batch, height, rows, line), 0)
+    g = g.reshape(batch, height * rows, width * columns, channels)
+    left = x.shape[1] - g.shape[1], x.shape[2] - g.shape[2]
+    return (jnp.pad(g, ((0, 0), (0, left[0]), (0, left[1]), (0, 0))),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _windows(x, rows, columns):

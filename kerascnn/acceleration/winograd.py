@@ -29,7 +29,7 @@ from kerascnn.acceleration.blocks import (
     without_padding,
     zero_framed,
 )
-from kerascnn.acceleration.materialize import stored, stored_on_cpu
+from kerascnn.acceleration.materialize import stored_on_cpu
 
 # Points at which the polynomials are evaluated (infinity is one more), by n. Rounding
 # errors depend on them alone: those for 6 make half the error of the usual 1 and 2.
@@ -318,7 +318,7 @@ def input_gradient(g, kernel, padding, size):
         lines = _overlapping(inputs.T, list(products), 2, m)
         # (n, images, height, columns * channels)
         # Asked itself: with `g` as witness XLA makes a slower loop of these.
-        lines = stored(lines).reshape(n, block_size, -1, columns, channels)
+        lines = stored_on_cpu(lines).reshape(n, block_size, -1, columns, channels)
         squares = _overlapping(inputs.T, list(lines), 2, m)
         return without_padding(squares, padding, size)
 
