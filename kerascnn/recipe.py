@@ -248,6 +248,12 @@ def is_file(name: str | Path) -> bool:
     return name.endswith(".py") or "/" in name or os.sep in name
 
 
+def find(name: str | Path) -> Path:
+    """Return the file of a recipe, of this package or of one's own."""
+    check(name)
+    return text.expanded(name) if is_file(name) else _FOLDER / f"{name}.py"
+
+
 def check(name: str | Path) -> None:
     """Raise `UsageError` unless there is a recipe of this name, or a file to read."""
     if not is_file(name):

@@ -22,6 +22,8 @@ _MEANT = {
     "bench": "benchmark speed time profile perf",
     "step": "batch iteration",
     "cookbook": "report render book",
+    "new": "create init copy add fork",
+    "completion": "complete autocomplete",
     "parity": "verify validate torch pytorch",
     "--epochs": "--iterations --passes",
     "--batch-size": "--bs --bsz --minibatch",
@@ -46,11 +48,9 @@ _MEANT = {
 # By what does not exist: the way out.
 _ELSEWHERE = {
     "predict infer inference classify label": "a run's model.keras is a Keras model: "
-    "README shows its `predict` under Models",
+    "in Python, `kerascnn.Run(folder).model().predict(images)`",
     "export convert save": "a run's model.keras is a Keras model, whose `export` "
     "writes other formats",
-    "new create init add": "copy the nearest file in kerascnn/recipes, as README says "
-    "under Your own recipe",
     "--devices --device --num-devices --threads --cpus --cores --num-threads": "the "
     "environment variable JAX_NUM_CPU_DEVICES says how many devices a CPU is",
     "--gpu --gpus --cuda --cpu --tpu": "JAX takes a GPU where it is installed for one; "

@@ -23,7 +23,7 @@ import pytest
 import kerascnn
 from kerascnn import UsageError, api
 from kerascnn.report import card, cookbook
-from kerascnn.training.autosave import Session
+from kerascnn.training.autosave import Autosave
 from kerascnn.training.options import Overrides
 
 PUBLIC = {
@@ -255,7 +255,7 @@ def test_a_file_of_another_name_is_one_line(mine, name):
 @pytest.fixture
 def interrupt(monkeypatch):
     """Press Ctrl-C, once, after a step of an epoch, counted from 0."""
-    after_step = Session.after_step
+    after_step = Autosave.after_step
 
     def at(*place):
         pressed = []
@@ -266,7 +266,7 @@ def interrupt(monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             after_step(session, step, measured)
 
-        monkeypatch.setattr(Session, "after_step", step)
+        monkeypatch.setattr(Autosave, "after_step", step)
 
     return at
 

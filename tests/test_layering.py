@@ -75,7 +75,10 @@ ORDER = {
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
     "studies": ["__init__", "learns", "parity_training", "backends"],
-    "cli": ["__init__", "parsing", "run", "data", "bench", "parity", "commands"],
+    "cli": [
+        *("__init__", "parsing", "run", "recipes", "data", "bench", "parity"),
+        *("commands", "completion"),
+    ],
 }
 
 FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py"))

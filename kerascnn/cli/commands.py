@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from kerascnn.process import signals
 
@@ -15,238 +16,209 @@ from kerascnn.process import signals
 if __name__ == "__main__" or Path(sys.argv[0]).stem == "kerascnn":
     signals.stop_quietly()
 
-import tyro
-
-from kerascnn import UsageError, __version__, recipe, text
+from kerascnn import UsageError, __version__, text
 from kerascnn.cli import parsing
 from kerascnn.process import memory
 from kerascnn.process.backend import check_backend
 
-# Each command imports what it needs when it runs: `list` answers without Keras.
 
-RecipeName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
-SetName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SET")]
-Archive = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
-
-
-@dataclasses.dataclass
-class List:
-    """Show the recipes rung after rung, with sizes and the course's figures."""
-
-    def __call__(self) -> None:
-        from kerascnn.report import ladder
-
-        outlines = []
-        for name in recipe.names():
-            try:
-                outlines.append(recipe.outline(name))
-            except UsageError as mistake:  # one's own broken file hides no other
-                print(f"left out: {mistake}", file=sys.stderr)
-        ladder.show(outlines)
-
-
-@dataclasses.dataclass
-class Show:
-    """Show one recipe: what, why, layers, command, the course's figures."""
-
-    recipe: RecipeName
-    """Its name; `kerascnn list` shows them all."""
-
-    def __call__(self) -> None:
-        recipe.check_name(self.recipe)
-        from kerascnn.report import card
-
-        card.show(recipe.load(self.recipe))
-
-
-@dataclasses.dataclass
-class Diff:
-    """Show what one recipe changes in another: layer by layer, and in code."""
-
-    old: RecipeName
-    """The recipe to start from; `kerascnn list` shows them all."""
-    new: RecipeName
-    """The recipe to arrive at."""
-
-    def __call__(self) -> None:
-        recipe.check_name(self.old)
-        recipe.check_name(self.new)
-        from kerascnn.report import difference
-
-        difference.show(recipe.load(self.old), recipe.load(self.new))
-
-
-def run(words: Sequence[str], program: str) -> None:
-    """Train one recipe: `kerascnn run RECIPE [options]`."""
-    if words and not words[0].startswith("-"):
-        recipe.check_name(words[0])
-        from kerascnn.cli import run as run_commands
-
-        run_commands.run(recipe.load(words[0]), words[1:], f"{program} {words[0]}")
-    elif {"-h", "--help"} & set(words):
-        print(f"usage: {program} RECIPE [options]\n\n{run.__doc__}")
-        print(f"`{program} RECIPE --help` shows the options.")
-    else:
-        raise UsageError(f"expected a recipe: `{program} RECIPE [options]`.")
-
-
-def resume(words: Sequence[str], program: str) -> None:
-    """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
-    from kerascnn.cli import run as run_commands
-
-    run_commands.resume(words, program)
-
-
-@dataclasses.dataclass
-class Get:
-    """Download a set and prepare it with tensorflow-datasets."""
-
-    name: SetName
-    """Its name, such as cifar10."""
-    data_dir: Folder = None
-    """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
-
-    def __call__(self) -> None:
-        from kerascnn.cli import data as data_commands
-
-        data_commands.get(self.name, self.data_dir)
-
-
-@dataclasses.dataclass
-class ListData:
-    """Show which sets are on this machine."""
-
-    data_dir: Folder = None
-    """Where to look (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
-
-    def __call__(self) -> None:
-        from kerascnn.cli import data as data_commands
-
-        data_commands.list_(self.data_dir)
-
-
-@dataclasses.dataclass
-class Import:
-    """Prepare a set from the official archive, or a folder that holds it."""
-
-    name: SetName
-    """cifar10 or fashion_mnist."""
-    path: Archive
-    """The archive, or the folder that torchvision, Keras or Debian keep it in."""
-    data_dir: Folder = None
-    """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
-
-    def __call__(self) -> None:
-        from kerascnn.cli import data as data_commands
-
-        data_commands.import_(self.name, self.path, self.data_dir)
-
-
-@dataclasses.dataclass
-class Check:
-    """Find the images of a folder that can't be trained on, all at once."""
-
-    folder: Archive
-    """The folder, with train/CLASS/ and test/CLASS/ in it."""
-
-    def __call__(self) -> None:
-        from kerascnn.cli import data as data_commands
-
-        data_commands.check(self.folder)
-
-
-@dataclasses.dataclass
-class Statistics:
-    """Compute mean and deviation of a training set's pixels, for `standard`."""
-
-    name: SetName
-    """Its name, such as cifar10, or a folder of images of one size."""
-    data: Literal["auto", "full", "sample"] = "auto"
-    """Which images, as `kerascnn run` has it."""
-    data_dir: Folder = None
-    """Where tensorflow-datasets keeps its sets."""
-
-    def __call__(self) -> None:
-        from kerascnn.cli import data as data_commands
-
-        data_commands.statistics(self.name, self.data, self.data_dir)
-
-
-def data(words: Sequence[str], program: str) -> None:
-    """Get, list, import, check and measure data sets."""
-    commands = {
-        "get": Get,
-        "list": ListData,
-        "import": Import,
-        "check": Check,
-        "statistics": Statistics,
-    }
-    _dispatch(commands, words, program)
-
-
-def bench(words: Sequence[str], program: str) -> None:
-    """Time training: this package beside stock Keras and plain PyTorch."""
-    from kerascnn.cli import bench as bench_commands
-
-    commands = {
-        "step": bench_commands.Step,
-        "epoch": bench_commands.Epoch,
-        "scale": bench_commands.Scale,
-        "checkpoints": bench_commands.Checkpoints,
-    }
-    _dispatch(commands, words, program)
-
-
-def cookbook(words: Sequence[str], program: str) -> None:
-    """Render recipes/ (--check: is it stale?); `add RUN...` takes runs in."""
-    from kerascnn.report.cookbook import Add, Cookbook
-
-    if words[:1] == ["add"]:
-        parsing.parse(Add, words[1:], f"{program} add")()
-    elif {"-h", "--help"} & set(words):
-        print(f"usage: {program} [--check]\n       {program} add RUN...\n")
-        print(f"{cookbook.__doc__}\n`{program} add --help` says which runs it takes.")
-    else:
-        parsing.parse(Cookbook, words, program)()
-
-
-def parity(words: Sequence[str], program: str) -> None:
-    """Compare recipes with the lectures' PyTorch networks, layer by layer."""
-    from kerascnn.cli import parity as parity_commands
-
-    parsing.parse(parity_commands.Parity, words, program)()
-
-
-def backends(words: Sequence[str], program: str) -> None:
-    """Train one recipe alike on JAX, TensorFlow and PyTorch; see where they part."""
-    from kerascnn.cli import parity as parity_commands
-
-    parsing.parse(parity_commands.Backends, words, program)()
-
-
-def learns(words: Sequence[str], program: str) -> None:
-    """Does a network learn at all? Its first steps, over several seeds."""
-    from kerascnn.studies.learns import Learns
-
-    parsing.parse(Learns, words, program)()
-
-
-COMMANDS = {
-    "list": List,
-    "show": Show,
-    "diff": Diff,
-    "run": run,
-    "resume": resume,
-    "learns": learns,
-    "data": data,
-    "bench": bench,
-    "cookbook": cookbook,
-    "parity": parity,
-    "backends": backends,
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command: what runs it, and how help and README show it.
+
+    Args:
+        name: Its words, such as `"data get"`.
+        does: What it does, in a line.
+        target: The module and the name of a dataclass whose fields are its options and
+            which is called, or of a function of the other words and the program's name.
+            It is imported when the command runs: `list` answers without Keras.
+        example: What may stand after the name.
+        more: Other examples, and what they do.
+        computes: Whether it computes so long that what becomes of freed memory matters.
+    """
+
+    name: str
+    does: str
+    target: str
+    example: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+    computes: bool = False
+
+    @property
+    def found(self) -> Any:
+        """The dataclass or the function."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(f"kerascnn.{module}"), name)
+
+
+COMMANDS = (
+    Command(
+        "list",
+        "shows the recipes, rung after rung, with the course's figures and ours",
+        "cli.recipes:List",
+    ),
+    Command(
+        "show",
+        "shows what a recipe does and why, its layers, the course's figures",
+        "cli.recipes:Show",
+        "cifar_vgg_aug",
+    ),
+    Command(
+        "diff",
+        "shows what one recipe changes in another: layer by layer, and in code",
+        "cli.recipes:Diff",
+        "cifar_vgg_l2 cifar_vgg_aug",
+    ),
+    Command(
+        "new",
+        "writes a recipe of your own, mine.py: a copy to change",
+        "cli.recipes:New",
+        "mine --from cifar_vgg_aug",
+    ),
+    Command(
+        "run",
+        "trains a recipe, as `python -m kerascnn.recipes.cifar_vgg_aug` does",
+        "cli.run:named",
+        "cifar_vgg_aug",
+        (("./mine.py", "trains a recipe of your own"),),
+        computes=True,
+    ),
+    Command(
+        "resume",
+        "goes on with a run that was stopped, to the bit",
+        "cli.run:resume",
+        "RUN",
+        computes=True,
+    ),
+    Command(
+        "learns",
+        "says by which step recipes stop guessing, over several seeds",
+        "studies.learns:Learns",
+        "cifar_relu_12 cifar_he_12",
+        computes=True,
+    ),
+    Command(
+        "data get",
+        "downloads a data set and prepares it",
+        "cli.data:Get",
+        "cifar10",
+    ),
+    Command(
+        "data import",
+        "prepares a data set from an archive you have",
+        "cli.data:Import",
+        "cifar10 FILE",
+    ),
+    Command(
+        "data list", "shows which data sets are on this machine", "cli.data:ListData"
+    ),
+    Command(
+        "data statistics",
+        "computes mean and deviation of a set's pixels, for `transforms.standard`",
+        "cli.data:Statistics",
+        "cifar10",
+    ),
+    Command(
+        "data check",
+        "names the images of yours that can't be trained on, and why",
+        "cli.data:Check",
+        "FOLDER",
+    ),
+    Command(
+        "bench step",
+        "times a training step beside stock Keras and plain PyTorch",
+        "cli.bench:Step",
+        "",
+        (
+            (
+                "RECIPE --against COMMIT",
+                "times a step beside another commit's, and says whether it is slower",
+            ),
+        ),
+        computes=True,
+    ),
+    Command(
+        "bench epoch",
+        "times whole epochs, with and without the random transforms",
+        "cli.bench:Epoch",
+        computes=True,
+    ),
+    Command(
+        "bench scale",
+        "shows how a step's time grows with batch, width and depth",
+        "cli.bench:Scale",
+        computes=True,
+    ),
+    Command(
+        "bench checkpoints",
+        "times epochs with and without checkpoints",
+        "cli.bench:Checkpoints",
+        computes=True,
+    ),
+    Command(
+        "cookbook",
+        "renders the cookbook, `recipes/README.md`",
+        "report.cookbook:Cookbook",
+    ),
+    Command(
+        "cookbook add",
+        "takes a finished run into the cookbook, and renders it",
+        "report.cookbook:Add",
+        "RUN",
+    ),
+    Command(
+        "parity",
+        "compares a recipe with the lecture's PyTorch network, layer by layer",
+        "cli.parity:Parity",
+        "cifar_vgg_bn",
+        (
+            (
+                "fashion_lenet --train",
+                "trains both whole, over three seeds, and compares their final "
+                "accuracies",
+            ),
+        ),
+        computes=True,
+    ),
+    Command(
+        "backends",
+        "trains a recipe on the three backends and shows where losses part",
+        "cli.parity:Backends",
+        "fashion_lenet",
+        computes=True,
+    ),
+    Command(
+        "completion",
+        "prints what lets bash, zsh or fish complete these commands",
+        "cli.completion:Completion",
+        "bash",
+    ),
+)
+GROUPS = {
+    "data": "get, import, list, measure and check data sets",
+    "bench": "time training, beside stock Keras, plain PyTorch and other commits",
 }
 # The commands that compute long enough for what becomes of freed memory to matter.
-COMPUTING = ("run", "resume", "learns", "bench", "parity", "backends")
+COMPUTING = {command.name.split()[0] for command in COMMANDS if command.computes}
+
+
+def names(group: str = "") -> list[str]:
+    """Return the words that may come first, or after a group's."""
+    if group:
+        split = [command.name.split() for command in COMMANDS]
+        return [name[1] for name in split if name[0] == group and name[1:]]
+    return list(dict.fromkeys(command.name.split()[0] for command in COMMANDS))
+
+
+def readme() -> str:
+    """Return README's table of the commands."""
+    rows = [
+        (f"`{' '.join(filter(None, ('kerascnn', command.name, example)))}`", does)
+        for command in COMMANDS
+        for example, does in ((command.example, command.does), *command.more)
+    ]
+    lines = [("command", "what it does"), ("---", "---"), *rows]
+    return "\n".join(f"| {name} | {does} |" for name, does in lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -277,24 +249,38 @@ def _main(words: Sequence[str]) -> None:
         print(f"kerascnn {__version__}")
         return
     check_backend()
-    _dispatch(COMMANDS, words, "kerascnn")
+    _dispatch(words)
 
 
-def _dispatch(commands: dict[str, Any], words: Sequence[str], program: str) -> None:
-    """Run the command that the first word names: a dataclass or a function of words."""
+def _dispatch(words: Sequence[str], group: str = "") -> None:
+    """Run the command that the first words name."""
+    known, program = names(group), f"kerascnn {group}".strip()
     if not words:
-        raise UsageError(f"expected a command: {', '.join(commands)}.")
+        raise UsageError(f"expected a command: {', '.join(known)}.")
     if words[0] in ("-h", "--help"):
-        print(f"usage: {program} COMMAND ...\n")
-        for name, command in commands.items():
-            print(f"  {name:10} {(command.__doc__ or '').splitlines()[0]}")
+        print(f"usage: {program} COMMAND ...\n\n{_help(group)}")
         return
-    name = text.choose(words[0], commands, "command")
-    command, program = commands[name], f"{program} {name}"
-    if dataclasses.is_dataclass(command):
-        parsing.parse(command, words[1:], program)()
+    first = f"{group} {text.choose(words[0], known, 'command')}".strip()
+    if first in GROUPS:
+        _dispatch(words[1:], first)
+        return
+    # As `cookbook add`, where `cookbook` is a command too.
+    longer = " ".join((first, *words[1:2]))
+    by_name = {command.name: command for command in COMMANDS}
+    command = by_name.get(longer, by_name[first])
+    rest = words[len(command.name.split()) - len(group.split()) :]
+    if dataclasses.is_dataclass(command.found):
+        parsing.parse(command.found, rest, f"kerascnn {command.name}")()
     else:
-        command(words[1:], program)
+        command.found(rest, f"kerascnn {command.name}")
+
+
+def _help(group: str) -> str:
+    """Return a line for each command of a group, or for all that may come first."""
+    does = {command.name: command.does for command in COMMANDS} | GROUPS
+    found = [f"{group} {name}" for name in names(group)] if group else names()
+    width = max(map(len, (name.split()[-1] for name in found)))
+    return "\n".join(f"  {name.split()[-1]:{width}}  {does[name]}" for name in found)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """The commands `kerascnn data get`, `list`, `import`, `check` and `statistics`."""
 
+from __future__ import annotations
+
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from kerascnn import UsageError, text
 from kerascnn.data import image_folders
@@ -13,6 +19,75 @@ from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
 from kerascnn.data.loading import load
 from kerascnn.data.moments import statistics as moments
+
+SetName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SET")]
+Archive = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+
+
+@dataclasses.dataclass
+class Get:
+    """Download a set and prepare it with tensorflow-datasets."""
+
+    name: SetName
+    """Its name, such as cifar10."""
+    data_dir: Folder = None
+    """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+
+    def __call__(self) -> None:
+        get(self.name, self.data_dir)
+
+
+@dataclasses.dataclass
+class ListData:
+    """Show which sets are on this machine."""
+
+    data_dir: Folder = None
+    """Where to look (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+
+    def __call__(self) -> None:
+        list_(self.data_dir)
+
+
+@dataclasses.dataclass
+class Import:
+    """Prepare a set from the official archive, or a folder that holds it."""
+
+    name: SetName
+    """cifar10 or fashion_mnist."""
+    path: Archive
+    """The archive, or the folder that torchvision, Keras or Debian keep it in."""
+    data_dir: Folder = None
+    """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+
+    def __call__(self) -> None:
+        import_(self.name, self.path, self.data_dir)
+
+
+@dataclasses.dataclass
+class Check:
+    """Find the images of a folder that can't be trained on, all at once."""
+
+    folder: Archive
+    """The folder, with train/CLASS/ and test/CLASS/ in it."""
+
+    def __call__(self) -> None:
+        check(self.folder)
+
+
+@dataclasses.dataclass
+class Statistics:
+    """Compute mean and deviation of a training set's pixels, for `standard`."""
+
+    name: SetName
+    """Its name, such as cifar10, or a folder of images of one size."""
+    data: Literal["auto", "full", "sample"] = "auto"
+    """Which images, as `kerascnn run` has it."""
+    data_dir: Folder = None
+    """Where tensorflow-datasets keeps its sets."""
+
+    def __call__(self) -> None:
+        statistics(self.name, self.data, self.data_dir)
 
 
 def get(name: str, data_dir: str | os.PathLike | None = None) -> None:

@@ -1,14 +1,16 @@
-"""The command line of a recipe: `python -m kerascnn.recipes.NAME [options]`."""
+"""The commands `kerascnn run` and `resume`, and `python -m kerascnn.recipes.NAME`."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerascnn import MISSED_BACKEND, UsageError, api, runs
+from kerascnn import recipe as recipes
 from kerascnn.cli import parsing
 from kerascnn.process import determinism, signals
 from kerascnn.process.backend import use_backend
@@ -70,6 +72,19 @@ def _names(words: Sequence[str]) -> set[str]:
         option.removeprefix("--").removeprefix("no-").replace("-", "_")
         for option in options
     }
+
+
+def named(words: Sequence[str], program: str) -> None:
+    """Train one recipe: `kerascnn run RECIPE [options]`."""
+    if words and not words[0].startswith("-"):
+        recipes.check(words[0])
+        run(recipes.load(words[0]), words[1:], f"{program} {shlex.quote(words[0])}")
+    elif {"-h", "--help"} & set(words):
+        print(f"usage: {program} RECIPE [options]\n\n{named.__doc__}")
+        print("RECIPE is a recipe's name, or the path of a file of your own.")
+        print(f"`{program} RECIPE --help` shows the options.")
+    else:
+        raise UsageError(f"expected a recipe: `{program} RECIPE [options]`.")
 
 
 def resume(words: Sequence[str], program: str) -> None:

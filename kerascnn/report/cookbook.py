@@ -80,7 +80,10 @@ DASH = "–"
 
 @dataclasses.dataclass
 class Cookbook:
-    """Render `recipes/` and README's tables from recipes and what was measured."""
+    """Render `recipes/` and README's tables from recipes and what was measured.
+
+    `kerascnn cookbook add RUN...` takes runs in.
+    """
 
     check: bool = False
     """Write nothing: name each stale page, and exit with code 1 if there is one."""

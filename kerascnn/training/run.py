@@ -394,7 +394,7 @@ def _explained(
 
 def _figures(
     run: runs.Run,
-    session: Session,
+    session: Autosave,
     finished: bool,
     left_out: int,
     again: dict[str, float] | None,

@@ -12,25 +12,20 @@ from PIL import Image
 import kerascnn
 from kerascnn import UsageError, data, suggestions
 from kerascnn import text as texts
-from kerascnn.cli import bench as bench
 from kerascnn.cli import commands
-from kerascnn.cli import parity as parity
 from kerascnn.lessons import page
-from kerascnn.report import cookbook
-from kerascnn.studies.learns import Learns
 from kerascnn.training.options import BACKENDS, Overrides
 
 PACKAGE = Path(kerascnn.__file__).parent
+# `run` and `resume` fill the same options; a group has none.
 COMMANDS = {
-    **{"list": commands.List, "show": commands.Show, "diff": commands.Diff},
-    **{"run": Overrides, "resume": Overrides, "learns": Learns},
-    **{"data get": commands.Get, "data list": commands.ListData},
-    **{"data import": commands.Import, "data check": commands.Check},
-    **{"data statistics": commands.Statistics, "data": None, "bench": None},
-    **{"bench step": bench.Step, "bench epoch": bench.Epoch},
-    **{"bench scale": bench.Scale, "bench checkpoints": bench.Checkpoints},
-    **{"cookbook": cookbook.Cookbook, "cookbook add": cookbook.Add},
-    **{"parity": parity.Parity, "backends": parity.Backends, "lesson": page.Options},
+    **dict.fromkeys(commands.GROUPS),
+    **{
+        command.name: found if dataclasses.is_dataclass(found) else Overrides
+        for command in commands.COMMANDS
+        for found in [command.found]
+    },
+    "lesson": page.Options,
 }
 # The commands whose users meet the messages of a file, the longest path first.
 MET = {
@@ -49,7 +44,7 @@ MET = {
     "data/archives.py": ["data import"],
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
-    "cli/commands.py": ["run", "cookbook"],
+    "cli/recipes.py": ["new"],
     "": ["run"],
 }
 # Where any of the commands may be the one that is met: a message names an option that
@@ -109,10 +104,6 @@ def messages():
 MESSAGES = [(file, line) for file, line in messages() if line]
 
 
-def test_the_commands_of_this_test_are_all_there_are():
-    assert {name.split()[0] for name in COMMANDS} - {"lesson"} == {*commands.COMMANDS}
-
-
 def test_each_command_that_a_message_names_is_there_with_its_options():
     named = 0
     for file, line in MESSAGES:
@@ -151,7 +142,7 @@ def test_each_extra_that_a_message_names_is_there():
             assert {*names.split(",")} <= {*extras}, (file, line)
 
 
-NAMES = [*commands.COMMANDS]
+NAMES = commands.names()
 RUN = sorted(options("run"))
 
 
@@ -162,13 +153,14 @@ RUN = sorted(options("run"))
         *(("fit", NAMES, "run"), ("continue", NAMES, "resume"), ("ls", NAMES, "list")),
         *(("info", NAMES, "show"), ("compare", NAMES, "diff"), ("rnu", NAMES, "run")),
         *(("benchmark", NAMES, "bench"), ("download", NAMES, "data")),
+        *(("create", NAMES, "new"), ("copy", NAMES, "new")),
         *(("--lr", RUN, "--learning-rate"), ("--output-dir", RUN, "--out")),
         *(("--val-split", RUN, "--validation"), ("--num-epochs", RUN, "--epochs")),
         *(("--dtype", RUN, "--precision"), ("--bs", RUN, "--batch-size")),
         *(("--valid", RUN, "--validation"), ("--samples", RUN, "--limit")),
         *(("pytorch", BACKENDS, "torch"), ("tf", BACKENDS, "tensorflow")),
         # Near to nothing: no guess.
-        *((word, NAMES, None) for word in ("predict", "export", "zzz", "new", "bake")),
+        *((word, NAMES, None) for word in ("predict", "export", "zzz", "bake")),
         *((word, RUN, None) for word in ("--devices", "--gpu", "--optimizer", "--q")),
     ],
 )
@@ -183,11 +175,13 @@ def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, n
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict"], "README shows its `predict`"),
+        (["predict"], ".model().predict(images)"),
         (["run", "fashion_mlp", "--devices", "2"], "JAX_NUM_CPU_DEVICES"),
         (["run", "fashion_mlp", "--optimizer", "sgd"], "the recipe's file says that"),
         (["run", "fashion_mlp", "--zzz"], "see `kerascnn run fashion_mlp --help`"),
-        (["run", "mine.py"], "`python FILE`"),
+        (["run", "mine.py"], "there is no file mine.py"),
+        (["parity", "./mine.py"], "a recipe of the course was expected"),
+        (["learns", "mine.py"], "a recipe of the course was expected"),
         (["run", "vgg16"], "did you mean cifar_vgg16"),
     ],
 )

@@ -16,7 +16,7 @@ COMMANDS = [
     *(["list"], ["show", "cifar_vgg_aug"], ["show", "fashion_lenet"]),
     *(["diff", "cifar_vgg_l2", "cifar_vgg_aug"], ["data", "list"]),
     ["data", "statistics", "cifar10", "--data", "sample"],
-    *([command, "--help"] for command in commands.COMMANDS),
+    *([command, "--help"] for command in commands.names()),
     *(["data", word, "--help"] for word in ("get", "import", "check", "statistics")),
     *(["bench", word, "--help"] for word in ("step", "epoch", "scale", "checkpoints")),
     ["run", "cifar_vgg_aug", "--help"],

@@ -1,0 +1,177 @@
+"""The commands `kerascnn list`, `show`, `diff` and `new`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import keyword
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kerascnn import UsageError, recipe
+from kerascnn.text import expanded, one_line
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+Recipe = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+Source = Annotated[str, tyro.conf.arg(name="from", metavar="RECIPE")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+
+
+@dataclasses.dataclass
+class List:
+    """Show the recipes rung after rung, with sizes and the course's figures."""
+
+    def __call__(self) -> None:
+        from kerascnn.report import ladder
+
+        outlines = []
+        for name in recipe.names():
+            try:
+                outlines.append(recipe.outline(name))
+            except UsageError as mistake:  # one's own broken file hides no other
+                print(f"left out: {mistake}", file=sys.stderr)
+        ladder.show(outlines)
+
+
+@dataclasses.dataclass
+class Show:
+    """Show one recipe: what, why, layers, command, the course's figures."""
+
+    recipe: Recipe
+    """Its name, which `kerascnn list` shows, or its file."""
+
+    def __call__(self) -> None:
+        recipe.check(self.recipe)
+        from kerascnn.report import card
+
+        card.show(recipe.load(self.recipe))
+
+
+@dataclasses.dataclass
+class Diff:
+    """Show what one recipe changes in another: layer by layer, and in code."""
+
+    old: Recipe
+    """The recipe to start from: its name, which `kerascnn list` shows, or its file."""
+    new: Recipe
+    """The recipe to arrive at."""
+
+    def __call__(self) -> None:
+        recipe.check(self.old)
+        recipe.check(self.new)
+        from kerascnn.report import difference
+
+        difference.show(recipe.load(self.old), recipe.load(self.new))
+
+
+@dataclasses.dataclass
+class New:
+    """Write a recipe of your own, a copy of another, to change as you like."""
+
+    name: Name
+    """Its name: a letter, then letters, digits and underscores."""
+    from_: Source
+    """The recipe to copy: its name, which `kerascnn list` shows, or its file."""
+    out: File = None
+    """Where to write it (default: NAME.py in the present folder)."""
+
+    def __post_init__(self):
+        if not self.name.isidentifier() or keyword.iskeyword(self.name):
+            raise UsageError(
+                f"{self.name!r} can't be a recipe's name: expected a letter, then "
+                "letters, digits and underscores."
+            )
+        if self.name in recipe.names():
+            raise UsageError(f"{self.name} is a recipe of the course: name it anew.")
+        recipe.check(self.from_)
+
+    def __call__(self) -> None:
+        old = recipe.find(self.from_)
+        file = expanded(self.out or f"{self.name}.py")
+        if file.is_dir():
+            file = file / f"{self.name}.py"
+        if file.name != f"{self.name}.py":
+            raise UsageError(
+                f"--out {file}: a recipe's file has its name: expected {self.name}.py."
+            )
+        path = shlex.quote(str(file if file.is_absolute() else f"./{file}"))
+        source = old.read_text("utf-8", errors="replace")
+        text = copied(source, self.name, self.from_, path)
+        try:
+            with file.open("x", encoding="utf-8") as new:
+                new.write(text)
+        except FileExistsError as error:
+            raise UsageError(f"{file} is there already: name another.") from error
+        print(
+            f"{file} is a copy of {self.from_}: change what you want in it. These "
+            "train it, the first on a few images:\n"
+            f"kerascnn run {path} --limit 256 --epochs 1\n"
+            f"kerascnn run {path}"
+        )
+
+
+DOCSTRING = '''\
+"""{name}: {old}, changed.
+
+Say here what you change and why: `kerascnn show` begins with this text. What differs
+so far, `kerascnn diff {old} {path}` shows.
+
+    kerascnn run {path}
+"""'''
+
+
+def copied(source: str, name: str, old: str, path: str) -> str:
+    """Return a recipe's file as one of another name, by the user and after `old`.
+
+    Raises:
+        UsageError: The file is not Python or does not assign RECIPE = Recipe(...).
+    """
+    try:
+        tree = ast.parse(source)
+        (recipe_call,) = (
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "RECIPE"
+            and isinstance(node.value, ast.Call)
+        )
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(
+            f"{old} can't be copied ({one_line(error)}): it assigns RECIPE = "
+            "Recipe(...) once."
+        ) from error
+    wanted = {
+        "name": _quoted(name),
+        "parameters": "0",  # not stated, because the network will change
+        "course": f"Course(source={_quoted('mine')})",
+        "after": _quoted(Path(old).stem),
+        "changes": "set()",
+    }
+    given = {word.arg: word.value for word in recipe_call.keywords}
+    added = [f",\n    {key}={wanted[key]}" for key in wanted if key not in given]
+    wanted["course"] += "".join(added)
+    edits: list[tuple[Any, str]] = [
+        (given[key], value) for key, value in wanted.items() if key in given
+    ]
+    docstring = DOCSTRING.format(name=name, old=old, path=path)
+    content, head = source.encode(), f"{docstring}\n\n"
+    if ast.get_docstring(tree) is not None:
+        edits.append((tree.body[0], docstring))
+        head = ""
+    starts = [0, *itertools.accumulate(map(len, content.splitlines(keepends=True)))]
+    for node, value in sorted(edits, key=lambda edit: -edit[0].lineno):
+        start = starts[node.lineno - 1] + node.col_offset
+        end = starts[node.end_lineno - 1] + node.end_col_offset
+        content = content[:start] + value.encode() + content[end:]
+    return head + content.decode()
+
+
+def _quoted(text: str) -> str:
+    """Write a string in double quotes."""
+    return f'"{text}"'
