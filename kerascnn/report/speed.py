@@ -62,8 +62,9 @@ def time(seconds: float) -> str:
 
 
 def _memory(result: Mapping[str, Any] | None) -> str:
-    known = result and result["memory"]
-    return f"{known / 2**20:,.0f} MiB" if known else DASH
+    if result is None or result["memory"] is None:
+        return DASH
+    return f"{result['memory'] / 2**20:,.0f} MiB"
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
