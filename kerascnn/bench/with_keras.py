@@ -11,6 +11,7 @@ import numpy as np
 
 from kerascnn import data
 from kerascnn import recipe as recipes
+from kerascnn.bench import ablation
 from kerascnn.bench.sets import repeated
 from kerascnn.data import Split
 from kerascnn.engine.plan import Plan
@@ -41,7 +42,7 @@ class SameBatch(keras.utils.PyDataset):
 @settings.keras_defaults()
 def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
     """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does."""
-    ours = contender == "kerascnn"
+    ours = contender == "kerascnn" or ablation.switch_off(contender)
     if ours:
         memory.trim_after_compiling()
     building.set_seed(0)

@@ -156,6 +156,24 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "bench thresholds",
+        "measures the bounds by which a convolution chooses its algorithm",
+        "bench.thresholds:Thresholds",
+        computes=True,
+    ),
+    Command(
+        "bench operations",
+        "times single operations: this package's beside XLA's own",
+        "bench.operations:Operations",
+        computes=True,
+    ),
+    Command(
+        "bench ablation",
+        "shows what each fast operation buys over the nets it serves",
+        "bench.ablation:Ablation",
+        computes=True,
+    ),
+    Command(
         "cookbook",
         "renders the cookbook, `recipes/README.md`",
         "report.cookbook:Cookbook",

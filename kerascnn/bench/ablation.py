@@ -1,0 +1,181 @@
+"""What each trick of `acceleration` buys, over the networks that it serves."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from kerascnn import UsageError, text
+from kerascnn.bench import measure, page
+from kerascnn.process import machine
+
+COLUMNS = ("trick", "network", "a step", "time without", "memory without", "where")
+
+
+def _stock(layer: str) -> Callable[[], None]:
+    def switch_off() -> None:
+        import keras
+
+        from kerascnn.acceleration import layers
+
+        layers.FAST_LAYERS.pop(getattr(keras.layers, layer))
+
+    return switch_off
+
+
+def _never(threshold: str, bound: float) -> Callable[[], None]:
+    def switch_off() -> None:
+        from kerascnn.acceleration.dispatch import THRESHOLDS
+
+        THRESHOLDS[threshold] = THRESHOLDS[threshold]._replace(bound=bound)
+
+    return switch_off
+
+
+def _without_pieces() -> None:
+    from kerascnn.acceleration import winograd
+
+    winograd.TILE_SIZES.pop(7)
+
+
+def _stock_silu() -> None:
+    import keras
+
+    from kerascnn.acceleration import layers
+
+    layers.fast_silu = keras.activations.silu
+
+
+def _unlinked() -> None:
+    from kerascnn.acceleration import layers
+
+    layers.BatchNormalization.affine_input = lambda self, y: ()
+
+
+def _unordered() -> None:
+    from kerascnn.acceleration import convolution
+
+    convolution.after = lambda x, other: x
+
+
+class Trick(NamedTuple):
+    """A trick in words, a recipe whose network it serves, and how it is switched off.
+
+    Only a process that is to be without the trick calls the last.
+    """
+
+    words: str
+    recipe: str
+    switch_off: Callable[[], None]
+
+
+TRICKS = {
+    "winograd": Trick(
+        *("3x3 convolutions by Winograd's algorithm", "cifar_relu_9"),
+        _never("winograd", math.inf),
+    ),
+    "order": Trick(
+        *("the images' gradient after the kernel's", "cifar_relu_9"), _unordered
+    ),
+    "pieces": Trick(
+        *("7x7 convolutions by Winograd's, in pieces", "cifar_conv"), _without_pieces
+    ),
+    "bands": Trick(
+        *("few channels: band matrices", "fashion_lenet"), _never("bands", -1)
+    ),
+    "sums": Trick(*("few weights: sums", "fashion_lenet"), _never("sums", -1)),
+    "convolution": Trick(
+        *("all fast convolutions", "fashion_stride"), _stock("Conv2D")
+    ),
+    "pooling": Trick(*("max pooling", "fashion_lenet"), _stock("MaxPooling2D")),
+    "silu": Trick(*("SiLU", "cifar_silu_12"), _stock_silu),
+    "normalization": Trick(*("BatchNorm", "cifar_bn_12"), _stock("BatchNormalization")),
+    "affine-input": Trick(*("a convolution's affine input", "cifar_bn_12"), _unlinked),
+    "dropout": Trick(*("Dropout", "cifar_vgg_dropout"), _stock("Dropout")),
+}
+
+
+def switch_off(contender: str) -> bool:
+    """Switch off the trick of a contender `kerascnn-without-TRICK`, in this process.
+
+    Returns:
+        Whether the contender is one of these.
+    """
+    _, is_one, trick = contender.partition("kerascnn-without-")
+    if is_one:
+        TRICKS[trick].switch_off()
+    return bool(is_one)
+
+
+@dataclasses.dataclass
+class Ablation:
+    """Time training steps with each trick for the CPU switched off in turn.
+
+    Each time and memory is also given as a ratio to those with all tricks.
+    """
+
+    batch: int = 128
+    """Images a step."""
+    rounds: int = 9
+    """Turns of each contender; the medians are shown."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TRICK...")] = ()
+    """The tricks (default: all)."""
+    write: bool = False
+    """Keep what was found with the package, and render its page anew."""
+
+    def __post_init__(self):
+        text.check_positive(self, "batch", "rounds")
+        unknown = [name for name in self.only if name not in TRICKS]
+        if unknown:
+            raise UsageError(
+                f"no trick is called {unknown[0]}; there are {', '.join(TRICKS)}."
+            )
+
+    def __call__(self) -> None:
+        found = {
+            name: row for name, row in page.read("ablation").items() if name in TRICKS
+        }
+        tricks = {name: TRICKS[name] for name in self.only or TRICKS}
+        for recipe in dict.fromkeys(trick.recipe for trick in tricks.values()):
+            serving = [name for name in tricks if tricks[name].recipe == recipe]
+            words = [recipe, str(self.batch), "0", "fixed"]
+            names = ["kerascnn", *(f"kerascnn-without-{name}" for name in serving)]
+            results, missing = measure.compare(
+                [(name, name, words) for name in names], self.rounds
+            )
+            if missing:
+                raise UsageError("; ".join(missing))
+            for name, result in zip(serving, results[1:], strict=True):
+                found[name] = self.row(name, results[0], result)
+                print(line(name, found[name]), flush=True)
+        if self.write:
+            ordered = {name: found[name] for name in TRICKS if name in found}
+            page.write("ablation", ordered, COLUMNS, line)
+
+    def row(self, name: str, on: measure.Result, off: measure.Result) -> dict[str, Any]:
+        """Return the figures of a trick, and when and where they were measured."""
+        return {
+            "recipe": TRICKS[name].recipe,
+            "batch": self.batch,
+            "with": dataclasses.asdict(on),
+            "without": dataclasses.asdict(off),
+            "machine": machine.processor(),
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """Return a trick's row of the table."""
+    on, off = row["with"], row["without"]
+    cells = (
+        *(TRICKS[name].words, row["recipe"], f"{on['seconds'] * 1e3:.0f} ms"),
+        f"{off['seconds'] / on['seconds']:.2f}",
+        f"{off['memory'] / on['memory']:.2f}",
+        f"{row['machine']}, {row['date']}",
+    )
+    return f"| {' | '.join(cells)} |"
