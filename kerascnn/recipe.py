@@ -73,8 +73,9 @@ class Recipe:
     Args:
         name: The name of the recipe's file, without `.py`.
         dataset: Name of a `tensorflow-datasets` image classification set.
-        network: Returns a Functional `keras.Model` from scaled images, shape
-            `(batch, height, width, channels)`, to logits, `(batch, classes)`.
+        network: Returns a `keras.Model`, Functional or Sequential, from scaled images,
+            shape `(batch, height, width, channels)`, to logits, `(batch, classes)`. A
+            call returns a Functional one, and raises `UsageError` for all others.
         transform: Returns the Keras layers between the raw uint8 images and the
             network, in order, as torchvision's `Compose` holds them. Layers whose
             class name begins with `Random` act in training only.
@@ -108,6 +109,7 @@ class Recipe:
     def __post_init__(self):
         for part in ("network", "transform", "optimizer", "callbacks"):
             object.__setattr__(self, part, _under_defaults(getattr(self, part)))
+        object.__setattr__(self, "network", _functional(self.network, self.name))
 
     @property
     def idea(self) -> str:
@@ -155,6 +157,61 @@ def _under_defaults(build: Callable[[], Any]) -> Callable[[], Any]:
     built.__module__ = getattr(function, "__module__", None) or "__main__"
     built.under_defaults = True  # type: ignore[attr-defined]
     return built
+
+
+def _functional(build: Callable[[], Any], name: str) -> Callable[[], Any]:
+    """Return a function that calls `build` and returns a Functional model.
+
+    A Sequential model's configuration names no layers, and the logits of a model with
+    several outputs, or of no known shape, have no loss here.
+    """
+    if hasattr(build, "functional"):  # of a recipe that another was made from
+        return build
+
+    @functools.wraps(build, updated=())
+    def network() -> keras.Model:
+        import keras
+
+        model = build()
+        inputs, outputs = (getattr(model, n, None) for n in ("inputs", "outputs"))
+        if not hasattr(model, "operations") and not isinstance(model, keras.Sequential):
+            wrong = f"a {type(model).__name__}: give keras.Model its inputs and outputs"
+        elif not inputs or not outputs:
+            wrong = "a Sequential model without an input: begin it with keras.Input"
+        elif (len(inputs), len(outputs)) != (1, 1) or len(outputs[0].shape) != 2:
+            shapes = ", ".join(str(tensor.shape) for tensor in outputs)
+            wrong = (
+                f"from {len(inputs)} input{'s' * (len(inputs) > 1)} to {shapes}: "
+                "expected one of images, and logits (batch, classes)"
+            )
+        elif last := _probabilities(model):
+            wrong = (
+                f"ended by {last}, and the loss takes logits: leave the {last} out, "
+                "and take it of what the trained model predicts"
+            )
+        else:
+            if isinstance(model, keras.Sequential):
+                return keras.Model(inputs[0], outputs[0], name=model.name)
+            if isinstance(model.input, keras.KerasTensor):
+                return model
+            wrong = "of a list of inputs: give keras.Model the tensor alone"
+        raise UsageError(f"{name}'s network is {wrong}.")
+
+    network.functional = True  # type: ignore[attr-defined]
+    network.under_defaults = True  # type: ignore[attr-defined]
+    return network
+
+
+def _probabilities(model: keras.Model) -> str | None:
+    """Name the function that makes a model's outputs probabilities, if there is one."""
+    import keras
+
+    last = model.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(last, "activation", None)
+    known = keras.activations.softmax, keras.activations.sigmoid
+    return activation.__name__ if activation in known else None
 
 
 def check_parameters(recipe: Recipe, model: keras.Model) -> None:

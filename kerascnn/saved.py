@@ -14,6 +14,7 @@ wrappers of other frameworks' modules, operations such as `Map` that take a func
 that open files or take text (lookups, hashing), and that make as many results as a
 number in the file says (`Split`). How a model was compiled is not looked at and not
 built: neither losses, metrics and optimisers, nor what of them is the user's own.
+The fast layers of `accelerate` are read as Keras's own, whose variables they have.
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ def _check(archive: zipfile.ZipFile) -> tuple[dict[str, Any], int]:
         limit = LARGEST_JSON if member.filename.endswith("json") else LARGEST_FILE
         if member.file_size > limit:
             raise _RefusedError(f"{member.filename} has {member.file_size} bytes")
-    config = _uncompiled(json.loads(archive.read("config.json")))
+    config = _stock(json.loads(archive.read("config.json")))
     _check_classes(config)
     with archive.open("model.weights.h5") as file:
         stored = _check_weights(file, archive.getinfo("model.weights.h5").file_size)
@@ -268,13 +269,20 @@ def _check(archive: zipfile.ZipFile) -> tuple[dict[str, Any], int]:
     return config, stored
 
 
-def _uncompiled(value: Any) -> Any:
-    """Return a description without how its models were compiled, inner ones too."""
+def _stock(value: Any) -> Any:
+    """Return a description without how its models were compiled, inner ones too.
+
+    Its fast layers become the layers of Keras that they stand for, because their
+    configurations are the same, and the model then needs neither JAX nor this package.
+    """
     if isinstance(value, list):
-        return [_uncompiled(item) for item in value]
-    if isinstance(value, dict):
-        return {k: _uncompiled(v) for k, v in value.items() if k != "compile_config"}
-    return value
+        return [_stock(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    stock = {k: _stock(v) for k, v in value.items() if k != "compile_config"}
+    if value.get("module") == "kerascnn.acceleration.layers":
+        stock |= {"module": "keras.layers", "registered_name": None}
+    return stock
 
 
 def _check_classes(value: Any) -> None:

@@ -1,5 +1,6 @@
 """A recipe whose functions have no source file is described all the same."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -10,8 +11,10 @@ import keras
 import optax
 import pytest
 
-from kerascnn import UsageError, describe, optim, recipe, transforms
+from kerascnn import UsageError, describe, optim, saved, transforms
 from kerascnn.recipe import Course, Recipe
+from kerascnn.training.options import Overrides
+from kerascnn.training.run import train
 
 TYPED = """
 import keras
@@ -150,7 +153,9 @@ def test_partials_with_other_values_have_other_fingerprints():
 
 
 def test_another_process_finds_the_same():
-    program = f"{TYPED}\nfrom kerascnn import recipe; print(recipe._source(activation))"
+    program = (
+        f"{TYPED}\nfrom kerascnn import describe; print(describe._source(activation))"
+    )
     answers = {
         subprocess.run(
             [sys.executable, "-c", program],
@@ -184,4 +189,67 @@ def test_functions_that_hold_themselves_have_an_end():
         "inner = outer()\n"
     )
     for thing in (space["inner"], space["Own"], space["Own"]().get):
-        assert "SHA-256" in json.dumps(recipe._source(thing))
+        assert "SHA-256" in json.dumps(describe._source(thing))
+
+
+def sequential():
+    return keras.Sequential(
+        [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+
+
+def test_a_sequential_network_is_its_functional_one():
+    def functional():
+        image = keras.Input((28, 28, 1))
+        return keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
+
+    one, other = (describe.describe(made(network=n)) for n in (sequential, functional))
+    assert one == other
+    # A recipe that is made of another has its network.
+    again = dataclasses.replace(made(network=sequential), epochs=2)
+    assert describe.describe(again)["network"] == one["network"]
+
+
+def test_a_sequential_network_trains(tmp_path):
+    options = Overrides(data="sample", limit=64, out=tmp_path / "run")
+    run = train(made(network=sequential), options)
+    assert saved.load_model(tmp_path / "run" / "model.keras").count_params() == 7850
+    assert run.result["finished"]
+
+
+class Own(keras.Model):
+    def call(self, images):
+        return images
+
+
+def from_image(end):
+    image = keras.Input((28, 28, 1))
+    return keras.Model(image, end(image))
+
+
+WRONG = {
+    "begin it with keras.Input": lambda: keras.Sequential([keras.layers.Dense(10)]),
+    "a Own: give": Own,
+    "ended by softmax": lambda: from_image(
+        lambda x: keras.layers.Softmax()(keras.layers.Flatten()(x))
+    ),
+    "ended by sigmoid": lambda: from_image(
+        lambda x: keras.layers.Dense(10, "sigmoid")(keras.layers.Flatten()(x))
+    ),
+    r"to \(None, 26, 26, 10\)": lambda: from_image(keras.layers.Conv2D(10, 3)),
+    "from 1 input to .*, ": lambda: from_image(
+        lambda x: [keras.layers.Flatten()(x), keras.layers.Flatten()(x)]
+    ),
+    "from 2 inputs to ": lambda: keras.Model(
+        images := [keras.Input((4,)), keras.Input((4,))], keras.layers.Add()(images)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_network_that_can_not_be_trained_is_a_users_mistake(message, tmp_path):
+    options = Overrides(data="sample", limit=64, out=tmp_path / "run")
+    case = made(network=WRONG[message])
+    for use in (describe.describe, lambda case: train(case, options)):
+        with pytest.raises(UsageError, match=f"^typed's network is .*{message}"):
+            use(case)

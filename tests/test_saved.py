@@ -87,6 +87,20 @@ def test_a_sequential_model_loads(tmp_path):
     np.testing.assert_array_equal(loaded(images), model(images))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="accelerate needs JAX")
+def test_an_accelerated_model_loads_as_keras_own_layers(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(image))
+    x = layers.Dropout(0.3)(layers.MaxPooling2D()(x))
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+    fast = kerascnn.accelerate(model)
+    fast.save(tmp_path / "model.keras")
+    loaded = saved.load_model(tmp_path / "model.keras")
+    assert [type(layer) for layer in loaded.layers] == [type(x) for x in model.layers]
+    images = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
 PARTS = {
     "flip": lambda x: layers.RandomFlip()(x),
     "rotation": lambda x: layers.RandomRotation(0.1)(x),

@@ -89,6 +89,8 @@ def compiled(
     try:
         with settings.keras_defaults(overrides.precision):
             model, kept = build(recipe, dataset.shape)
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(
             f"{recipe.name}'s network does not take the images of {dataset.name}, "
