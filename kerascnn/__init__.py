@@ -46,6 +46,7 @@ class UsageError(ValueError):
 if TYPE_CHECKING:
     from kerascnn.acceleration import accelerate
     from kerascnn.api import resume, train
+    from kerascnn.process.prepare import prepare_process
     from kerascnn.recipe import Recipe, load, names
     from kerascnn.runs import Run
 
@@ -56,6 +57,7 @@ _MODULES = {
     "train": "api",
     "resume": "api",
     "accelerate": "acceleration",
+    "prepare_process": "process.prepare",
     "Recipe": "recipe",
     "Run": "runs",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "accelerate",
     "load",
     "names",
+    "prepare_process",
     "resume",
     "train",
 ]

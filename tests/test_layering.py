@@ -59,7 +59,7 @@ ORDER = {
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "backend"),
-        *("postponed", "memory", "machine", "determinism"),
+        *("memory", "machine", "caches", "determinism", "prepare"),
     ],
     "training": [
         *("__init__", "options", "callback_values", "callback_state", "checkpoint"),

@@ -19,7 +19,6 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.bench.measure import Contender, Result
-from kerascnn.process import cores, memory
 from kerascnn.text import say
 
 ROOT = Path(__file__).parents[2]
@@ -117,17 +116,9 @@ def interval(
 def environment(root: Path) -> dict[str, str]:
     """Return the environment in which Python imports `kerascnn` from a folder.
 
-    What `memory.restart` has set in this process is left out: each side sets its own.
+    `prepare_process` sets no variable, so that all of these are the user's.
     """
     variables = dict(os.environ)
-    devices = str(min(cores.available(), 4))
-    if variables.get("JAX_NUM_CPU_DEVICES") == devices:
-        del variables["JAX_NUM_CPU_DEVICES"]
-    tunables = variables.pop("GLIBC_TUNABLES", None)
-    if tunables is not None:
-        own = memory.variables(variables).get("GLIBC_TUNABLES")
-        if tunables != own:  # the user's
-            variables["GLIBC_TUNABLES"] = tunables
     paths = [str(root), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Both compile: a side that finds the other's programs would take less memory.

@@ -19,7 +19,7 @@ from typing import Any
 
 from kerascnn import UsageError, data, processes
 from kerascnn.bench.sets import repeated
-from kerascnn.process import machine, memory
+from kerascnn.process import machine, memory, prepare
 from kerascnn.process.backend import spare_tensorflow
 
 
@@ -59,8 +59,11 @@ def build(
 
 def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
-    memory.restart()
     contender, name, batch, images, transform = sys.argv[1:]
+    if contender.startswith("torch"):  # whose process imports neither Keras nor JAX
+        memory.prepare()
+    else:
+        prepare.prepare_process()
     processes.answers()
     try:
         random = transform == "random"

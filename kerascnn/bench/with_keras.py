@@ -43,8 +43,6 @@ class SameBatch(keras.utils.PyDataset):
 def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
     """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does."""
     ours = contender == "kerascnn" or ablation.switch_off(contender)
-    if ours:
-        memory.trim_after_compiling()
     building.set_seed(0)
     recipe = recipes.load(name)
     if not random:
@@ -86,8 +84,6 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
     model.optimizer.build(model.trainable_variables)
     counter = finite.index(model.optimizer)
     mesh = placement.mesh(model, len(batch))
-    if mesh is not None:
-        memory.keep_less()
     step = epoch.training_function(model, mesh)
     state = placement.copied(mesh, epoch.read_state(model))
     images, labels = placement.copied(mesh, (batch.images, batch.labels))
@@ -97,6 +93,8 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
         nonlocal state
         for _ in range(number):
             finite.check(state["optimizer"][counter])  # waits, as the engine does
+            if mesh is not None:
+                memory.trim_between_steps()
             state = step(state, images, labels, chosen)
         jax.block_until_ready(state)
 

@@ -6,19 +6,11 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from kerascnn.process import signals
-
-# Before the imports that take their time; where this module is the program, not where
-# a test imports it.
-if __name__ == "__main__" or Path(sys.argv[0]).stem == "kerascnn":
-    signals.stop_quietly()
 
 from kerascnn import UsageError, __version__, text
 from kerascnn.cli import parsing
-from kerascnn.process import memory
+from kerascnn.process import signals
 from kerascnn.process.backend import check_backend
 
 
@@ -216,8 +208,6 @@ GROUPS = {
     "data": "get, import, list, measure and check data sets",
     "bench": "time training, beside stock Keras, plain PyTorch and other commits",
 }
-# The commands that compute long enough for what becomes of freed memory to matter.
-COMPUTING = {command.name.split()[0] for command in COMMANDS if command.computes}
 
 
 def names(group: str = "") -> list[str]:
@@ -253,10 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
 
     def program() -> None:
+        if arguments is None:
+            signals.stop_quietly()
         parsing.check_words(words)
-        if arguments is None and words and words[0] in COMPUTING:
-            with signals.held():
-                memory.restart()
         _main(words)
 
     return parsing.run(program)

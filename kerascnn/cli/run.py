@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from kerascnn import MISSED_BACKEND, UsageError, api, runs
 from kerascnn import recipe as recipes
 from kerascnn.cli import parsing
-from kerascnn.process import determinism, signals
-from kerascnn.process.backend import use_backend
+from kerascnn.process import determinism, prepare, signals
+from kerascnn.process.backend import check_backend, use_backend
 from kerascnn.training import resume as resuming
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     def program() -> None:
         if arguments is None:
             signals.stop_quietly()
+        check_backend()
         words = sys.argv[1:] if arguments is None else arguments
         run(recipe, words, recipe.command)
 
@@ -58,10 +59,13 @@ def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
     overrides = parsing.parse(Overrides, words, program)
     if overrides.resume is None:
         use_environment(overrides)
+        prepare.prepared(overrides.cache_dir)
         api.completed(recipe, overrides)
         return
     given = _names(words)
-    use_environment(resuming.options(runs.Run(overrides.resume), overrides, given))
+    own = resuming.options(runs.Run(overrides.resume), overrides, given)
+    use_environment(own)
+    prepare.prepared(own.cache_dir)
     api.completed(recipe, overrides, given)
 
 
@@ -103,7 +107,8 @@ def resume(words: Sequence[str], program: str) -> None:
 def use_environment(overrides: Overrides) -> None:
     """Start the process again where its options need another environment.
 
-    Keras chooses its backend once, when it is imported, and XLA reads its flags once.
+    Keras chooses its backend once, when it is imported, and XLA reads its flags once,
+    when JAX begins.
 
     Raises:
         UsageError: The backend is not installed.

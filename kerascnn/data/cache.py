@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,24 +26,11 @@ from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.reading import Prepared, read
-from kerascnn.text import expanded, one_line, say
+from kerascnn.process.caches import cache_directory
+from kerascnn.text import one_line, say
 
 # Raised whenever the decoding or the layout of the cache changes.
 _FORMAT = 3
-
-
-def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the folder of decoded sets: given, `KERASCNN_CACHE_DIR` or the usual."""
-    chosen = cache_dir or os.environ.get("KERASCNN_CACHE_DIR")
-    if chosen:
-        return expanded(chosen).absolute()
-    if sys.platform == "win32":
-        platform = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        platform = "~/Library/Caches"
-    else:
-        platform = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return expanded(platform).absolute() / "kerascnn"
 
 
 def decoded(

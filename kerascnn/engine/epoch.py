@@ -23,7 +23,7 @@ import numpy as np
 from kerascnn import data
 from kerascnn.acceleration import stock_operations
 from kerascnn.engine import finite, placement
-from kerascnn.engine.executables import Programs
+from kerascnn.engine.executables import Executables
 from kerascnn.engine.steps import build_metrics
 from kerascnn.process import memory
 
@@ -41,8 +41,8 @@ STEPS_A_CALL = 50
 
 # XLA compiles the last, partial batch of an epoch anew because its shape is another.
 # Where the batch is smaller than this part of the set, the step is made of the stock
-# operations and evicted between the epochs: compiling it takes less time and memory,
-# and the step runs only once an epoch.
+# operations: compiling it takes less time and memory, and the step runs only once an
+# epoch.
 PARTIAL = 1 / 200
 
 State = dict[str, Any]
@@ -114,8 +114,6 @@ class _Loop:
         model.optimizer.build(model.trainable_variables)
         self.counter = finite.index(model.optimizer)
         self.mesh = placement.mesh(model, plan.batch_size)
-        if self.mesh is not None:
-            memory.keep_less()
         self.training, self.evaluation = _functions(
             model, model.optimizer, self.mesh, plan.batch_size
         )
@@ -181,6 +179,8 @@ class _Loop:
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
                 finite.check(state["optimizer"][self.counter])
+                if self.mesh is not None:
+                    memory.trim_between_steps()
                 chosen = placement.cut(self.mesh, chosen)
                 state = self.training(state, *self.train, chosen)
                 for step in range(self.done, self.done + len(chosen)):
@@ -193,7 +193,6 @@ class _Loop:
                 if model.stop_training:
                     break
             finite.check(state["optimizer"][self.counter])
-            self.training.put_away()
         finally:
             # The variables' own arrays were given away: without this, an interrupted
             # run would leave a model with no weights.
@@ -226,7 +225,6 @@ class _Loop:
             _write_metrics(model, sums)
         validation = _means(sums)
         self.hooks.on_test_end(validation)
-        self.evaluation.put_away()
         return validation
 
 
@@ -268,7 +266,7 @@ def fits(*splits: Split) -> bool:
 @functools.lru_cache(maxsize=1)
 def _functions(
     model: keras.Model, optimizer: keras.Optimizer, mesh: Mesh | None, batch_size: int
-) -> tuple[Programs, Programs]:
+) -> tuple[Executables, Executables]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
     training = training_function(model, mesh, batch_size)
@@ -277,7 +275,7 @@ def _functions(
 
 def training_function(
     model: keras.Model, mesh: Mesh | None = None, batch_size: int = 0
-) -> Programs:
+) -> Executables:
     """Return the compiled training step of a model.
 
     Args:
@@ -358,15 +356,12 @@ def training_function(
         new["optimizer"][counter] = counts
         return new
 
-    def is_partial(_, images: jax.Array, __, chosen: jax.Array) -> bool:
-        small = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
-        return mesh is not None and small
-
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State:
-        partial = is_partial(state, images, labels, chosen)
-        operations = stock_operations() if partial else contextlib.nullcontext()
+        partial = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
+        stock = mesh is not None and partial
+        operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
             if len(chosen) == 1:
                 parts = placement.in_parts(mesh, model, chosen[0])
@@ -377,10 +372,10 @@ def training_function(
                 chosen,
             )[0]
 
-    return Programs(steps, {"donate_argnums": 0, **placement.options(mesh)}, is_partial)
+    return Executables(steps, {"donate_argnums": 0, **placement.options(mesh)})
 
 
-def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Programs:
+def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
     def evaluate(
         state: State,
         sums: State,
@@ -400,7 +395,7 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Programs:
             return jax.tree.map(jnp.add, sums, new)
 
     options = {"donate_argnums": 1, **placement.options(mesh)}
-    return Programs(evaluate, options, lambda *_: mesh is not None)
+    return Executables(evaluate, options)
 
 
 def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:

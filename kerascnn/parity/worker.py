@@ -20,15 +20,16 @@ from typing import Any
 
 from kerascnn import UsageError, processes
 from kerascnn import recipe as recipes
-from kerascnn.process import cores, memory, settings
+from kerascnn.process import cores, prepare, settings
 
 # The processes share a GPU's memory.
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def share_cores(number: int, of: int) -> None:
-    """Keep this process to its share of the cores, before JAX starts its threads."""
+    """Prepare this process with its share of the cores, before JAX starts its threads."""
     cores.share(number, of)
+    prepare.prepare_process()
     import torch
 
     # PyTorch and Keras work in turns and partly at once.
@@ -52,15 +53,9 @@ def result(
     """
     import keras
 
-    from kerascnn.data.cache import cache_directory
     from kerascnn.parity import batches, compare
-    from kerascnn.process import machine
 
     recipe = recipes.load(name)
-    if keras.backend.backend() == "jax":
-        # Many recipes share a network: the second compiles nothing.
-        machine.keep_compiled(cache_directory(None) / "compiled")
-        memory.trim_after_compiling()
     start = time.perf_counter()
     checks = [
         dataclasses.asdict(check) | {"passed": check.passed}
@@ -119,7 +114,7 @@ def results(
     answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     ended = threading.Event()
     children: list[processes.Child] = []
-    environment = {**SHARED_GPU, **memory.variables(), **os.environ}
+    environment = {**SHARED_GPU, **os.environ}
 
     def serve(number: int) -> None:
         words = [str(number), str(jobs), str(int(accelerate)), str(steps or 0)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from kerascnn import MISSED_BACKEND, UsageError
-from kerascnn.process import signals
+from kerascnn.process import cores, signals
 
 
 def restart(variables: Mapping[str, str]) -> NoReturn:
@@ -86,20 +86,33 @@ def spare_tensorflow() -> None:
 
 
 def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) -> None:
-    """Start the process again where it needs another backend, or these variables.
+    """Start a program again where it needs another backend, or these variables.
 
     Args:
         wanted: `"jax"`, `"tensorflow"` or `"torch"`; `None` for the one in use.
-        variables: Environment variables that must have these values.
+        variables: Environment variables that must have these values. They are set in
+            this process where its backend has not read them yet.
 
     Raises:
-        UsageError: The backend is not installed.
+        UsageError: The backend is not installed, or this process is not the command
+            line's own, to start again.
     """
     needed = dict(variables or {})
     if wanted is not None:
         check_backend(wanted, "--backend")
         needed["KERAS_BACKEND"] = wanted
-    if all(os.environ.get(name) == value for name, value in needed.items()):
-        return
-    with signals.held():
+    needed = {k: v for k, v in needed.items() if os.environ.get(k) != v}
+    if "KERAS_BACKEND" not in needed and not _has_begun():
+        os.environ.update(needed)
+    elif needed and signals.is_program():
         restart(needed)
+    elif needed:
+        words = " ".join(f"{name}={value}" for name, value in needed.items())
+        raise UsageError(f"this needs {words} in the environment before Python starts.")
+
+
+def _has_begun() -> bool:
+    """Whether the backend in use has read its environment variables."""
+    if os.environ["KERAS_BACKEND"] == "jax":
+        return cores.jax_has_begun()
+    return "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()

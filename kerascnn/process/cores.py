@@ -26,14 +26,32 @@ def share(number: int, of: int) -> None:
             os.sched_setaffinity(0, mine)
 
 
-def as_devices() -> None:
-    """Have JAX take each of this process's cores, up to four, for a device.
+def jax_has_begun() -> bool:
+    """Whether JAX has its devices, after which it refuses another number of them."""
+    if (jax := sys.modules.get("jax")) is None:
+        return False
+    name, number = "jax_num_cpu_devices", jax.config.jax_num_cpu_devices
+    try:
+        jax.config.update(name, number + 2)
+    except RuntimeError:
+        return True
+    jax.config.update(name, number)
+    return False
 
-    For the start of a program, before JAX computes. Each device has a copy of the
-    weights: hence no more of them. The user's own `JAX_NUM_CPU_DEVICES` stays.
+
+def as_devices() -> str:
+    """Have JAX take each core, up to four, for a device; say what holds.
+
+    Each device has a copy of the weights: hence no more of them.
     """
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        number = min(available(), 4)
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(number)
-        if jax := sys.modules.get("jax"):  # which has read the environment
-            jax.config.update("jax_num_cpu_devices", number)
+    if number := os.environ.get("JAX_NUM_CPU_DEVICES"):
+        return f"{number}: JAX_NUM_CPU_DEVICES is set"
+    if jax_has_begun():
+        return f"{sys.modules['jax'].device_count()}: too late, JAX has begun"
+    import jax
+
+    if jax.config.jax_num_cpu_devices > 0:
+        return f"{jax.config.jax_num_cpu_devices}: jax.config says so"
+    number = min(available(), 4)
+    jax.config.update("jax_num_cpu_devices", number)
+    return f"{number} of JAX: one a core"

@@ -6,13 +6,10 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import os
 import platform
-import re
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,33 +64,6 @@ def for_record(backend: str | None = None) -> dict[str, Any]:
     here = describe(backend)
     del here["command"]
     return here
-
-
-def keep_compiled(folder: Path) -> None:
-    """Let JAX keep what it compiles, so that a second start takes seconds.
-
-    A folder of its own for each kind of processor: code compiled for one may not run
-    on another that shares the disk. A folder that `JAX_COMPILATION_CACHE_DIR` or the
-    program has chosen already stays, and so does a least time,
-    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
-
-    Args:
-        folder: Where to keep it; it need not exist, and nothing is kept where it can't
-            be made.
-    """
-    import jax
-
-    # Where it can't be kept, the data's own line says so already.
-    warnings.filterwarnings(
-        "ignore", "Error (reading|writing) persistent compilation cache", UserWarning
-    )
-    if jax.config.jax_compilation_cache_dir is None:
-        kind = re.sub(r"\W+", "-", f"{processor()} {platform.machine()}").strip("-")
-        jax.config.update("jax_compilation_cache_dir", str(folder / kind))
-    least = "jax_persistent_cache_min_compile_time_secs"
-    if least.upper() not in os.environ and getattr(jax.config, least) == 1:  # JAX's own
-        # What draws the initial weights, too: each is quick, together four seconds.
-        jax.config.update(least, 0.01)
 
 
 def device(backend: str | None = None) -> str:

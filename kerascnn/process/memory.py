@@ -1,117 +1,113 @@
 """Less time and less memory from the C library, on Linux.
 
-A training step on a CPU takes several hundred megabytes and gives them back. The C
-library returns blocks of this size to the system immediately, and the system clears
-each page when it is first written again; in a virtual machine the host may have to find
-it first. That was a quarter to a half of the step of `cifar_vgg_aug`. Two things help,
-by tunables that the C library reads when the process starts: it keeps what a step gives
-back for the next step, and asks for pages of 2 MiB instead of 4 KiB. With such pages it
-keeps less: what a thread gives back in blocks over 64 MiB goes to the system.
-https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+A training step on a CPU takes several hundred megabytes and gives them back. glibc
+returns blocks of this size to the system immediately, and the system clears each page
+when the next step writes it; in a virtual machine the host may have to find it first.
+`prepare` has glibc keep them, on pages of 2 MiB.
+https://man7.org/linux/man-pages/man3/mallopt.3.html
 """
 
+import ctypes
 import functools
 import gc
 import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-from kerascnn.process import backend, cores, postponed
+from kerascnn.process import signals
 
-_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# glibc's malloc.h and Linux's mman.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
 
-# Blocks up to 8 GiB come from the heap, which gives back only what is more than 16 GiB
-# at its end.
-_KEEP = {
-    "glibc.malloc.mmap_threshold": 2**33,
-    "glibc.malloc.trim_threshold": 2**34,
-}
-# One heap for all threads: a thread's own ends at 64 MiB, and larger blocks come from
-# the system, whose small pages cost most. Where pages are huge, it is the one heap that
-# costs: two devices wait for each other there and find their memory in ever other
-# places, which took an eighth to a fifth of the steps of large nets, and 100 MB more.
-_ONE_HEAP = {"glibc.malloc.arena_max": 1}
-# Where pages are huge, the main thread's blocks from 256 MiB on come from the system
-# too: a step's memory, once given back to the heap, may miss its old place by some
-# bytes, so that the heap grew by the whole of it, time and again.
-_LARGEST_KEPT = {"glibc.malloc.mmap_threshold": 2**28}
-# `keep_less` has smaller blocks given back.
-_LARGEST_KEPT_BY_LARGE_NETS = 2**24
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_HUGE_PAGES = {"glibc.malloc.hugetlb": 1}
+# The end of the heap that asks for huge pages: address space, until a step writes it.
+_HEAP = 2**31
+
+_keeps = False
 
 
-def variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment variables with which a process keeps its memory.
+@functools.cache
+def _library() -> Any:
+    """Return the C library with the signatures of what is called; None off glibc."""
+    if sys.platform != "linux":
+        return None
+    name = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[0]
+    if name != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = library.malloc_trim.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return library
 
-    Args:
-        environment: The variables that it has; by default this process's.
 
-    Returns:
-        Names and values; none where the C library is not glibc, or where the user has
-        set `GLIBC_TUNABLES`: an empty one turns this off. Memory is kept by glibc 2.36
-        and later, which takes any threshold; huge pages are asked for, by 2.35 and
-        later, where the system leaves the choice.
+def prepare() -> str:
+    """Have glibc keep what a step gives back, until this process ends; say what holds.
+
+    One heap serves all threads, because a thread's own ends at 64 MiB and glibc maps
+    larger blocks anew each time; the heap's end is never given back by itself.
     """
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in environment:
-        return {}
-    library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-    if library != "glibc":
-        return {}
-    release = tuple(map(int, version.split(".")))
-    tunables = dict(_KEEP) if release >= (2, 36) else {}
-    setting = _SETTING.read_text() if _SETTING.exists() else ""
-    asked = "[madvise]" in setting and release >= (2, 35)
-    if tunables:
-        huge = asked or "[always]" in setting
-        tunables |= _LARGEST_KEPT if huge else _ONE_HEAP
-    if asked:
-        tunables |= _HUGE_PAGES
-    words = [f"{name}={value}" for name, value in tunables.items()]
-    return {"GLIBC_TUNABLES": ":".join(words)} if words else {}
+    global _keeps
+    library = _library()
+    if library is None:
+        return "left alone: the C library is not glibc"
+    if "GLIBC_TUNABLES" in os.environ:
+        return "left alone: GLIBC_TUNABLES is set"
+    if not _keeps:
+        for parameter, value in (
+            (_M_MMAP_MAX, 0),
+            (_M_TRIM_THRESHOLD, -1),
+            (_M_ARENA_MAX, 1),
+        ):
+            library.mallopt(parameter, value)
+        _keeps = True
+        _renew_end(library)
+    return "one heap that keeps what a step gives back, on huge pages where it can"
 
 
-_is_program = False
+def _renew_end(library: Any) -> None:
+    """Give the pages of the heap's end back, and have it ask for huge ones."""
+    block = library.malloc(_HEAP)
+    if not block:  # a limit on the address space: the end stays as it is
+        return
+    page = os.sysconf("SC_PAGE_SIZE")
+    first = -(-block // page) * page
+    size = (block + _HEAP - first) // page * page
+    library.madvise(first, size, _MADV_DONTNEED)
+    library.madvise(first, size, _MADV_HUGEPAGE)
+    library.free(block)
 
 
-def restart() -> None:
-    """Start this process again with these variables, if it needs any.
+def trim() -> None:
+    """Give the free pieces of memory back to the system, where the C library can."""
+    library = _library()
+    if library is None:
+        return
+    if not _keeps:
+        library.malloc_trim(0)
+        return
+    # malloc_trim would shorten the heap, and what it grows by later has small pages.
+    library.malloc_trim(2**62)
+    _renew_end(library)
 
-    For the start of a program, before anything heavy is imported; its cores are
-    devices from then on (`cores.as_devices`), and Keras will not import matplotlib and
-    scipy before it uses them (`postponed`).
+
+def trim_between_steps() -> None:
+    """Give back what a large net's step has freed, in a process that keeps it.
+
+    XLA allocates aligned blocks, for which glibc looks for some bytes more than it then
+    uses, so that a step's block seldom fits its old place: the heap would grow by all
+    of it, time and again. Huge pages make new ones cheap. Call it while no step runs.
     """
-    global _is_program
-    _is_program = True
-    cores.as_devices()
-    if needed := variables():
-        backend.restart(needed)
-    postponed.postpone()
-
-
-def keep_less() -> None:
-    """Have the C library give back each block from 16 MiB on, where pages are huge.
-
-    For large nets, in a program that began with `restart`, and until it ends. What an
-    evaluation or a checkpoint has used serves no step: a training of `cifar_vgg_aug`
-    takes 80 MB less. New pages cost its long steps nothing that could be measured;
-    LeNet-5's, in batches of 512, would take a tenth longer.
-    """
-    ((name, size),) = _LARGEST_KEPT.items()
-    if _is_program and f"{name}={size}" in os.environ.get("GLIBC_TUNABLES", ""):
-        import ctypes
-
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BY_LARGE_NETS)
+    if _keeps:
+        trim()
 
 
 @functools.cache
 def trim_after_compiling() -> None:
     """Have JAX give back what its compiler needed, each time it has compiled.
 
-    The pieces that the compiler gives back are too small for a step's arrays: without
-    this, the most that a process training `cifar_vgg_aug` holds is 2.1 instead of 1.6
-    GB.
+    The pieces that the compiler gives back are too small for a step's arrays.
     """
     import jax.monitoring
 
@@ -123,30 +119,14 @@ def trim_after_compiling() -> None:
 
 
 def forget_compiled() -> None:
-    """Have JAX forget what it has compiled, in a program that began with `restart`.
+    """Have JAX forget what it has compiled, where the command line runs this process.
 
-    The many small functions that have drawn a network's weights, and what compiling
-    them left behind, take 100 MB where `cifar_vgg_bn` is trained. In another process
-    this does nothing: its owner's functions would have to be compiled again.
+    The many small functions that draw a network's weights, and what compiling them
+    leaves behind, serve no step. A library's user would have to compile theirs again.
     """
-    if _is_program:
+    if signals.is_program():
         import jax
 
         jax.clear_caches()
         gc.collect()
         trim()
-
-
-def trim() -> None:
-    """Give the free pieces of memory back to the system, where the C library can.
-
-    The next step takes what it needs anew, so this is for now and then: at the end of
-    an epoch, for what an evaluation has left and places that a step no longer fits
-    into, and after a checkpoint, whose thread has freed what serves no other.
-    """
-    import ctypes
-
-    if os.name == "nt":
-        return
-    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        give_back(0)

@@ -5,13 +5,12 @@ This module imports nothing heavy: a program calls `stop_quietly` before all els
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -39,8 +38,10 @@ def stop_quietly() -> None:
     """End this process at Ctrl-C and SIGTERM with one line; let SIGUSR1 pass.
 
     For the start of a program, until `Signals` listens: there is nothing to save yet. A
-    library must not call it. What a `restart` has held back is heard now.
+    library must not call it.
     """
+    global _is_program
+    _is_program = True
     if threading.current_thread() is not threading.main_thread():
         return
     for number in _STOPS:
@@ -48,26 +49,14 @@ def stop_quietly() -> None:
             signal.signal(number, _stop)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    _release()
 
 
-@contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM for the program that this process becomes, if it does.
-
-    While Python starts it can only die of them with a traceback. Does nothing unless
-    `stop_quietly` was called here, and so will be there.
-    """
-    if signal.getsignal(signal.SIGTERM) is _stop and hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    yield
-    _release()
+def is_program() -> bool:
+    """Whether a program that called `stop_quietly` has this process to itself."""
+    return _is_program
 
 
-def _release() -> None:
-    """Hear the signals that were held."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+_is_program = False
 
 
 def _ignored(number: int) -> bool:

@@ -192,8 +192,10 @@ def train(name: str, steps: int, batch: int) -> Result:
 
     from kerascnn import recipe as recipes
     from kerascnn.parity import images
-    from kerascnn.process import machine
+    from kerascnn.process import machine, prepare
     from kerascnn.training import build
+
+    prepare.prepare_process()
 
     recipe = recipes.load(name)
     build.set_seed(0)

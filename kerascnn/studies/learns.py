@@ -91,18 +91,14 @@ class Learns:
             recipes.check_name(name)
 
     def __call__(self) -> None:
-        import keras
 
         from kerascnn import data
-        from kerascnn.data.cache import cache_directory
-        from kerascnn.process import estimate, machine, memory
+        from kerascnn.process import estimate, prepare
         from kerascnn.process.signals import Signals
         from kerascnn.report import records
         from kerascnn.training import build
 
-        if keras.backend.backend() == "jax":
-            machine.keep_compiled(cache_directory() / "compiled")
-            memory.trim_after_compiling()
+        prepare.prepare_process()
         chosen = []
         for recipe in map(recipes.load, self.recipe):
             size = build.image_size(recipe)

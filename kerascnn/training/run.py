@@ -15,11 +15,10 @@ import numpy as np
 
 from kerascnn import UsageError, data, describe, runs
 from kerascnn.data import limited
-from kerascnn.data.cache import cache_directory
 from kerascnn.engine import finite, fit
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
-from kerascnn.process import determinism, machine, memory, settings
+from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
 from kerascnn.text import say
@@ -117,9 +116,6 @@ def _train(
         )
     if overrides.deterministic:
         determinism.require()
-    if backend == "jax":
-        machine.keep_compiled(cache_directory(overrides.cache_dir) / "compiled")
-        memory.trim_after_compiling()
     overrides = resume.absolute(overrides)
     recipe = dataclasses.replace(
         recipe, dataset=resume.absolute_dataset(overrides.dataset or recipe.dataset)
@@ -303,6 +299,7 @@ def _config(
             "classes": list(dataset.classes),
         },
         "environment": machine.describe(),
+        "process": prepare.done(),
         "settings": determinism.settings(_devices(engine, model, plan.batch_size)),
         "description": description,
     }

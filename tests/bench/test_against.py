@@ -181,10 +181,10 @@ def test_each_side_sets_its_process_up_itself(monkeypatch, tmp_path):
     """What `kerascnn bench` has set for itself is no part of the other's start."""
     program = """
 import os
-from kerascnn.process import memory
+import kerascnn
 from pathlib import Path
 from kerascnn.bench import against
-memory.restart()
+kerascnn.prepare_process()
 found = against.environment(Path("folder"))
 print({"GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES"} & set(found))
 print(found["PYTHONPATH"].split(os.pathsep)[0])

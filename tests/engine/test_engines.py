@@ -154,7 +154,6 @@ def test_the_loss_is_the_same_at_each_of_50_steps(
             sums.append(float(state["sums"]["loss"]))
             return state
 
-        step.put_away = call.put_away
         return step
 
     monkeypatch.setattr(epoch_module, "training_function", watched)
@@ -264,7 +263,6 @@ def test_an_evaluation_has_one_call_under_way(splits, monkeypatch):
             waited.append(all(value.is_ready() for value in sums.values()))
             return evaluation(state, sums, *rest)
 
-        evaluate.put_away = evaluation.put_away
         return training, evaluate
 
     monkeypatch.setattr(epoch_module, "_functions", watched)

@@ -383,7 +383,7 @@ def test_a_program_takes_its_cores_for_devices(code, expected):
     done = subprocess.run(
         [
             *(sys.executable, "-c"),
-            f"import os; from kerascnn import cores; {code}; "
+            f"import os; from kerascnn.process import cores; {code}; "
             "import jax; print(jax.device_count())",
         ],
         env=without | {"JAX_PLATFORMS": "cpu"},

@@ -31,7 +31,6 @@ from kerascnn import (
 from kerascnn import recipe as recipes
 from kerascnn.cli import parity as parity_command
 from kerascnn.cli.commands import main
-from kerascnn.data.cache import cache_directory
 from kerascnn.parity import (
     batches,
     breaking,
@@ -47,7 +46,7 @@ from kerascnn.parity import images as pictures
 from kerascnn.parity import transforms as compared_transforms
 from kerascnn.parity.check import checked
 from kerascnn.parity.torch_step import Branches, TorchTrainer, _mean, _mean_in_turn
-from kerascnn.process import machine
+from kerascnn.process import caches
 from kerascnn.recipe import Course, Recipe
 from kerascnn.twins import lecture_1
 from kerascnn.twins import rules as torchvision
@@ -125,7 +124,7 @@ def small(monkeypatch):
     """A recipe and its twin that compile in a second; returns the comparison."""
     monkeypatch.setattr(twins, "load", lambda name: TWIN)
     # Most mistakes leave the compiled step as it is.
-    machine.keep_compiled(cache_directory(None) / "compiled")
+    caches.keep_compiled(caches.cache_directory(None) / "compiled")
     return functools.partial(compare.compare, SMALL)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PEAK = """
-from kerascnn.training import environment
+from kerascnn.process import caches
 held = b'x' * 2**28
 del held
 print(environment.peak_memory() // 2**20)
@@ -49,10 +49,10 @@ def test_quick_compilations_are_kept_too_unless_the_user_says_otherwise(
     program = f"""
 import jax
 from pathlib import Path
-from kerascnn.training import environment
+from kerascnn.process import caches
 LEAST = "jax_persistent_cache_min_compile_time_secs"
 {first}
-environment.keep_compiled(Path({str(tmp_path)!r}))
+caches.keep_compiled(Path({str(tmp_path)!r}))
 print(getattr(jax.config, LEAST), jax.config.jax_compilation_cache_dir)
 """
     plain = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}

@@ -4,10 +4,14 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from kerascnn.process import memory
+glibc = pytest.mark.skipif(
+    sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""),
+    reason="the C library is not glibc",
+)
 
 # For the programs of the tests.
 RESIDENT = """
@@ -17,108 +21,29 @@ def resident():
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20  # MiB
 """
 
-KEPT = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
-UP_TO_256_MB = KEPT.replace("8589934592", "268435456")
-TUNABLE = {"GLIBC_TUNABLES": UP_TO_256_MB + ":glibc.malloc.hugetlb=1"}
-WITHOUT_HUGE_PAGES = {"GLIBC_TUNABLES": KEPT + ":glibc.malloc.arena_max=1"}
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
-
-@pytest.fixture
-def plain(monkeypatch):
-    """An environment in which nobody has chosen yet."""
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-
-
-def tunables():
-    """The tunables of a process whose user has not chosen."""
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "environ", environment)
-        return memory.variables().get("GLIBC_TUNABLES", "")
-
-
-by_choice = pytest.mark.skipif(
-    "hugetlb" not in tunables(), reason="this system gives huge pages always or never"
-)
-kept = pytest.mark.skipif(
-    "mmap_threshold" not in tunables(), reason="this C library can't keep memory"
-)
-always = os.path.exists(memory._SETTING) and "[always]" in memory._SETTING.read_text()
-
-
-@by_choice
-@pytest.mark.parametrize("choice", ["", None])
-def test_restart_gets_memory_unless_the_user_says_otherwise(plain, monkeypatch, choice):
-    if choice is not None:
-        monkeypatch.setenv("GLIBC_TUNABLES", choice)
-    program = (
-        "from kerascnn import memory; memory.restart(); x = b'x' * 2**28; "
-        "print([line.split()[1] for line in open('/proc/self/smaps_rollup')"
-        " if line.startswith('AnonHugePages')][0])"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    huge = int(found.stdout) / 2**10  # MiB
-    assert huge > 200 if choice is None else huge < 50
-
-
-@kept
-@pytest.mark.parametrize(
-    "words", [["kerascnn.recipes.fashion_mlp"], ["kerascnn", "run", "fashion_mlp"]]
-)
-def test_a_recipe_starts_again_with_memory(plain, tmp_path, words):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os; print('begun with', os.environ.get('GLIBC_TUNABLES'))"
-    )
-    path = os.pathsep.join([str(tmp_path), *sys.path])
+def printed(program, **variables):
+    plain = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     done = subprocess.run(
-        [sys.executable, "-m", *words, "--no-such-option"],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-c", program],
+        env=plain | variables,
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines() == [
-        "begun with None",
-        f"begun with {tunables()}",
-    ]
-    assert done.returncode == 2
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
-@pytest.mark.parametrize(
-    ("setting", "library", "expected"),
-    [
-        ("always [madvise] never", "glibc 2.36", TUNABLE),
-        ("always [madvise] never", "glibc 2.35", HUGE_PAGES),
-        ("always madvise [never]", "glibc 2.35", {}),
-        ("always [madvise] never", "glibc 2.34", {}),
-        ("always [madvise] never", None, {}),
-        ("[always] madvise never", "glibc 2.36", {"GLIBC_TUNABLES": UP_TO_256_MB}),
-        ("always madvise [never]", "glibc 2.36", WITHOUT_HUGE_PAGES),
-        (None, "glibc 2.36", WITHOUT_HUGE_PAGES),
-    ],
-)
-def test_variables(plain, monkeypatch, tmp_path, setting, library, expected):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(os, "confstr", lambda name: library, raising=False)
-    monkeypatch.setattr(memory, "_SETTING", tmp_path / "enabled")
-    if setting:
-        (tmp_path / "enabled").write_text(setting)
-    assert memory.variables() == expected
-
-
-@kept
-@pytest.mark.skipif(always, reason="a few huge pages tell nothing")
-@pytest.mark.parametrize("restarted", [False, True])
+@glibc
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("thread", [False, True])
-def test_what_a_step_gives_back_serves_the_next(plain, restarted, thread):
+def test_what_a_step_gives_back_serves_the_next(prepared, thread):
     program = f"""
 import resource, threading
-from kerascnn import memory
+from kerascnn.process import memory
 
-if {restarted}:
-    memory.restart()
+if {prepared}:
+    memory.prepare()
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -133,49 +58,86 @@ def work():
 thread = threading.Thread(target=work)
 thread.start() if {thread} else work()
 """
-    found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
     # Once in a while the system is short of one huge page, and puts 512 small ones in
     # its place.
-    usual = statistics.median(map(int, found.stdout.split()[1:]))
-    if restarted and thread and "arena_max" not in tunables():
-        assert usual < 2**26 / 2**21 + 8  # new pages, but huge ones
-    elif restarted:
+    usual = statistics.median(map(int, printed(program)[1:]))
+    if prepared:
         assert usual < 5
     else:
         assert usual > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
 
 
-@by_choice
-@pytest.mark.parametrize("less", [False, True])
-def test_a_large_nets_blocks_go_back_to_the_system(plain, less):
+@glibc
+@pytest.mark.parametrize("before", ["", "memory.trim()", "memory.trim_between_steps()"])
+def test_pages_are_huge_also_after_memory_was_given_back(before):
     program = f"""
-from kerascnn import memory
-
-{RESIDENT}
-memory.restart()
-memory.keep_less() if {less} else None
-before = resident()
-block = bytearray(b"x") * 2**26
-assert resident() - before > 32  # the heap's last huge page may be resident already
-del block
-print(resident() - before)
+from kerascnn.process import memory
+memory.prepare()
+{before}
+x = b"x" * 2**28
+print([line.split()[1] for line in open("/proc/self/smaps_rollup")
+       if line.startswith("AnonHugePages")][0])
 """
-    found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    left = int(found.stdout)
-    assert left < 3 if less else left > 32
+    setting = "/sys/kernel/mm/transparent_hugepage/enabled"
+    if not os.path.exists(setting) or "[never]" in Path(setting).read_text():
+        pytest.skip("this system gives no huge pages")
+    assert int(printed(program)[0]) / 2**10 > 200  # MiB
 
 
-@kept
+@glibc
+@pytest.mark.parametrize("prepared", [False, True])
+def test_trim_gives_back_holes_and_the_heaps_end(prepared):
+    program = f"""
+from kerascnn.process import memory
+{RESIDENT}
+memory.prepare() if {prepared} else None
+before = resident()
+holes = [bytes(4000) for _ in range(50_000)]
+kept = holes[-1]  # keeps the others' place
+end = b"x" * 2**27
+held = resident() - before
+del holes, end
+memory.trim()
+print(held, resident() - before)
+"""
+    held, left = map(int, printed(program))
+    assert held > 300
+    assert left < 40
+
+
+@glibc
+@pytest.mark.parametrize("prepared", [False, True])
+def test_between_steps_a_process_that_keeps_memory_alone_gives_it_back(prepared):
+    program = f"""
+from kerascnn.process import memory
+memory.prepare() if {prepared} else None
+trims = []
+memory.trim = lambda: trims.append(1)
+memory.trim_between_steps()
+print(len(trims))
+"""
+    assert printed(program) == [str(int(prepared))]
+
+
+@glibc
+@pytest.mark.parametrize("tunables", ["", "glibc.malloc.check=0"])
+def test_the_users_own_tunables_hold(tunables):
+    program = """
+from kerascnn.process import memory
+print(memory.prepare())
+"""
+    said = printed(program, GLIBC_TUNABLES=tunables)
+    assert " ".join(said) == "left alone: GLIBC_TUNABLES is set"
+
+
+@glibc
 def test_memory_is_given_back_when_jax_has_compiled():
     program = f"""
 import jax
-from kerascnn import memory
+from kerascnn.process import memory
 
 {RESIDENT}
+memory.prepare()
 memory.trim_after_compiling()
 kept = [bytes(4000) for _ in range(50_000)][-1]  # the last one keeps the others' place
 before = resident()
@@ -185,29 +147,21 @@ for seconds in (0.1, 2.0):
     )
     print(before - resident())
 """
-    environment = {**os.environ, **TUNABLE}
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    short, long = map(int, found.stdout.split())
+    short, long = map(int, printed(program))
     assert short < 20
     assert long > 150
 
 
-@kept
+@glibc
 @pytest.mark.parametrize("is_program", [True, False])
 def test_what_is_compiled_is_forgotten_in_a_program_alone(is_program):
     program = f"""
-import os
 import jax
-from kerascnn import memory
+from kerascnn.process import memory, signals
 
 {RESIDENT}
-memory.restart() if {is_program} else None
+memory.prepare()
+signals.stop_quietly() if {is_program} else None
 double = jax.jit(lambda x: 2 * x)
 double(1.0)
 blocks = [bytes(4000) for _ in range(50_000)]
@@ -217,14 +171,7 @@ before = resident()
 memory.forget_compiled()
 print(double._cache_size(), before - resident(), float(double(4.0)))
 """
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, **TUNABLE},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    size, given, result = map(float, found.stdout.split())
+    size, given, result = map(float, printed(program))
     assert result == 8
     assert size == (0 if is_program else 1)
     assert given > 150 if is_program else given < 20

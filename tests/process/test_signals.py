@@ -11,7 +11,7 @@ STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 # The signal comes where Keras swallows whatever is raised.
 SWALLOWED = """
 import os, signal, sys
-from kerascnn.training import signals
+from kerascnn.process import signals
 signals.stop_quietly()
 signal.signal(signal.SIGINT, signals._stop)
 from keras.src.utils import python_utils
@@ -31,10 +31,10 @@ print("went on")
 LEARNS = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from kerascnn.training import signals
+from kerascnn.process import signals
 signals.stop_quietly()
 import time
-from kerascnn.training import learns
+from kerascnn.studies import learns
 from kerascnn.cli.commands import main
 train = learns.train
 

@@ -26,7 +26,7 @@ from kerascnn import UsageError, api, describe, optim, recipe
 from kerascnn.cli import parsing
 from kerascnn.cli import run as run_command
 from kerascnn.engine import finite
-from kerascnn.process import cores, machine, memory
+from kerascnn.process import cores, machine
 from kerascnn.process.signals import Interrupted, Signals
 from kerascnn.report import plots
 from kerascnn.runs import Run
@@ -385,19 +385,7 @@ sys.meta_path.insert(0, Send())
 """
 IMPORTING = f"""{SEND}
 sys.argv = ["/usr/bin/kerascnn", "show", "fashion_mlp"]
-from kerascnn.cli.commands import main
-sys.exit(main())
-"""
-# The signal comes just before the process starts again with other variables.
-RESTARTING = """
-import os, signal, sys
-execve = os.execve
-def late(*words):
-    os.kill(os.getpid(), int(sys.orig_argv[-1]))
-    execve(*words)
-os.execve = late
-sys.argv = ["/usr/bin/kerascnn", "run", "fashion_mlp", "--help"]
-from kerascnn.cli.commands import main
+from kerascnn.__main__ import main
 sys.exit(main())
 """
 # The signal comes while the images are decoded, which is Python code.
@@ -438,39 +426,10 @@ def test_a_stop_during_the_imports_is_one_line(place, module, number, code):
     assert (done.returncode, done.stderr) == (code, "kerascnn: stopped.\n")
 
 
-@pytest.mark.parametrize(("number", "code"), [*STOPS, (signal.SIGUSR1, 0)])
-def test_a_signal_while_a_recipe_imports_keras(place, number, code):
-    """`python -m kerascnn.recipes.NAME`: Keras is what the recipe itself imports."""
-    hook = place / f"hook-{code}"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(SEND)
-    done = subprocess.run(
-        [sys.executable, "-m", "kerascnn.recipes.fashion_mlp", "--help"],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(hook), ROOT]),
-            "SEND": f"keras {int(number)}",
-        },
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == code
-    assert done.stderr == ("kerascnn: stopped.\n" if code else "")
-
-
 def test_usr1_during_the_imports_changes_nothing(place):
     done = python(place, IMPORTING, SEND=f"tyro {int(signal.SIGUSR1)}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "fashion_mlp" in done.stdout
-
-
-@pytest.mark.skipif(not memory.variables(), reason="this process needs no restart")
-@pytest.mark.parametrize(("number", "code"), STOPS)
-def test_a_stop_waits_for_the_process_that_starts_again(place, number, code):
-    done = python(place, RESTARTING, int(number))
-    assert (done.returncode, done.stderr) == (code, "kerascnn: stopped.\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [*STOPS, (signal.SIGUSR1, 0)])
