@@ -19,7 +19,7 @@ from typing import Any
 
 from kerascnn import UsageError, data, processes
 from kerascnn.bench.sets import repeated
-from kerascnn.process import machine, memory, prepare
+from kerascnn.process import machine, memory, prepare, signals
 from kerascnn.process.backend import spare_tensorflow
 
 
@@ -60,6 +60,7 @@ def build(
 def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
     contender, name, batch, images, transform = sys.argv[1:]
+    signals.own_process()
     if contender.startswith("torch"):  # whose process imports neither Keras nor JAX
         memory.prepare()
     else:

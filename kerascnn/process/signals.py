@@ -40,8 +40,7 @@ def stop_quietly() -> None:
     For the start of a program, until `Signals` listens: there is nothing to save yet. A
     library must not call it.
     """
-    global _is_program
-    _is_program = True
+    own_process()
     if threading.current_thread() is not threading.main_thread():
         return
     for number in _STOPS:
@@ -51,8 +50,14 @@ def stop_quietly() -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
+def own_process() -> None:
+    """Note that this package's command line has this process to itself."""
+    global _is_program
+    _is_program = True
+
+
 def is_program() -> bool:
-    """Whether a program that called `stop_quietly` has this process to itself."""
+    """Whether this package's command line has this process to itself."""
     return _is_program
 
 
