@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import kerascnn
+from kerascnn.process import backend
 
 PACKAGE = Path(kerascnn.__file__).parent
 PROGRAMS = sorted(
@@ -135,3 +136,32 @@ def test_a_backend_that_was_not_asked_for_is_said(python, before, variables, sai
     lines = [line for line in done.stderr.splitlines() if "kerascnn" in line]
     assert len(lines) == bool(said)
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("is_program", [True, False])
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("wanted", [None, "jax", "tensorflow"])
+def test_the_command_line_alone_starts_again(monkeypatch, is_program, begun, wanted):
+    """For another backend, or for variables that JAX has not read in time."""
+    started = []
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("XLA_FLAGS", "--old")
+    monkeypatch.setattr(backend, "check_backend", lambda *words: None)
+    monkeypatch.setattr(backend, "restart", started.append)
+    monkeypatch.setattr(backend.cores, "jax_has_begun", lambda: begun)
+    monkeypatch.setattr(backend.signals, "is_program", lambda: is_program)
+    needed = {"XLA_FLAGS": "--new"}
+    if other := wanted == "tensorflow":
+        needed["KERAS_BACKEND"] = wanted
+    again = other or begun
+    if again and not is_program:
+        with pytest.raises(kerascnn.UsageError, match="XLA_FLAGS=--new"):
+            backend.use_backend(wanted, {"XLA_FLAGS": "--new"})
+        assert not started
+        return
+    backend.use_backend(wanted, {"XLA_FLAGS": "--new"})
+    assert started == ([needed] if again else [])
+    assert os.environ["XLA_FLAGS"] == ("--old" if again else "--new")
+    started.clear()
+    backend.use_backend("jax", {"XLA_FLAGS": os.environ["XLA_FLAGS"]})
+    assert not started
