@@ -27,7 +27,7 @@ SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def share_cores(number: int, of: int) -> None:
-    """Prepare this process with its share of the cores, before JAX starts its threads."""
+    """Prepare this process, with its share of the cores, before JAX starts threads."""
     cores.share(number, of)
     prepare.prepare_process()
     import torch

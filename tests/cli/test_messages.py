@@ -45,6 +45,7 @@ MET = {
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
     "cli/recipes.py": ["new"],
+    "cli/commands.py": [name for name, options in COMMANDS.items() if options],
     "": ["run"],
 }
 # Where any of the commands may be the one that is met: a message names an option that
