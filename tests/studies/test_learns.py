@@ -170,6 +170,23 @@ def test_the_command_prints_json_with_the_seed_of_each(capsys):
     assert found[0]["crossentropy"] != found[1]["crossentropy"]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the settings are JAX's")
+def test_what_keras_cannot_train_under_is_set_aside_and_said(capsys):
+    import jax
+
+    words = ["--seeds", "1", "--steps", "20", "--data", "sample", "--json"]
+    before = jax.config.jax_numpy_rank_promotion
+    try:
+        jax.config.update("jax_numpy_rank_promotion", "raise")
+        assert main(["learns", "fashion_mlp", *words]) == 0
+        assert jax.config.jax_numpy_rank_promotion == "raise"
+    finally:
+        jax.config.update("jax_numpy_rank_promotion", before)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)[0]["steps"] == 20
+    assert "jax_numpy_rank_promotion is raise, and Keras needs" in shown.err
+
+
 def test_rows_take_the_longest_trial_of_each_seed_of_the_recipe_as_it_is(
     tmp_path, monkeypatch
 ):
