@@ -164,9 +164,9 @@ def test_four_ways_to_train_give_the_same_weights(tmp_path):
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        (metrics,) = out.rglob("metrics.jsonl")
-        config = json.loads((metrics.parent / "config.json").read_text("utf-8"))
-        last = json.loads(metrics.read_text("utf-8").splitlines()[-1])
-        found[way] = last["weights_sha256"], sorted(config["process"])
+        (result,) = out.rglob("result.json")
+        config = json.loads((result.parent / "config.json").read_text("utf-8"))
+        weights = json.loads(result.read_text("utf-8"))["weights_sha256"]
+        found[way] = weights, sorted(config["process"])
     assert len(set(map(str, found.values()))) == 1, found
     assert "memory" in found["script"][1]
