@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -290,7 +290,29 @@ def training_function(
         the indices of some batches, int32 `(steps, batch)`; it returns the state after
         these steps, whose `sums` have grown by the batches' losses and hits.
     """
+    step = _step_function(model)
 
+    def steps(
+        state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
+    ) -> State:
+        partial = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
+        stock = mesh is not None and partial
+        operations = stock_operations() if stock else contextlib.nullcontext()
+        with placement.tracing(mesh), operations:
+            if len(chosen) == 1:
+                parts = placement.in_parts(mesh, model, chosen[0])
+                return step(state, images, labels, parts)
+            return jax.lax.scan(
+                lambda state, batch: (step(state, images, labels, batch[None]), None),
+                state,
+                chosen,
+            )[0]
+
+    return Executables(steps, {"donate_argnums": 0, **placement.options(mesh)})
+
+
+def _step_function(model: keras.Model) -> Callable[..., State]:
+    """Return one training step: of a state, images, labels, and a batch's indices."""
     optimizer = model.optimizer
     counter = finite.index(optimizer)
 
@@ -356,23 +378,7 @@ def training_function(
         new["optimizer"][counter] = counts
         return new
 
-    def steps(
-        state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
-    ) -> State:
-        partial = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
-        stock = mesh is not None and partial
-        operations = stock_operations() if stock else contextlib.nullcontext()
-        with placement.tracing(mesh), operations:
-            if len(chosen) == 1:
-                parts = placement.in_parts(mesh, model, chosen[0])
-                return step(state, images, labels, parts)
-            return jax.lax.scan(
-                lambda state, batch: (step(state, images, labels, batch[None]), None),
-                state,
-                chosen,
-            )[0]
-
-    return Executables(steps, {"donate_argnums": 0, **placement.options(mesh)})
+    return step
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,7 @@ def compare(
         epochs = recipe.epochs
         if dataset.sample:
             epochs = min(epochs, SAMPLE_EPOCHS)
-    known: dict[str, dict[int, float]] = {"recipe": {}, "twin": {}}
+    case = None
     if add:
         records.check(dataset.sample or limit is not None)
         case = {
@@ -90,7 +91,6 @@ def compare(
             "twin": twin.fingerprint(),
             "data": dataset.hash,
         }
-        known = records.trained(case)
     overrides = options.Overrides(
         epochs=epochs,
         batch_size=recipe.batch_size,  # the twin's too, on a sample as well
@@ -99,56 +99,14 @@ def compare(
         data_dir=data_dir,
         accelerate=accelerate,
     )
-    accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
-    to_do = [
-        (seed, side)
-        for seed, side in itertools.product(range(seeds), accuracies)
-        if seed not in known[side]
-    ]
-    many = f"all {len(to_do)} trainings"
-    whole = estimate.Estimate(many, len(to_do))
-    whole.after(0)
-    for seed, side in itertools.product(range(seeds), accuracies):
-        whose = f"seed {seed}: {_WORDS[side]}"
-        if seed in known[side]:
-            accuracies[side].append(known[side][seed])
-            print(f"{whose}, trained before: {known[side][seed]:.2%}", flush=True)
-            continue
-        print(whose, flush=True)
-        began = time.perf_counter()
-        try:
-            if side == "recipe":
-                seeded = dataclasses.replace(overrides, seed=seed)
-                accuracy = train_recipe(recipe, seeded)
-            else:
-                accuracy = train(twin, dataset, epochs, seed)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(
-                getattr(stop, "exit_code", 128 + signal.SIGINT) - 128,
-                "stopped; once more, it does not repeat the trainings that had ended."
-                if add
-                else "stopped; with --add, trainings that end would not be repeated.",
-            ) from None
-        accuracies[side].append(accuracy)
-        ended = to_do.index((seed, side)) + 1
-        if ended % 2 == 0:  # one of each side
-            whole.after(ended)
-        if add:  # each at once: what took an hour is not to be lost
-            records.add(
-                "trainings",
-                case
-                | {
-                    "side": side,
-                    "seed": seed,
-                    "test_accuracy": accuracy,
-                    "classes": len(dataset.classes),
-                    "seconds": round(time.perf_counter() - began, 1),
-                    "environment": machine.for_record(
-                        "torch" if side == "twin" else None
-                    ),
-                },
-            )
+
+    def train_one(side: str, seed: int) -> float:
+        if side == "recipe":
+            return train_recipe(recipe, dataclasses.replace(overrides, seed=seed))
+        return train(twin, dataset, epochs, seed)
+
     classes = len(dataset.classes)
+    accuracies = _train_all(train_one, seeds, case, classes)
     intervals = {
         side: intervals_module.interval(intervals_module.learned(found, classes))
         for side, found in accuracies.items()
@@ -166,6 +124,54 @@ def compare(
         "passed": outcome == "overlap",
         "verdict": f"{name}: {verdict}",
     }
+
+
+def _train_all(
+    train_one: Callable[[str, int], float],
+    seeds: int,
+    case: dict[str, Any] | None,
+    classes: int,
+) -> dict[str, list[float]]:
+    """Train recipe and twin from each seed; with a case, keep a record of each."""
+    accuracies: dict[str, list[float]] = {"recipe": [], "twin": []}
+    known = records.trained(case) if case else {"recipe": {}, "twin": {}}
+    every = list(itertools.product(range(seeds), accuracies))
+    to_do = [(seed, side) for seed, side in every if seed not in known[side]]
+    whole = estimate.Estimate(f"all {len(to_do)} trainings", len(to_do))
+    whole.after(0)
+    for seed, side in every:
+        whose = f"seed {seed}: {_WORDS[side]}"
+        if seed in known[side]:
+            accuracies[side].append(known[side][seed])
+            print(f"{whose}, trained before: {known[side][seed]:.2%}", flush=True)
+            continue
+        print(whose, flush=True)
+        began = time.perf_counter()
+        try:
+            accuracy = train_one(side, seed)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                getattr(stop, "exit_code", 128 + signal.SIGINT) - 128,
+                "stopped; once more, it does not repeat the trainings that had ended."
+                if case
+                else "stopped; with --add, trainings that end would not be repeated.",
+            ) from None
+        accuracies[side].append(accuracy)
+        ended = to_do.index((seed, side)) + 1
+        if ended % 2 == 0:  # one of recipe and twin
+            whole.after(ended)
+        if case:  # each at once: what took an hour is not to be lost
+            framework = "torch" if side == "twin" else None
+            record = {
+                "side": side,
+                "seed": seed,
+                "test_accuracy": accuracy,
+                "classes": classes,
+                "seconds": round(time.perf_counter() - began, 1),
+                "environment": machine.for_record(framework),
+            }
+            records.add("trainings", case | record)
+    return accuracies
 
 
 def train_recipe(recipe: Recipe, overrides: options.Overrides) -> float:

@@ -158,7 +158,7 @@ def test_exit_code_says_whether_they_agree(
     def train(recipe, overrides):
         return types.SimpleNamespace(result={"test_accuracy": next(ours)})
 
-    monkeypatch.setattr(parity_training.training, "train", train)
+    monkeypatch.setattr(parity_training.training_run, "train", train)
     monkeypatch.setattr(parity_training, "train", lambda *_: next(theirs))
     assert run(["--seeds", "3"]) == code
     shown = " ".join(capsys.readouterr().out.split())
@@ -276,7 +276,7 @@ def test_a_stop_says_what_is_lost_and_leaves_no_folder(monkeypatch, capsys, side
     def twin(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity_training.training, "train", train)
+    monkeypatch.setattr(parity_training.training_run, "train", train)
     monkeypatch.setattr(parity_training, "train", twin)
     assert run([]) == (143 if side == "recipe" else 130)
     error = capsys.readouterr().err
