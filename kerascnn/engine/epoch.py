@@ -112,7 +112,6 @@ class _Loop:
         self.steps_a_call = steps_a_call
         self.images = len(train), len(test)
         model.optimizer.build(model.trainable_variables)
-        self.counter = finite.index(model.optimizer)
         self.mesh = placement.mesh(model, plan.batch_size)
         self.training, self.evaluation = _functions(
             model, model.optimizer, self.mesh, plan.batch_size
@@ -161,6 +160,9 @@ class _Loop:
     def _train_epoch(self, epoch: int) -> State:
         """Train an epoch from what the variables hold; return the state after it."""
         model, plan, session = self.model, self.plan, self.session
+        # The index may change between epochs: where a callback sets a schedule as
+        # learning rate, Keras drops the variable of the learning rate.
+        counter = finite.index(model.optimizer)
         state = read_state(model)
         if self.foreign:
             state["sums"] = _read_metrics(model)
@@ -178,7 +180,7 @@ class _Loop:
             for chosen in calls:
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
-                finite.check(state["optimizer"][self.counter])
+                finite.check(state["optimizer"][counter])
                 if self.mesh is not None:
                     memory.trim_between_steps()
                 chosen = placement.cut(self.mesh, chosen)
@@ -192,7 +194,7 @@ class _Loop:
                     session.after_step(self.done, measured)
                 if model.stop_training:
                     break
-            finite.check(state["optimizer"][self.counter])
+            finite.check(state["optimizer"][counter])
         finally:
             # The variables' own arrays were given away: without this, an interrupted
             # run would leave a model with no weights.
@@ -314,7 +316,7 @@ def training_function(
 def _step_function(model: keras.Model) -> Callable[..., State]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
     optimizer = model.optimizer
-    counter = finite.index(optimizer)
+    finite.counts(optimizer)  # the variable must be there before a trace
 
     def loss_of(weights, others, slots, images, labels):
         logits, others, penalties = model.stateless_call(
@@ -354,6 +356,7 @@ def _step_function(model: keras.Model) -> Callable[..., State]:
     def step(
         state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
     ) -> State:
+        counter = finite.index(optimizer)
         gradients, (others, sums) = gradient_of(state, images, labels, parts)
         weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]

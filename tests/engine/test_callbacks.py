@@ -222,6 +222,11 @@ def _rate(model, name):
     model.optimizer.learning_rate = 0.5 * float(model.optimizer.learning_rate)
 
 
+def _schedule_set(model, name):
+    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    model.optimizer.learning_rate = decay
+
+
 def _stop(model, name):
     model.stop_training = True
 
@@ -255,6 +260,7 @@ def _everything(model, name):
         *((_stop_evaluating, hook) for hook in ("test_begin", "epoch_begin")),
         *((_evaluate, hook) for hook in ("epoch_begin", "test_begin", "epoch_end")),
         (_set_weights, "test_begin"),
+        *((_schedule_set, hook) for hook in ("epoch_begin", "epoch_end")),
     ],
 )
 def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):

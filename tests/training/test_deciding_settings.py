@@ -1,7 +1,6 @@
 """Settings that decide a run's bits: recorded, compared on resume, and obeyed."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -194,32 +193,5 @@ def test_an_epoch_with_64_bit_types_has_the_numbers_of_fit(tmp_path):
         )
         with changed("jax_enable_x64", True):
             run = training_run.train(recipe.load("fashion_mlp"), options)
-        metrics.append([(m["loss"], m["test_loss"]) for m in run.metrics])
-    assert metrics[0] == [pytest.approx(pair, rel=1e-5) for pair in metrics[1]]
-
-
-def test_a_run_that_compiles_nothing_has_the_numbers_of_one_that_does(tmp_path):
-    """With the fast layers of `--accelerate`, which are the default."""
-
-    def network():
-        image = keras.Input((28, 28, 1))
-        x = keras.layers.Conv2D(2, 3, strides=4, activation="relu")(image)
-        x = keras.layers.MaxPooling2D(2)(keras.layers.BatchNormalization()(x))
-        return keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
-
-    tiny = dataclasses.replace(
-        recipe.load("fashion_mlp"),
-        network=network,
-        parameters=214,  # but for the averages of BatchNorm
-        drop_last=False,
-    )
-    metrics = []
-    for switch in (False, True):
-        options = Overrides(
-            data="sample", limit=40, epochs=2, batch_size=16, out=tmp_path / str(switch)
-        )
-        with changed("jax_disable_jit", switch):
-            run = training_run.train(tiny, options)
-        assert run.finished
         metrics.append([(m["loss"], m["test_loss"]) for m in run.metrics])
     assert metrics[0] == [pytest.approx(pair, rel=1e-5) for pair in metrics[1]]
