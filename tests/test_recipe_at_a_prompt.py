@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import keras
 import optax
 import pytest
 
-from kerascnn import UsageError, describe, optim, saved, transforms
+from kerascnn import UsageError, describe, optim, recipe, saved, transforms
 from kerascnn.recipe import Course, Recipe
 from kerascnn.training.options import Overrides
 from kerascnn.training.run import train
@@ -253,3 +254,13 @@ def test_a_network_that_can_not_be_trained_is_a_users_mistake(message, tmp_path)
     for use in (describe.describe, lambda case: train(case, options)):
         with pytest.raises(UsageError, match=f"^typed's network is .*{message}"):
             use(case)
+
+
+def test_the_command_of_a_users_file_is_its_path(tmp_path, monkeypatch):
+    assert made().command == "python -m kerascnn.recipes.typed"  # no file is known
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_of_a_test.py").write_text(TYPED)
+    network = importlib.import_module("mine_of_a_test").network
+    assert made(network=network).command == f"python {tmp_path / 'mine_of_a_test.py'}"
+    for name in ("fashion_mlp", "cifar_vgg_aug"):
+        assert recipe.load(name).command == f"python -m kerascnn.recipes.{name}"

@@ -233,7 +233,7 @@ def _train(
             raise UsageError(
                 f"the memory of {config['environment']['device']} is not enough for "
                 f"batches of {plan.batch_size}: train with smaller ones, as in "
-                f"`kerascnn run {recipe.name} --batch-size {smaller}`."
+                f"`{recipe.command} --batch-size {smaller}`."
             ) from error
         finally:
             progress.close()

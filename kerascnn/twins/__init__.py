@@ -8,12 +8,23 @@ table `TWINS` that adds optimiser, batches and transforms.
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
-from kerascnn.twins.twin import Twin
+
+if TYPE_CHECKING:
+    from kerascnn.twins.twin import Twin
 
 __all__ = ["NoTwinError", "Twin", "check_torch", "load"]
+
+
+def __getattr__(name: str):
+    if name == "Twin":  # its module imports PyTorch, which is an extra
+        from kerascnn.twins.twin import Twin
+
+        return Twin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class NoTwinError(UsageError):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import test_engines
-import test_programs
+import test_executables
 from keras import layers
 
 from kerascnn import accelerate, acceleration
@@ -103,7 +103,7 @@ def test_one_device_and_two_train_the_same(cut, monkeypatch):
 
 
 def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
-    images, loads = [], test_programs.counted_loads(monkeypatch)
+    images, loads = [], test_executables.counted_loads(monkeypatch)
     convolution = acceleration.convolution._finished_convolution
     monkeypatch.setattr(
         acceleration.convolution,
