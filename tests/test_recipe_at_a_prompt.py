@@ -261,6 +261,9 @@ def test_the_command_of_a_users_file_is_its_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine_of_a_test.py").write_text(TYPED)
     network = importlib.import_module("mine_of_a_test").network
-    assert made(network=network).command == f"python {tmp_path / 'mine_of_a_test.py'}"
+    assert (
+        made(network=network).command
+        == f"kerascnn run {tmp_path / 'mine_of_a_test.py'}"
+    )
     for name in ("fashion_mlp", "cifar_vgg_aug"):
         assert recipe.load(name).command == f"python -m kerascnn.recipes.{name}"
