@@ -139,9 +139,9 @@ def _as(kind: Any, value: Any, name: str) -> Any:
         if (kinds[0] is bool) != isinstance(value, bool):
             raise TypeError
         return convert(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError):
         option = name.replace("_", "-")
-        raise UsageError(f"--{option} {value!r}: expected {expected}.") from error
+        raise UsageError(f"--{option} {value!r}: expected {expected}.") from None
 
 
 def _number(value: Any) -> float:
