@@ -123,6 +123,9 @@ def _source(thing: Any) -> dict[str, str]:
     """
     thing = inspect.unwrap(thing)
     try:
+        # Python 3.13 takes the text of `python -c` for that of any code from `exec`.
+        if inspect.getsourcefile(thing) == "<string>":
+            raise OSError("no source")
         return {"code": inspect.getsource(thing).strip()}
     except Exception:  # Python's search for the text raises much else than OSError
         version = "{}.{}".format(*sys.version_info)

@@ -59,7 +59,11 @@ def recipe_of(run: Run) -> recipes.Recipe:
         UsageError: The folder holds no run, or the recipe is not found.
     """
     with _legible(run):
-        name, file = run.config["recipe"], run.config.get("recipe_file")
+        name, file = run.config.get("recipe"), run.config.get("recipe_file")
+        if name is None:
+            raise UsageError(
+                f"{run.folder}/config.json names no recipe: it is damaged."
+            )
         if file is None:
             if name in recipes.names():
                 return recipes.load(name)

@@ -92,16 +92,6 @@ def undone(make):
         patch.undo()
 
 
-@contextlib.contextmanager
-def epsilon(value):
-    before = keras.config.epsilon()
-    keras.config.set_epsilon(value)
-    try:
-        yield
-    finally:
-        keras.config.set_epsilon(before)
-
-
 FLAGS = "--xla_cpu_enable_fast_math=true"
 CHANGES = {
     "number of devices was 1 and is 2": lambda: undone(other_number_of_devices),
@@ -118,7 +108,6 @@ CHANGES = {
     "jax_threefry_partitionable was True and is False": lambda: changed(
         "jax_threefry_partitionable", False
     ),
-    "keras.config.epsilon was 1e-07 and is 0.001": lambda: epsilon(1e-3),
 }
 
 

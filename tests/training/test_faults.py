@@ -26,7 +26,7 @@ from kerascnn import UsageError, api, describe, optim, recipe
 from kerascnn.cli import parsing
 from kerascnn.cli import run as run_command
 from kerascnn.engine import finite
-from kerascnn.process import cores, machine
+from kerascnn.process import cores, machine, signals
 from kerascnn.process.signals import Interrupted, Signals
 from kerascnn.report import plots
 from kerascnn.runs import Run
@@ -901,10 +901,10 @@ def test_the_code_that_trains_is_what_is_hashed(monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", noted)
     machine.code.__wrapped__()
-    expected = ("acceleration/winograd", "optim", "training/epoch", "data/loading")
+    expected = ("acceleration/winograd", "optim", "engine/epoch", "data/loading")
     assert {f"kerascnn/{name}.py" for name in expected} <= set(seen)
     assert {name.split("/")[1] for name in seen if name.count("/") > 1} == {
-        *("acceleration", "data", "training")
+        *("acceleration", "data", "engine", "process", "training")
     }
 
 
@@ -1177,6 +1177,7 @@ def test_windows_starts_a_process_and_waits_for_it(monkeypatch):
 
     options = run_options.Overrides(deterministic=True)
     variables = {"XLA_FLAGS": "--anything"}
+    monkeypatch.setattr(signals, "is_program", lambda: True)
     monkeypatch.setattr(run_command.determinism, "variables", lambda backend: variables)
     monkeypatch.setattr(subprocess, "call", call)
     with monkeypatch.context() as patch:
