@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import subprocess
@@ -23,7 +24,6 @@ from kerascnn import (
     UsageError,
     initializers,
     optim,
-    parity,
     processes,
     transforms,
     twins,
@@ -597,7 +597,7 @@ def test_misuse_is_one_line(words, message, capsys):
 
 
 def test_without_torch_the_command_says_how_to_get_it(capsys, monkeypatch):
-    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("kerascnn.cli.commands.check_backend", lambda: None)
     assert main(["parity", "fashion_mlp"]) == 2
     assert "pip install 'kerascnn[torch]'" in capsys.readouterr().err
