@@ -7,10 +7,10 @@ import sys
 import pytest
 
 PEAK = """
-from kerascnn.process import caches
+from kerascnn.process import machine
 held = b'x' * 2**28
 del held
-print(environment.peak_memory() // 2**20)
+print(machine.peak_memory() // 2**20)
 """
 
 STARTS_ANOTHER = f"""
