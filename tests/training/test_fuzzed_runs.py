@@ -183,7 +183,7 @@ def test_a_damaged_record_is_a_line(examples, stopped, tmp_path, capfd, unchange
             patch.setattr(
                 training_run,
                 "train",
-                lambda recipe, given, names: (
+                lambda recipe, given, names, **drawing: (
                     resume.options(run, given, names),
                     resume.changes(run, now, force=True),
                 ),
