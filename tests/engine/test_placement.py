@@ -13,6 +13,7 @@ import test_engines
 from keras import layers
 
 from kerascnn import accelerate, acceleration
+from kerascnn.acceleration import winograd
 from kerascnn.data import Split
 from kerascnn.engine import counts
 from kerascnn.engine.plan import Plan
@@ -102,10 +103,10 @@ def test_one_device_and_two_train_the_same(cut, monkeypatch):
 
 def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
     images = []
-    convolution = acceleration.convolution._finished_convolution
+    convolution = acceleration.convolution._convolution
     monkeypatch.setattr(
         acceleration.convolution,
-        "_finished_convolution",
+        "_convolution",
         lambda x, *others: images.append(len(x)) or convolution(x, *others),
     )
     fast, expected = trained()
@@ -263,6 +264,29 @@ def test_a_step_in_parts_takes_the_memory_of_a_part(cut, monkeypatch):
     gradients = 4 * singly(kernel_size=7).count_params()
     # Beside those of a part, the sums until now and the next.
     assert bytes_of(128) < part + 2 * gradients
+
+
+def test_a_large_kernel_s_gradient_is_done_before_the_images(cut, monkeypatch):
+    """Whole, not one of its pieces alone: each has a sum of its own, as large."""
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(64, 3, activation="relu")(image)
+    x = layers.Conv2D(128, 7, activation="relu")(x)
+    model = keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+
+    def bytes_of():
+        jax.clear_caches()  # the fast operations' own traces, made before a patch
+        step, _ = training(accelerate(model), 62)
+        return step.memory_analysis().temp_size_in_bytes
+
+    whole, store = bytes_of(), winograd.stored_on_cpu
+    monkeypatch.setattr(
+        winograd,
+        "stored_on_cpu",
+        lambda x, other=None: x if x.shape[:2] == (7, 7) else store(x, other),
+    )
+    # By how much depends on XLA's order: by up to two pieces of 1.6 MB.
+    assert whole < bytes_of()
+    jax.clear_caches()
 
 
 def test_each_device_s_parts_are_of_its_own_images(cut, monkeypatch):
