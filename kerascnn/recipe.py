@@ -438,7 +438,8 @@ def _check_named(recipe: Recipe | Outline, name: str, file: Path) -> None:
         )
 
 
-def _outline(tree: ast.Module) -> Outline:
+def call_of(tree: ast.Module) -> ast.Call:
+    """Return the call in a file's `RECIPE = Recipe(...)`; ValueError unless one is."""
     (call,) = (
         node.value
         for node in tree.body
@@ -447,6 +448,11 @@ def _outline(tree: ast.Module) -> Outline:
         and node.targets[0].id == "RECIPE"
         and isinstance(node.value, ast.Call)
     )
+    return call
+
+
+def _outline(tree: ast.Module) -> Outline:
+    call = call_of(tree)
     wanted = {field.name for field in dataclasses.fields(Outline)} - {"course"}
     facts = {
         keyword.arg: ast.literal_eval(keyword.value)

@@ -133,14 +133,7 @@ def copied(source: str, name: str, old: str, path: str) -> str:
     """
     try:
         tree = ast.parse(source)
-        (recipe_call,) = (
-            node.value
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id == "RECIPE"
-            and isinstance(node.value, ast.Call)
-        )
+        recipe_call = recipe.call_of(tree)
     except (SyntaxError, ValueError) as error:
         raise UsageError(
             f"{old} can't be copied ({one_line(error)}): it assigns RECIPE = "

@@ -423,7 +423,7 @@ def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
     }
 
 
-# What is measured, in the order of the metrics of `trainer.compile_model`.
+# What is measured, in the order of the metrics of `training.build.compile_model`.
 _MEASURED = ("loss", "accuracy", "crossentropy")
 
 

@@ -92,11 +92,6 @@ def processor() -> str:
     return name or platform.processor() or platform.machine()
 
 
-def processor_flags() -> str:
-    """Return what the processor can do, in its own words; nothing off Linux."""
-    return _said("/proc/cpuinfo", "flags", "Features")
-
-
 def _said(file: str, *names: str) -> str:
     """Return what Linux says in a file of lines `name: value`, the first of these."""
     with contextlib.suppress(OSError):
