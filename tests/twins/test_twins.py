@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from kerascnn import UsageError, twins
-from kerascnn import parity as package
 from kerascnn import recipe as recipes
 
 NAMES = recipes.names()
@@ -193,7 +192,7 @@ def test_edges_are_opencv_s():
 
 
 def test_missing_torch_is_one_line(monkeypatch):
-    monkeypatch.setattr(package.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(twins.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install"):
         twins.load("fashion_mlp")
     with pytest.raises(UsageError, match="did you mean"):
