@@ -171,7 +171,10 @@ def test_another_process_finds_the_same():
 
 
 def test_a_lambda_that_keras_cannot_save_is_a_users_mistake():
-    space = typed() | {"scaled": eval("lambda x: x * 2")}
+    # Not "<string>": Python 3.13 takes the text of `python -c`, by which the tests'
+    # processes are started, for the text of that name.
+    scaled = eval(compile("lambda x: x * 2", "<prompt>", "eval"))
+    space = typed() | {"scaled": scaled}
     case = made(network=lambda: space["network"](space["scaled"]))
     with pytest.raises(UsageError, match="a lambda in typed's network"):
         describe.describe(case)
