@@ -58,8 +58,8 @@ ORDER = {
         *("executables", "epoch", "fit", "choice"),
     ],
     "process": [
-        *("__init__", "cores", "settings", "signals", "estimate", "backend"),
-        *("memory", "machine", "caches", "determinism", "prepare"),
+        *("__init__", "cores", "settings", "signals", "estimate", "memory"),
+        *("backend", "machine", "caches", "determinism", "prepare"),
     ],
     "training": [
         *("__init__", "options", "callback_values", "callback_state", "checkpoint"),

@@ -19,6 +19,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.bench.measure import Contender, Result
+from kerascnn.process import memory
 from kerascnn.text import say
 
 ROOT = Path(__file__).parents[2]
@@ -116,9 +117,11 @@ def interval(
 def environment(root: Path) -> dict[str, str]:
     """Return the environment in which Python imports `kerascnn` from a folder.
 
-    `prepare_process` sets no variable, so that all of these are the user's.
+    Each side chooses by itself what the C library is told; the user's choice stays.
     """
     variables = dict(os.environ)
+    if memory.is_ours(variables.get("GLIBC_TUNABLES", "")):
+        del variables["GLIBC_TUNABLES"]
     paths = [str(root), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Both compile: a side that finds the other's programs would take less memory.

@@ -19,8 +19,8 @@ from typing import Any
 
 from kerascnn import UsageError, data, processes
 from kerascnn.bench.sets import repeated
-from kerascnn.process import machine, memory, prepare, signals
-from kerascnn.process.backend import spare_tensorflow
+from kerascnn.process import machine, prepare, signals
+from kerascnn.process.backend import restart_for_memory, spare_tensorflow
 
 
 def build(
@@ -61,9 +61,8 @@ def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
     contender, name, batch, images, transform = sys.argv[1:]
     signals.own_process()
-    if contender.startswith("torch"):  # whose process imports neither Keras nor JAX
-        memory.prepare()
-    else:
+    restart_for_memory()
+    if not contender.startswith("torch"):  # whose process imports neither Keras nor JAX
         prepare.prepare_process()
     processes.answers()
     try:

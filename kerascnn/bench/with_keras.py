@@ -84,6 +84,8 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
     model.optimizer.build(model.trainable_variables)
     counter = finite.index(model.optimizer)
     mesh = placement.mesh(model, len(batch))
+    if mesh is not None:
+        memory.keep_less()
     step = epoch.training_function(model, mesh)
     state = placement.copied(mesh, epoch.read_state(model))
     images, labels = placement.copied(mesh, (batch.images, batch.labels))
@@ -93,8 +95,6 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
         nonlocal state
         for _ in range(number):
             finite.check(state["optimizer"][counter])  # waits, as the engine does
-            if mesh is not None:
-                memory.trim_between_steps()
             state = step(state, images, labels, chosen)
         jax.block_until_ready(state)
 

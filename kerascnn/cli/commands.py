@@ -11,7 +11,7 @@ from typing import Any
 from kerascnn import UsageError, __version__, text
 from kerascnn.cli import parsing
 from kerascnn.process import signals
-from kerascnn.process.backend import check_backend
+from kerascnn.process.backend import check_backend, restart_for_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +275,8 @@ def _dispatch(words: Sequence[str], group: str = "") -> None:
     longer = " ".join((first, *words[1:2]))
     by_name = {command.name: command for command in COMMANDS}
     command = by_name.get(longer, by_name[first])
+    if command.computes and signals.is_program():
+        restart_for_memory()
     rest = words[len(command.name.split()) - len(group.split()) :]
     if dataclasses.is_dataclass(command.found):
         parsing.parse(command.found, rest, f"kerascnn {command.name}")()

@@ -13,7 +13,11 @@ from kerascnn import MISSED_BACKEND, UsageError, api, runs
 from kerascnn import recipe as recipes
 from kerascnn.cli import parsing
 from kerascnn.process import determinism, prepare, signals
-from kerascnn.process.backend import check_backend, use_backend
+from kerascnn.process.backend import (
+    check_backend,
+    restart_for_memory,
+    use_backend,
+)
 from kerascnn.training import resume as resuming
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     def program() -> None:
         if arguments is None:
             signals.stop_quietly()
+            restart_for_memory()
         check_backend()
         words = sys.argv[1:] if arguments is None else arguments
         run(recipe, words, recipe.command)

@@ -113,6 +113,8 @@ class _Loop:
         self.images = len(train), len(test)
         model.optimizer.build(model.trainable_variables)
         self.mesh = placement.mesh(model, plan.batch_size)
+        if self.mesh is not None:
+            memory.keep_less()
         self.training, self.evaluation = _functions(
             model, model.optimizer, self.mesh, plan.batch_size
         )
@@ -181,8 +183,6 @@ class _Loop:
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
                 finite.check(state["optimizer"][counter])
-                if self.mesh is not None:
-                    memory.trim_between_steps()
                 chosen = placement.cut(self.mesh, chosen)
                 state = self.training(state, *self.train, chosen)
                 for step in range(self.done, self.done + len(chosen)):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from kerascnn import MISSED_BACKEND, UsageError
-from kerascnn.process import cores, signals
+from kerascnn.process import cores, memory, signals
 
 
 def restart(variables: Mapping[str, str]) -> NoReturn:
@@ -27,6 +27,12 @@ def restart(variables: Mapping[str, str]) -> NoReturn:
 
         sys.exit(subprocess.call(command, env=environment))
     os.execve(sys.executable, command, environment)
+
+
+def restart_for_memory() -> None:
+    """Start a program again where glibc can keep its memory: first of all, once."""
+    if needed := memory.variables():
+        restart(needed)
 
 
 def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:

@@ -3,8 +3,9 @@
 A training step on a CPU takes several hundred megabytes and gives them back. glibc
 returns blocks of this size to the system immediately, and the system clears each page
 when the next step writes it; in a virtual machine the host may have to find it first.
-`prepare` has glibc keep them, on pages of 2 MiB.
-https://man7.org/linux/man-pages/man3/mallopt.3.html
+glibc keeps them, on pages of 2 MiB, where tunables say so, which it reads when a
+process starts.
+https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
 """
 
 import ctypes
@@ -12,95 +13,85 @@ import functools
 import gc
 import os
 import sys
-from typing import Any
+from pathlib import Path
 
 from kerascnn.process import signals
 
-# glibc's malloc.h and Linux's mman.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
-# The end of the heap that asks for huge pages: address space, until a step writes it.
-_HEAP = 2**31
-
-_keeps = False
+# Where pages are huge, the main thread's blocks from 256 MiB on come from the system:
+# the heap would place a step's block some bytes beside its old place, and grow.
+_LARGEST_KEPT, _LARGEST_KEPT_BY_LARGE_NETS = 2**28, 2**24
+_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
-@functools.cache
-def _library() -> Any:
-    """Return the C library with the signatures of what is called; None off glibc."""
-    if sys.platform != "linux":
-        return None
-    name = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[0]
-    if name != "glibc":
-        return None
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
-    library.malloc.argtypes = library.malloc_trim.argtypes = [ctypes.c_size_t]
-    library.free.argtypes = [ctypes.c_void_p]
-    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return library
+def variables() -> dict[str, str]:
+    """Return the environment variables with which a process keeps its memory.
 
-
-def prepare() -> str:
-    """Have glibc keep what a step gives back, until this process ends; say what holds.
-
-    One heap serves all threads, because a thread's own ends at 64 MiB and glibc maps
-    larger blocks anew each time; the heap's end is never given back by itself.
+    None where the C library is not glibc, or where the user has chosen.
     """
-    global _keeps
-    library = _library()
-    if library is None:
-        return "left alone: the C library is not glibc"
-    if "GLIBC_TUNABLES" in os.environ:
-        return "left alone: GLIBC_TUNABLES is set"
-    if not _keeps:
-        for parameter, value in (
-            (_M_MMAP_MAX, 0),
-            (_M_TRIM_THRESHOLD, -1),
-            (_M_ARENA_MAX, 1),
-        ):
-            library.mallopt(parameter, value)
-        _keeps = True
-        _renew_end(library)
-    return "one heap that keeps what a step gives back, on huge pages where it can"
+    if "GLIBC_TUNABLES" in os.environ or os.environ.get("KERASCNN_PREPARE") == "0":
+        return {}
+    tunables = _tunables()
+    words = [f"glibc.malloc.{name}={value}" for name, value in tunables.items()]
+    return {"GLIBC_TUNABLES": ":".join(words)} if words else {}
 
 
-def _renew_end(library: Any) -> None:
-    """Give the pages of the heap's end back, and have it ask for huge ones."""
-    block = library.malloc(_HEAP)
-    if not block:  # a limit on the address space: the end stays as it is
-        return
-    page = os.sysconf("SC_PAGE_SIZE")
-    first = -(-block // page) * page
-    size = (block + _HEAP - first) // page * page
-    library.madvise(first, size, _MADV_DONTNEED)
-    library.madvise(first, size, _MADV_HUGEPAGE)
-    library.free(block)
+def _tunables() -> dict[str, int]:
+    if sys.platform != "linux":
+        return {}
+    library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    if library != "glibc":
+        return {}
+    release = tuple(map(int, version.split(".")))
+    setting = _HUGE_PAGES.read_text() if _HUGE_PAGES.exists() else ""
+    asked = "[madvise]" in setting and release >= (2, 35)
+    tunables: dict[str, int] = {}
+    if release >= (2, 36):  # which takes any threshold
+        tunables["trim_threshold"] = 2**34
+        if asked or "[always]" in setting:
+            tunables["mmap_threshold"] = _LARGEST_KEPT
+        else:
+            # A thread's own heap ends at 64 MiB, and glibc maps larger blocks anew,
+            # whose small pages cost most: one heap serves all threads.
+            tunables |= {"mmap_threshold": 2**33, "arena_max": 1}
+    if asked:
+        tunables["hugetlb"] = 1
+    return tunables
+
+
+def is_ours(tunables: str) -> bool:
+    """Whether this package has chosen these tunables, not the user."""
+    return tunables == ":".join(f"glibc.malloc.{k}={v}" for k, v in _tunables().items())
+
+
+def said() -> str:
+    """Say what holds in this process."""
+    if (tunables := os.environ.get("GLIBC_TUNABLES")) is not None:
+        return f"GLIBC_TUNABLES={tunables}"
+    if not _tunables():
+        return "left alone: the C library is not glibc, or too old"
+    return "left alone: glibc reads GLIBC_TUNABLES when a process starts"
+
+
+def keep_less() -> None:
+    """Have glibc give back each block from 16 MiB on, for a large net's process.
+
+    What an evaluation or a checkpoint has used serves no step, and new huge pages cost
+    a long step nothing that shows.
+    """
+    kept = f"glibc.malloc.mmap_threshold={_LARGEST_KEPT}"
+    tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    if signals.is_program() and kept in tunables:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BY_LARGE_NETS)
 
 
 def trim() -> None:
     """Give the free pieces of memory back to the system, where the C library can."""
-    library = _library()
-    if library is None:
+    if os.name == "nt":
         return
-    if not _keeps:
-        library.malloc_trim(0)
-        return
-    # malloc_trim would shorten the heap, and what it grows by later has small pages.
-    library.malloc_trim(2**62)
-    _renew_end(library)
-
-
-def trim_between_steps() -> None:
-    """Give back what a large net's step has freed, in a process that keeps it.
-
-    XLA allocates aligned blocks, for which glibc looks for some bytes more than it then
-    uses, so that a step's block seldom fits its old place: the heap would grow by all
-    of it, time and again. Huge pages make new ones cheap. Call it while no step runs.
-    """
-    if _keeps:
-        trim()
+    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        give_back(0)
 
 
 @functools.cache

@@ -17,7 +17,8 @@ def prepare_process() -> dict[str, str]:
     command line calls it by itself. `KERASCNN_PREPARE=0` in the environment turns it
     off. It concerns:
 
-    - `memory`: glibc keeps what a step gives back, on huge pages;
+    - `memory`: whether glibc keeps what a step gives back, on huge pages. glibc reads
+      this when a process starts, so that the command line alone starts again for it;
     - `devices`: each core, up to four, is one of JAX's devices;
     - `compile cache`: JAX keeps what it compiles in this package's cache folder;
     - `TensorFlow`: Keras does not import it where another backend computes.
@@ -38,7 +39,7 @@ def prepared(cache_dir: str | os.PathLike | None = None) -> dict[str, str]:
     if not _done:
         if os.environ.get("KERASCNN_PREPARE") == "0":
             return {"KERASCNN_PREPARE": "0: nothing is set up"}
-        _done["memory"] = memory.prepare()
+        _done["memory"] = memory.said()
         if os.environ["KERAS_BACKEND"] == "jax":
             _done["devices"] = cores.as_devices()
             memory.trim_after_compiling()

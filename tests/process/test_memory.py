@@ -4,9 +4,10 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from kerascnn.process import memory
 
 glibc = pytest.mark.skipif(
     sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""),
@@ -34,16 +35,102 @@ def printed(program, **variables):
     return done.stdout.split()
 
 
-@glibc
-@pytest.mark.parametrize("prepared", [False, True])
-@pytest.mark.parametrize("thread", [False, True])
-def test_what_a_step_gives_back_serves_the_next(prepared, thread):
-    program = f"""
-import resource, threading
-from kerascnn.process import memory
+def chosen():
+    """The tunables of a process whose user has not chosen."""
+    variables = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", variables)
+        return memory.variables().get("GLIBC_TUNABLES", "")
 
-if {prepared}:
-    memory.prepare()
+
+# Starts again with the tunables, as the command line does.
+RESTARTED = """
+from kerascnn.process import backend, memory, signals
+signals.own_process()
+backend.restart_for_memory()
+"""
+
+by_choice = pytest.mark.skipif(
+    "hugetlb" not in chosen(), reason="this system gives huge pages always or never"
+)
+keeps = pytest.mark.skipif(
+    "mmap_threshold" not in chosen(), reason="this C library can't keep memory"
+)
+
+
+@by_choice
+@pytest.mark.parametrize(
+    "choice", [{}, {"GLIBC_TUNABLES": ""}, {"KERASCNN_PREPARE": "0"}]
+)
+def test_a_program_gets_huge_pages_unless_the_user_says_otherwise(choice):
+    program = f"""
+{RESTARTED}
+x = b"x" * 2**28
+print([line.split()[1] for line in open("/proc/self/smaps_rollup")
+       if line.startswith("AnonHugePages")][0])
+"""
+    huge = int(printed(program, **choice)[0]) / 2**10  # MiB
+    assert huge < 50 if choice else huge > 200
+
+
+@keeps
+@pytest.mark.parametrize(
+    "words", [["kerascnn.recipes.fashion_mlp"], ["kerascnn", "run", "fashion_mlp"]]
+)
+def test_a_recipe_starts_again_with_memory_once(tmp_path, words):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os; print('begun with', os.environ.get('GLIBC_TUNABLES'))"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    plain = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--no-such-option"],
+        env={**plain, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["begun with None", f"begun with {chosen()}"]
+    assert done.returncode == 2
+
+
+KEPT = "glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_threshold="
+HUGE = "glibc.malloc.hugetlb=1"
+ONE_HEAP = KEPT + "8589934592:glibc.malloc.arena_max=1"
+
+
+@pytest.mark.parametrize(
+    ("setting", "library", "expected"),
+    [
+        ("always [madvise] never", "glibc 2.36", f"{KEPT}268435456:{HUGE}"),
+        ("always [madvise] never", "glibc 2.35", HUGE),
+        ("always madvise [never]", "glibc 2.35", None),
+        ("always [madvise] never", "glibc 2.34", None),
+        ("always [madvise] never", None, None),
+        ("[always] madvise never", "glibc 2.36", f"{KEPT}268435456"),
+        ("always madvise [never]", "glibc 2.36", ONE_HEAP),
+        (None, "glibc 2.36", ONE_HEAP),
+    ],
+)
+def test_variables(monkeypatch, tmp_path, setting, library, expected):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "confstr", lambda name: library, raising=False)
+    monkeypatch.setattr(memory, "_HUGE_PAGES", tmp_path / "enabled")
+    if setting:
+        (tmp_path / "enabled").write_text(setting)
+    assert memory.variables().get("GLIBC_TUNABLES") == expected
+
+
+@by_choice
+@pytest.mark.parametrize("program", [False, True])
+@pytest.mark.parametrize("thread", [False, True])
+def test_what_a_step_gives_back_serves_the_next(program, thread):
+    usual = statistics.median(
+        map(
+            int,
+            printed(f"""
+import resource, threading
+{RESTARTED if program else ""}
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -57,77 +144,44 @@ def work():
 
 thread = threading.Thread(target=work)
 thread.start() if {thread} else work()
-"""
+""")[1:],
+        )
+    )
     # Once in a while the system is short of one huge page, and puts 512 small ones in
-    # its place.
-    usual = statistics.median(map(int, printed(program)[1:]))
-    if prepared:
-        assert usual < 5
-    else:
+    # its place: hence the median.
+    if not program:
         assert usual > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
+    elif thread:
+        assert usual < 2**26 / 2**21 + 8  # new pages, but huge ones
+    else:
+        assert usual < 5
 
 
-@glibc
-@pytest.mark.parametrize("before", ["", "memory.trim()", "memory.trim_between_steps()"])
-def test_pages_are_huge_also_after_memory_was_given_back(before):
+@by_choice
+@pytest.mark.parametrize("less", [False, True])
+def test_a_large_nets_blocks_go_back_to_the_system(less):
     program = f"""
-from kerascnn.process import memory
-memory.prepare()
-{before}
-x = b"x" * 2**28
-print([line.split()[1] for line in open("/proc/self/smaps_rollup")
-       if line.startswith("AnonHugePages")][0])
-"""
-    setting = "/sys/kernel/mm/transparent_hugepage/enabled"
-    if not os.path.exists(setting) or "[never]" in Path(setting).read_text():
-        pytest.skip("this system gives no huge pages")
-    assert int(printed(program)[0]) / 2**10 > 200  # MiB
-
-
-@glibc
-@pytest.mark.parametrize("prepared", [False, True])
-def test_trim_gives_back_holes_and_the_heaps_end(prepared):
-    program = f"""
-from kerascnn.process import memory
 {RESIDENT}
-memory.prepare() if {prepared} else None
+{RESTARTED}
+memory.keep_less() if {less} else None
 before = resident()
-holes = [bytes(4000) for _ in range(50_000)]
-kept = holes[-1]  # keeps the others' place
-end = b"x" * 2**27
-held = resident() - before
-del holes, end
-memory.trim()
-print(held, resident() - before)
+block = bytearray(b"x") * 2**26
+assert resident() - before > 32  # the heap's last huge page may be resident already
+del block
+print(resident() - before)
 """
-    held, left = map(int, printed(program))
-    assert held > 300
-    assert left < 40
-
-
-@glibc
-@pytest.mark.parametrize("prepared", [False, True])
-def test_between_steps_a_process_that_keeps_memory_alone_gives_it_back(prepared):
-    program = f"""
-from kerascnn.process import memory
-memory.prepare() if {prepared} else None
-trims = []
-memory.trim = lambda: trims.append(1)
-memory.trim_between_steps()
-print(len(trims))
-"""
-    assert printed(program) == [str(int(prepared))]
+    left = int(printed(program)[0])
+    assert left < 3 if less else left > 32
 
 
 @glibc
 @pytest.mark.parametrize("tunables", ["", "glibc.malloc.check=0"])
-def test_the_users_own_tunables_hold(tunables):
-    program = """
-from kerascnn.process import memory
-print(memory.prepare())
-"""
-    said = printed(program, GLIBC_TUNABLES=tunables)
-    assert " ".join(said) == "left alone: GLIBC_TUNABLES is set"
+def test_the_users_own_tunables_hold_and_are_said(tunables):
+    said = printed(
+        "import kerascnn; print(kerascnn.prepare_process()['memory'])",
+        GLIBC_TUNABLES=tunables,
+    )
+    assert " ".join(said) == f"GLIBC_TUNABLES={tunables}"
 
 
 @glibc
@@ -137,7 +191,6 @@ import jax
 from kerascnn.process import memory
 
 {RESIDENT}
-memory.prepare()
 memory.trim_after_compiling()
 kept = [bytes(4000) for _ in range(50_000)][-1]  # the last one keeps the others' place
 before = resident()
@@ -160,7 +213,6 @@ import jax
 from kerascnn.process import memory, signals
 
 {RESIDENT}
-memory.prepare()
 signals.stop_quietly() if {is_program} else None
 double = jax.jit(lambda x: 2 * x)
 double(1.0)
