@@ -25,23 +25,16 @@ STEPS_AN_EPOCH = 10
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much to compute.
-
-    Args:
-        batch: Images a step.
-        steps: Steps of the loss trace.
-    """
+    """How much to compute: images a step, and steps of the loss trace."""
 
     batch: int
     steps: int
 
 
 def size(parameters: int) -> Size:
-    """Return how much to compute for a network with so many parameters.
-
-    The lectures' batches of 256 and 1,024 would take hours for all networks. For the
-    two largest networks a hundred steps would still take many minutes.
-    """
+    """Return how much to compute for a network with so many parameters."""
+    # The lectures' batches of 256 and 1,024 would take hours for all networks, and a
+    # hundred steps of the two largest many minutes.
     if parameters > 100e6:
         return Size(batch=1, steps=3)
     if parameters > 30e6:
@@ -82,10 +75,7 @@ def compare_batches(recipe: Recipe, twin: Twin) -> Iterator[Check]:
 
 
 def prepare(twin: Twin, raw: Split, much: Size, dropout: Dice) -> Iterator[Batch]:
-    """Yield what each step is taken on, through torchvision's rules.
-
-    An epoch has `STEPS_AN_EPOCH` batches, of the same images in another order.
-    """
+    """Yield `STEPS_AN_EPOCH` batches an epoch, through torchvision's rules."""
     dice = np.random.default_rng(2)
     used = min(much.batch * min(STEPS_AN_EPOCH, much.steps), len(raw))
     used -= used % much.batch

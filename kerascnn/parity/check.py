@@ -21,17 +21,7 @@ CEILING = 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One quantity, compared.
-
-    Args:
-        part: What kind of quantity, such as `"forward"`.
-        name: Which: a layer, a parameter, a step.
-        difference: How far apart the two are.
-        tolerance: How far apart they may be.
-        reason: What is likely wrong where it fails.
-        note: What to know about the figure.
-        usual: The tolerance that holds where rounding has not raised it.
-    """
+    """One quantity, compared."""
 
     part: str
     name: str
@@ -39,7 +29,7 @@ class Check:
     tolerance: float
     reason: str
     note: str = ""
-    usual: float | None = None
+    usual: float | None = None  # the tolerance, where rounding has raised it
 
     @property
     def passed(self) -> bool:

@@ -1,8 +1,7 @@
 """Compare a recipe with its twin, quantity by quantity, and find where they part.
 
-Same weights, same batches, same random draws, float32. Each comparison is a `Check`:
-how far apart the two are, how far they may be, and what the reason may be. The order
-is that of the computation, so the first that fails is where the two part.
+Same weights, batches and random draws, in float32 and in the order of the computation:
+the first `Check` that fails is where the two part.
 """
 
 from __future__ import annotations
@@ -40,21 +39,7 @@ def compare(
     mistake: str | None = None,
     steps: int | None = None,
 ) -> Iterator[Check]:
-    """Compare a recipe with its twin.
-
-    Args:
-        recipe: The recipe.
-        accelerate: Use this package's fast gradients (JAX).
-        mistake: One of `mistakes.MISTAKES`, to be made on the way.
-        steps: Steps of the loss trace, where not as many as `size` says.
-
-    Yields:
-        The comparisons, in the order of the computation.
-
-    Raises:
-        UsageError: The recipe has nothing to make the mistake with, or the two
-            networks do not fit together.
-    """
+    """Yield the checks of a recipe beside its twin, in the order of the computation."""
     twin = twins.load(recipe.name)
     much = size(recipe.parameters)
     much = dataclasses.replace(much, steps=steps or much.steps)
@@ -92,10 +77,7 @@ def compare(
 
 
 def quick_draws() -> contextlib.AbstractContextManager[Any]:
-    """Draw random numbers in an order that JAX compiles four times as fast.
-
-    The distribution is the same; of initial weights nothing else is compared.
-    """
+    """Draw random numbers in an order that JAX compiles faster; same distribution."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
     import jax
@@ -104,11 +86,9 @@ def quick_draws() -> contextlib.AbstractContextManager[Any]:
 
 
 def shake(layouts: list[Layout]) -> None:
-    """Move biases, scales and statistics off the zeros and ones they start from.
-
-    Else a bias in the wrong place, or an inference that takes no statistics, would go
-    unseen.
-    """
+    """Move biases, scales and statistics off the zeros and ones they start from."""
+    # Else a bias in the wrong place, or an inference without statistics, would go
+    # unseen.
     dice = np.random.default_rng(1)
     for layout in layouts:
         for name, _ in layout.names:
@@ -128,10 +108,8 @@ def forget_order(layouts: list[Layout], module: nn.Module) -> None:
 
 
 def check_activations(network: keras.Model) -> None:
-    """Raise `UsageError` if an activation is a layer of its own.
-
-    A layer and its activation are compared as one, and ReLU's kinks by layer.
-    """
+    """Raise `UsageError` if an activation is a layer of its own."""
+    # A layer and its activation are compared as one, and ReLU's kinks by layer.
     for layer in network.layers:
         if isinstance(layer, keras.layers.ReLU | keras.layers.Activation):
             raise UsageError(

@@ -10,17 +10,8 @@ from kerascnn.recipe import Recipe
 
 
 def of(recipe: Recipe) -> Split:
-    """Return the bundled sample's training images; for imagenette, noise of its size.
-
-    The same on every machine, whatever data it has. A folder of images is taken as it
-    is.
-
-    Args:
-        recipe: Whose data set.
-
-    Raises:
-        UsageError: There is no sample.
-    """
+    """Return the sample's training images; for imagenette, noise of its size."""
+    # The same on every machine, whatever data it has.
     if recipe.dataset == "imagenette":
         dice = np.random.default_rng(0)
         # Keras crops to the proportions and then resizes, torchvision the other way

@@ -19,11 +19,8 @@ INITIAL = 6.0
 
 
 def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]:
-    """Compare the distributions of the initial weights: centre, spread and shape.
-
-    The two draw from dice of their own, so the difference is in standard errors.
-    BatchNorm starts from the same numbers.
-    """
+    """Compare the distributions of the initial weights: centre, spread and shape."""
+    # The two draw from dice of their own, so the difference is in standard errors.
     for layout, other in zip(layouts, weights.learning(module), strict=True):
         if layout.kind == "BatchNormalization":
             yield from compare_vectors(layout, other)
@@ -111,10 +108,9 @@ def compare_vectors(layout: Layout, other: nn.Module) -> Iterator[Check]:
 def compare_penalties(
     layouts: list[Layout], module: nn.Module, twin: Twin
 ) -> Iterator[Check]:
-    """Compare each kernel's penalty with the half square that PyTorch's decay is of.
-
-    Beside a large gradient of the cross-entropy, a penalty twice as large is rounding.
-    """
+    """Compare each kernel's penalty with the half square that PyTorch's decay is of."""
+    # Beside a large gradient of the cross-entropy, a penalty twice as large is
+    # rounding.
     for layout, other in zip(layouts, weights.learning(module), strict=True):
         if layout.kind == "BatchNormalization":
             continue

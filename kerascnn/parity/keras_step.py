@@ -15,13 +15,7 @@ from kerascnn.engine.steps import LossOf, gradients
 
 @dataclasses.dataclass
 class Step:
-    """What one training step computed, before its update, as the backend's arrays.
-
-    Args:
-        outputs: Of the watched layers, `(batch, ...)`, channels last.
-        crossentropy: The batch's mean, without any penalty.
-        gradients: Of the loss with its penalty, one for each trainable variable.
-    """
+    """What a step computed before its update; `crossentropy` is without penalties."""
 
     outputs: Sequence[Any]
     crossentropy: Any
@@ -29,14 +23,7 @@ class Step:
 
 
 class KerasTrainer:
-    """A Keras network that trains step by step and shows what it computes.
-
-    Args:
-        network: A Functional model from scaled images to logits, the last layer's.
-        watched: The layers whose outputs to show.
-        optimizer: Its optimiser.
-        accelerate: Use this package's fast gradients (JAX).
-    """
+    """A Keras network that trains step by step and shows what it computes."""
 
     def __init__(
         self,

@@ -14,12 +14,7 @@ from kerascnn.recipe import Recipe
 
 
 class Rates:
-    """The learning rate on Keras's side: the callbacks, called as training calls them.
-
-    Args:
-        recipe: Whose callbacks to call.
-        keras_trainer: Whose optimiser to set.
-    """
+    """Keras's learning rate: the callbacks, called as training calls them."""
 
     def __init__(self, recipe: Recipe, keras_trainer: KerasTrainer):
         self.callbacks = recipe.callbacks()
@@ -59,11 +54,7 @@ class Rates:
 
 
 class Dice:
-    """The Dropout layers' next masks, drawn as the layers will, from the same seeds.
-
-    Args:
-        network: A network that has taken no step yet.
-    """
+    """A new network's next Dropout masks, drawn as its layers will draw them."""
 
     def __init__(self, network: keras.Model):
         self.layers = [x for x in network.layers if isinstance(x, keras.layers.Dropout)]
@@ -75,11 +66,7 @@ class Dice:
         self.generators = [keras.random.SeedGenerator(x.seed) for x in self.layers]
 
     def masks(self, batch: int) -> list[np.ndarray]:
-        """Draw what each layer keeps in the next step.
-
-        Returns:
-            For each layer a boolean array, `(batch, channels, ...)`.
-        """
+        """Draw what each layer keeps next: booleans, `(batch, channels, ...)`."""
         found, before = [], torch.get_rng_state()
         for i, layer in enumerate(self.layers):
             self.generators[i].state.assign(self.states[i])

@@ -50,16 +50,7 @@ Named = TypeVar("Named")
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """The two sides, with the same weights, before their first step.
-
-    Args:
-        recipe: The recipe.
-        twin: Its twin.
-        watched: Keras's layers whose outputs are compared, each with its kind.
-        layouts: Keras's layers that learn.
-        keras_trainer: Keras's network.
-        torch_trainer: PyTorch's.
-    """
+    """The two sides, with the same weights, before their first step."""
 
     recipe: Recipe
     twin: Twin
@@ -229,11 +220,7 @@ def by_layer(
     watched: list[tuple[keras.layers.Layer, str]],
     outputs: dict[str, list[np.ndarray]],
 ) -> dict[keras.layers.Layer, np.ndarray]:
-    """Pair a twin's outputs with Keras's layers: the first of a kind with the first.
-
-    Raises:
-        UsageError: There are not as many of each.
-    """
+    """Pair a twin's outputs with Keras's layers: the first of a kind with the first."""
     for kind in WATCHED.values():
         ours, theirs = sum(k == kind for _, k in watched), len(outputs[kind])
         if ours != theirs:

@@ -33,13 +33,6 @@ class Branches:
 
     Where an input is within rounding of a kink, two programs may take different sides,
     and the gradient jumps there. Both are right; to compare, take the same.
-
-    Args:
-        relus: For each layer with a ReLU, in order, which outputs are above 0,
-            `(batch, ...)`, channels last.
-        pools: For each 2x2 max pooling, in order, which of a window's four values was
-            taken, in rows, `(batch, height, width, channels)` int64; `None` where it
-            is not known.
     """
 
     relus: Sequence[np.ndarray]
@@ -48,14 +41,7 @@ class Branches:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What both sides take a step on.
-
-    Args:
-        epoch: The step's epoch, counted from 0.
-        images: Float32 `(batch, height, width, channels)`, scaled.
-        labels: Int32 `(batch,)`.
-        masks: What each Dropout keeps: booleans, channels first.
-    """
+    """What both sides take a step on: scaled images, labels, and what Dropout keeps."""
 
     epoch: int
     images: np.ndarray
@@ -64,13 +50,7 @@ class Batch:
 
 
 class TorchTrainer:
-    """A twin that trains step by step and shows what it computes, laid out as Keras.
-
-    Args:
-        network: The twin's network.
-        twin: Its optimiser and scheduler.
-        layouts: The Keras layers that its modules with weights are paired with.
-    """
+    """A twin that trains step by step and shows what it computes, laid out as Keras."""
 
     def __init__(self, network: nn.Module, twin: Twin, layouts: Sequence[Layout]):
         self.network = network.train()
@@ -118,16 +98,13 @@ class TorchTrainer:
 
     @contextlib.contextmanager
     def normalizing_as_keras(self, backend: str) -> Iterator[None]:
-        """Let BatchNorm round as Keras's formula does, for a while.
+        """Let BatchNorm round as Keras's formula on a backend does, for a while.
 
-        Where a feature's mean is far larger than its deviation, Keras's formulas
-        subtract two large numbers, and lose the digits that these have in common. On
-        PyTorch the variance is the mean square minus the squared mean; on JAX and
-        TensorFlow the result is `x * s + (bias - mean * s)`. TensorFlow also adds a
-        channel's pixels up one after the other, where the others add halves.
-
-        Args:
-            backend: Keras's backend.
+        Where a feature's mean is far larger than its deviation, Keras subtracts two
+        large numbers and loses the digits that these have in common. On PyTorch the
+        variance is the mean square minus the squared mean; on JAX and TensorFlow the
+        result is `x * s + (bias - mean * s)`. TensorFlow also adds a channel's pixels
+        up one after the other, where the others add halves.
         """
         one_pass = backend == "torch"
         mean_of = _mean_in_turn if backend == "tensorflow" else _mean
@@ -201,11 +178,7 @@ class TorchTrainer:
         return logits
 
     def outputs(self, batch: Batch) -> dict[str, list[np.ndarray]]:
-        """Return what the layers compute in training.
-
-        Returns:
-            The outputs by kind of layer, in order, each after its activation.
-        """
+        """Return the layers' outputs in training, by kind, after activations."""
         self.masks = list(batch.masks)
         events: list[tuple[nn.Module, torch.Tensor]] = []
         hooks = [
@@ -320,11 +293,8 @@ class TorchTrainer:
         return logits, nn.functional.cross_entropy(logits, labels)
 
     def follow(self, gradients: Mapping[tuple[str, str], np.ndarray]) -> None:
-        """Update the weights by Keras's gradients.
-
-        What these have from Keras's penalty is taken off again: decay is the twin's
-        own, in its optimiser.
-        """
+        """Update the weights by Keras's gradients."""
+        # The penalty's part is taken off again: decay is in the twin's optimiser.
         for name, (layout, parameter) in self.parameters.items():
             # Laid out as the weight: PyTorch's fused Adam does not look at strides.
             gradient = np.array(layout.to_torch(gradients[name]), order="C")
@@ -338,13 +308,10 @@ class TorchTrainer:
     def updated(
         self, gradients: dict[tuple[str, str], np.ndarray]
     ) -> dict[tuple[str, str], np.ndarray]:
-        """Return what one first update by these gradients would make of the weights.
-
-        Args:
-            gradients: Keras's, penalty included. Equal gradients show the optimiser
-                alone: Adam's first update is the gradient's sign, so the rounding of
-                one that is nearly zero would look like a difference of the update.
-        """
+        """Return the weights after one first update by Keras's gradients."""
+        # Equal gradients show the optimiser alone: Adam's first update is the
+        # gradient's sign, so the rounding of one that is nearly zero would look like
+        # another update.
         new = {}
         for name, (layout, parameter) in self.parameters.items():
             copy = nn.Parameter(parameter.detach().clone())
@@ -356,13 +323,9 @@ class TorchTrainer:
         return new
 
     def statistics(self, unbiased: bool) -> dict[tuple[str, str], np.ndarray]:
-        """Return BatchNorm's statistics after the step, by Keras's names.
-
-        Args:
-            unbiased: Leave the running variance as PyTorch keeps it. Else its new part
-                is made smaller by (n - 1) / n, n the values a feature has in the batch:
-                the biased variance, which Keras keeps.
-        """
+        """Return BatchNorm's statistics after the step, by Keras's names."""
+        # Keras keeps the biased variance: PyTorch's times (n - 1) / n, n the values
+        # that a feature has in the batch.
         found = {}
         for layout, module in self.modules:
             if not isinstance(module, nn.BatchNorm2d):

@@ -63,20 +63,10 @@ def compare_losses(
     batches: Iterator[Batch],
     mistake: str | None,
 ) -> Iterator[Check]:
-    """Compare the losses of many steps.
-
-    The twin has its own Adam, decay and schedule, and Keras's gradients: its own differ
-    by rounding, and a deep network's training is chaotic, so that within a few steps
-    rounding alone would lead elsewhere.
-
-    Args:
-        pair: The two sides. Keras has taken the first step.
-        free: A second twin, that follows its own gradients; `None` without.
-        rates: Keras's learning rate.
-        first: The first step.
-        batches: Those of the other steps.
-        mistake: One of `mistakes.MISTAKES`, to be made on the way.
-    """
+    """Compare the losses of many steps; a `free` twin follows its own gradients."""
+    # The twin has its own Adam, decay and schedule, and Keras's gradients: its own
+    # differ by rounding, and a deep network's training is chaotic, so that within a few
+    # steps rounding alone would lead elsewhere.
     torch_trainer, (batch, step) = pair.torch_trainer, first
     losses, free_losses, differences = [], [], []
     while True:

@@ -84,10 +84,8 @@ def compare_transforms(
 
 
 def differing(layer: keras.layers.Layer, rule: Rule) -> str | None:
-    """Return which setting of a random transform, such as `"p"`, is not its rule's.
-
-    The draws would not tell: both sides are given one.
-    """
+    """Return which setting of a random transform, such as `"p"`, is not its rule's."""
+    # The draws would not tell: both sides are given one.
     flip = isinstance(layer, keras.layers.RandomFlip)
     kind = "RandomHorizontalFlip" if flip else type(layer).__name__
     if not rule.random and not kind.startswith("Random"):

@@ -1,15 +1,13 @@
 """Weights between Keras and PyTorch, both ways, and the files that hold PyTorch's.
 
-The two differ in layout: a convolution's kernel is (height, width, in, out) in Keras
-and (out, in, height, width) in PyTorch; a dense kernel is (in, out) and (out, in), and
-after a flattening its inputs come in another order, since Keras flattens (height,
-width, channels) and PyTorch (channels, height, width). BatchNorm's two vectors and two
-statistics go over as they are.
+A kernel is (height, width, in, out) in Keras and (out, in, height, width) in PyTorch, a
+dense one (in, out) and (out, in). After a flattening its inputs come in another order,
+because Keras flattens (height, width, channels) and PyTorch (channels, height, width).
 
 Layers are paired in order: a Keras model's `Conv2D`, `Dense` and `BatchNormalization`
 with the PyTorch modules that hold parameters. Fixed kernels (`trainable=False`) stay.
-Whatever else a state dict holds is refused, and so is a layer after which it is not
-known where a flattened map's values are.
+Whatever else a state dict holds is refused, and so is a layer after which a flattened
+map's values are in no known order.
 """
 
 from __future__ import annotations
@@ -50,11 +48,8 @@ ORDER = "order"
 class Layout:
     """How one Keras layer's arrays lie in PyTorch.
 
-    Args:
-        layer: The Keras layer.
-        kind: `"Conv2D"`, `"Dense"` or `"BatchNormalization"`.
-        flattened: Height, width and channels of the map whose values, flattened, the
-            layer takes; `None` without.
+    `flattened` is the height, width and channels of the map that the layer takes
+    flattened.
     """
 
     layer: keras.layers.Layer
@@ -97,10 +92,7 @@ class Layout:
 def layouts(model: keras.Model) -> list[Layout]:
     """Return a Functional model's layers that learn, in order, with their layouts.
 
-    Raises:
-        UsageError: A layer learns and is of no kind that can be carried over, is used
-            more than once, or is a BatchNormalization without gamma or beta; or a layer
-            puts a map's values into an order that is not known.
+    Raises `UsageError` for a layer of which PyTorch's layout is not known.
     """
     for operation in getattr(model, "operations", model.layers):
         _check_order(operation)
@@ -171,11 +163,7 @@ def _check_order(operation: Any) -> None:
 
 
 def _flattened(tensor: Any) -> tuple[int, int, int] | None:
-    """Return height, width, channels of the map that a vector was; `None` of no map.
-
-    Raises:
-        UsageError: It was a map, and a layer after that may have moved its values.
-    """
+    """Return height, width, channels of the map that a vector was; `None` of no map."""
     operation, node = tensor._keras_history[:2]
     if len(tensor.shape) != 2 or isinstance(operation, NEW):
         return None
@@ -198,21 +186,9 @@ def _flattened(tensor: Any) -> tuple[int, int, int] | None:
 
 
 def to_torch(model: keras.Model, twin: nn.Module) -> nn.Module:
-    """Copy a Keras model's weights and statistics into a PyTorch network.
+    """Copy a Keras model's weights and statistics into a PyTorch network; return it.
 
-    Args:
-        model: A Functional model, built.
-        twin: The network; its modules with parameters are those of the model, in
-            order. Nothing is written unless everything fits.
-
-    Returns:
-        `twin`.
-
-    Raises:
-        UsageError: The two do not fit; the message names the Keras layer.
-
-    Example:
-        >>> to_torch(recipe.network(), twins.load("fashion_lenet").network())
+    Raises `UsageError`, and writes nothing, where the two do not fit.
     """
     state = twin.state_dict()
     for layout, entries in pairs(layouts(model), state):
@@ -237,20 +213,9 @@ def to_torch(model: keras.Model, twin: nn.Module) -> nn.Module:
 def from_torch(
     state_dict: Mapping[str, torch.Tensor], model: keras.Model
 ) -> keras.Model:
-    """Copy PyTorch's weights and statistics into a Keras model.
+    """Copy a state dict's weights and statistics into a Keras model; return it.
 
-    Args:
-        state_dict: As `torch.nn.Module.state_dict` returns it, in its order.
-        model: A Functional model, built. Nothing is written unless everything fits.
-
-    Returns:
-        `model`.
-
-    Raises:
-        UsageError: The two do not fit; the message names the Keras layer.
-
-    Example:
-        >>> from_torch(read("fashion_lenet.safetensors"), recipe.network())
+    Raises `UsageError`, and writes nothing, where the two do not fit.
     """
     new = []
     for layout, entries in pairs(layouts(model), state_dict):
@@ -271,18 +236,7 @@ def learning(network: nn.Module) -> list[nn.Module]:
 def pairs(
     found: Sequence[Layout], state_dict: Mapping[str, torch.Tensor]
 ) -> list[tuple[Layout, dict[str, str]]]:
-    """Pair each Keras layer with the keys of its module, by PyTorch's names.
-
-    Args:
-        found: What `layouts` returned.
-        state_dict: As `torch.nn.Module.state_dict` returns it, in its order.
-
-    Returns:
-        The layers with their keys, such as `{"weight": "0.weight"}`.
-
-    Raises:
-        UsageError: The two do not fit; the message names the Keras layer.
-    """
+    """Pair each layer with its module's keys, such as `{"weight": "0.weight"}`."""
     modules: dict[str, dict[str, str]] = {}
     for key, value in state_dict.items():
         if not (isinstance(key, str) and isinstance(value, torch.Tensor)):
@@ -334,15 +288,7 @@ def pairs(
 
 
 def write(path: str | Path, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Write a state dict: safetensors where the name says so, else PyTorch's own form.
-
-    Args:
-        path: Ending in `.safetensors`, `.pt` or `.pth`.
-        state_dict: What to write.
-
-    Raises:
-        UsageError: The name ends in something else.
-    """
+    """Write a state dict as `.safetensors`, or PyTorch's own `.pt` or `.pth`."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".safetensors", ".pt", ".pth"):
@@ -361,19 +307,11 @@ def write(path: str | Path, state_dict: Mapping[str, torch.Tensor]) -> None:
 def read(
     path: str | Path, order: Iterable[str] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Read a state dict, without ever running code from the file.
+    """Read a state dict, in the network's order, without running code from the file.
 
-    Args:
-        path: A safetensors file, or a state dict that `torch.save` wrote.
-        order: The keys in the network's order. safetensors files sort their tensors;
-            those of `write` remember the order, others need it told.
-
-    Returns:
-        The tensors in the network's order.
-
-    Raises:
-        UsageError: The file can't be read, holds more than tensors, its order is not
-            known, or a value is NaN or infinite: of such weights no output is right.
+    safetensors files sort their tensors; those of `write` remember the order, others
+    need it told. Raises `UsageError` for a file that is damaged or holds more than
+    finite tensors.
     """
     path = Path(path)
     try:

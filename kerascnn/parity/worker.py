@@ -1,9 +1,8 @@
 """Comparisons as plain values; many at once, in processes of their own.
 
-    python -m kerascnn.parity.worker NUMBER OF ACCELERATE STEPS
-
-reads names of recipes and answers each with a line of JSON. It keeps to its share of
-the cores: two frameworks' threads on the same cores wait for each other.
+`python -m kerascnn.parity.worker NUMBER OF ACCELERATE STEPS` reads names of recipes and
+answers each with a line of JSON. The process keeps to its share of the cores, because
+two frameworks' threads on the same cores wait for each other.
 """
 
 from __future__ import annotations
@@ -40,17 +39,7 @@ def share_cores(number: int, of: int) -> None:
 def result(
     name: str, accelerate: bool, mistake: str | None, steps: int | None
 ) -> dict[str, Any]:
-    """Compare one recipe with its twin; return plain values.
-
-    Args:
-        name: The recipe.
-        accelerate: Use this package's fast gradients (JAX).
-        mistake: A mistake to make.
-        steps: Steps of the loss trace; by default what fits the network's size.
-
-    Returns:
-        Settings, `passed`, `seconds`, all `checks`, and the `first` that failed.
-    """
+    """Compare one recipe with its twin; return plain values for JSON."""
     import keras
 
     from kerascnn.parity import batches, compare
@@ -96,18 +85,7 @@ def answer(name: str, accelerate: bool, steps: int | None) -> dict[str, Any]:
 def results(
     names: Sequence[str], jobs: int, accelerate: bool, steps: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Compare many recipes, some at once.
-
-    Args:
-        names: The recipes, in the order in which they are begun.
-        jobs: How many at once.
-        accelerate: Use this package's fast gradients (JAX).
-        steps: Steps of the loss traces; by default what fits each network's size.
-
-    Yields:
-        What `answer` returns, as it comes. Of a recipe whose process was killed, as for
-        want of memory: `passed`, which is false, and the `mistake`.
-    """
+    """Compare many recipes, some at once; yield what `answer` returns, as it comes."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
