@@ -64,10 +64,7 @@ def _unordered() -> None:
 
 
 class Trick(NamedTuple):
-    """A trick in words, a recipe whose network it serves, and how it is switched off.
-
-    Only a process that is to be without the trick calls the last.
-    """
+    """A trick in words, a recipe that it serves, and what switches it off."""
 
     words: str
     recipe: str
@@ -101,11 +98,7 @@ TRICKS = {
 
 
 def switch_off(contender: str) -> bool:
-    """Switch off the trick of a contender `kerascnn-without-TRICK`, in this process.
-
-    Returns:
-        Whether the contender is one of these.
-    """
+    """Switch off the trick of `kerascnn-without-TRICK`; return whether there is one."""
     _, is_one, trick = contender.partition("kerascnn-without-")
     if is_one:
         TRICKS[trick].switch_off()

@@ -1,8 +1,8 @@
 """This checkout's training step against another commit's, in paired turns.
 
 Each side is a process that runs `kerascnn.bench.contenders` from its own code. That
-module's name, its arguments and the lines that it reads and writes are the protocol
-between commits, so they stay as they are.
+module's name, its arguments and its lines are the protocol between commits, so they
+stay.
 """
 
 from __future__ import annotations
@@ -33,17 +33,7 @@ SLOWER = 1.03
 
 @dataclasses.dataclass
 class Comparison:
-    """What was measured of the two sides.
-
-    Args:
-        commit: The other commit's SHA-1.
-        ours: Of this checkout's code.
-        theirs: Of the other commit's.
-        pairs: Turns of each.
-        ratio: Our time divided by theirs: a mean over the pairs, see `interval`.
-        low: The lower end of its 95 % interval.
-        high: The upper end.
-    """
+    """What was measured of two sides: `ratio`, ours by theirs, in its 95 % interval."""
 
     commit: str
     ours: Result
@@ -65,16 +55,7 @@ class Comparison:
 
 
 def compare(words: Sequence[str], commit: str, pairs: int) -> Comparison:
-    """Let this checkout's code and another commit's take steps in turns.
-
-    Args:
-        words: The arguments of `kerascnn.bench.contenders` after the contender.
-        commit: What git knows the other commit by.
-        pairs: Turns of each that count; one more warms up.
-
-    Raises:
-        UsageError: There is no such commit, or one of the two can't take steps.
-    """
+    """Let this code and another commit's take steps in turns; a first pair warms up."""
     with contextlib.ExitStack() as stack:
         name, place = stack.enter_context(worktree(commit))
         sides = []
@@ -97,11 +78,9 @@ def compare(words: Sequence[str], commit: str, pairs: int) -> Comparison:
 def interval(
     values: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Return a trimmed mean of some values and its 95 % bootstrap interval.
-
-    The largest fifth and the smallest are left out of the mean, because something else
-    on the machine disturbs single turns. The interval's ends are percentiles.
-    """
+    """Return a trimmed mean of some values and its 95 % bootstrap interval."""
+    # Without the largest and smallest fifths: something else on the machine disturbs
+    # single turns.
     cut = len(values) // 5
     chosen = np.random.default_rng(seed).integers(
         len(values), size=(resamples, len(values))
@@ -115,10 +94,8 @@ def interval(
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the environment in which Python imports `kerascnn` from a folder.
-
-    Each side chooses by itself what the C library is told; the user's choice stays.
-    """
+    """Return the environment in which Python imports `kerascnn` from a folder."""
+    # Each side chooses by itself what the C library is told; the user's choice stays.
     variables = dict(os.environ)
     if memory.is_ours(variables.get("GLIBC_TUNABLES", "")):
         del variables["GLIBC_TUNABLES"]
@@ -134,15 +111,7 @@ def environment(root: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def worktree(commit: str) -> Iterator[tuple[str, Path]]:
-    """Check a commit out into a temporary folder, for the time of the `with` block.
-
-    Yields:
-        The commit's SHA-1, and the folder that holds its `kerascnn`.
-
-    Raises:
-        UsageError: This package does not run from a git checkout, there is no such
-            commit, or its `kerascnn` can't be compared.
-    """
+    """Check a commit out for a `with` block: its SHA-1, and its `kerascnn`'s folder."""
     try:
         git("ls-files", "--error-unmatch", "kerascnn/__init__.py")
         prefix = git("rev-parse", "--show-prefix")

@@ -38,18 +38,7 @@ FORMS = {
 
 @dataclasses.dataclass
 class Result:
-    """What was measured of one form.
-
-    Args:
-        form: One of `FORMS`.
-        seconds: Median time of an epoch.
-        overhead: Median, over the turns, of the share of time that it took more than
-            `"none"` in the same turn.
-        epochs: Epochs that were timed.
-        writes: Checkpoints that were written in them.
-        stood: Seconds that training stood still for one, on average.
-        size: Bytes of one.
-    """
+    """What was measured of one form; `overhead` is the median over the turns."""
 
     form: str
     seconds: float
@@ -85,14 +74,7 @@ class Clocked(Autosave):
 
 
 class Trainer:
-    """A model that trains in one form, some epochs at a time.
-
-    Args:
-        recipe: What to train.
-        train: The training set.
-        form: One of `FORMS`.
-        folder: An empty folder, for the checkpoints.
-    """
+    """A model that trains in one form, some epochs at a time, in an empty folder."""
 
     def __init__(self, recipe: Recipe, train: Split, form: str, folder: Path):
         model, _ = build.build(recipe, train.images.shape[1:])
@@ -141,16 +123,8 @@ class Trainer:
 
 
 def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Result]:
-    """Let every form train some epochs in turns, in one process.
-
-    Between two processes the time of a step differs by more than a checkpoint costs.
-
-    Args:
-        recipe: What to train.
-        images: Images an epoch; repeated where the set at hand is smaller.
-        epochs: Epochs a turn.
-        rounds: Turns that count; one more warms up.
-    """
+    """Let every form train some epochs in turns; the first turn warms up."""
+    # In one process: between two, steps differ by more than a checkpoint costs.
     train = repeated(data.load(recipe.dataset).train, images)
     # The engine keeps one model's compiled step; here several take turns.
     epoch_module._functions = functools.cache(epoch_module._functions.__wrapped__)  # type: ignore

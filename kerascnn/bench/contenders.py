@@ -1,12 +1,12 @@
 """One contender of a benchmark: a process that builds its net, then works on command.
 
-    python -m kerascnn.bench.contenders CONTENDER RECIPE BATCH IMAGES TRANSFORM
+`python -m kerascnn.bench.contenders CONTENDER RECIPE BATCH IMAGES TRANSFORM`
 
 Ready, it writes a line; then it reads numbers, takes that many steps (or epochs), and
 answers each with a line of JSON: seconds, and the process's peak memory in bytes.
 `bench step --against` starts this module of another commit: what is said above stays.
-Processes of their own keep the frameworks' threads and memory apart, each imports its
-own framework alone, and only the one that was asked works.
+
+Processes of their own keep the frameworks' threads and memory apart.
 """
 
 from __future__ import annotations
@@ -26,21 +26,7 @@ from kerascnn.process.backend import restart_for_memory, spare_tensorflow
 def build(
     contender: str, name: str, batch: int, images: int, random: bool
 ) -> Callable[[int], None]:
-    """Build a contender's net.
-
-    Args:
-        contender: `kerascnn`, `keras-BACKEND`, or `torch-FORM`.
-        name: The recipe whose net, optimiser and transform to take.
-        batch: Images a step.
-        images: Images an epoch; 0 to take steps on one scaled batch instead.
-        random: Whether epochs draw the recipe's random transforms.
-
-    Returns:
-        What takes a number of steps (or epochs) and returns when they are done.
-
-    Raises:
-        UsageError: It can't be built from this recipe.
-    """
+    """Return what takes a number of steps (or epochs, of so many images)."""
     kind, _, form = contender.partition("-")
     if kind != "torch":
         spare_tensorflow()

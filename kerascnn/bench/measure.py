@@ -26,16 +26,7 @@ TURN = 0.6
 
 @dataclasses.dataclass
 class Result:
-    """What was measured of one contender.
-
-    Args:
-        name: The contender.
-        seconds: Median time of a step or epoch.
-        fastest: The shortest.
-        memory: The most memory it held, in bytes: the device's on a GPU, else the
-            process's.
-        compile: Seconds until the first step was done, compilation included.
-    """
+    """One contender's median and shortest time, peak memory and compile time."""
 
     name: str
     seconds: float
@@ -45,17 +36,7 @@ class Result:
 
 
 class Contender:
-    """A process that waits, works when it is asked, and says how long it took.
-
-    Args:
-        name: The contender, see `contenders.build`.
-        label: Its name in the table.
-        words: The further arguments of `kerascnn.bench.contenders`.
-        environment: The environment variables of its process; by default this one's.
-
-    Raises:
-        UsageError: It ended before it was ready.
-    """
+    """A process that waits, works when it is asked, and says how long it took."""
 
     def __init__(
         self,
@@ -76,11 +57,9 @@ class Contender:
         self.compile = self._answer()["seconds"]
 
     def turn(self) -> None:
-        """Take as many steps as fill a turn, and note the time of one.
-
-        A short step is taken once before them, because the first finds the caches as
-        the contender before has left them, and cores that have rested.
-        """
+        """Take as many steps as fill a turn, and note the time of one."""
+        # A short step is taken once before them: the first finds the caches as the
+        # contender before has left them, and cores that have rested.
         if self.times and self.times[-1] < 10 * TURN:
             self._answer(1)
         answer = self._answer(self.number)
@@ -138,20 +117,7 @@ def _load() -> float:
 def compare(
     names: Sequence[tuple[str, str, Sequence[str]]], rounds: int
 ) -> tuple[list[Result], list[str]]:
-    """Start contenders one after another, let them work in turns, and end them.
-
-    Args:
-        names: For each contender its name, its label in the table, and the further
-            arguments of `kerascnn.bench.contenders`.
-        rounds: Turns of each that count.
-
-    Returns:
-        The results of those that could build, in the order given, and a line for each
-        that could not.
-
-    Raises:
-        UsageError: None could build, or one ended before it had taken its turns.
-    """
+    """Let contenders (name, label, words) work in turns; results, and failures."""
     ready, missing = [], []
     if (load := _load()) > 1:
         say(

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """Training steps of plain PyTorch.
-
-    Args:
-        twin: The lecture's network and optimiser.
-        form: `"eager"`, `"channels_last"` (its memory format) or `"compile"`
-            (`torch.compile`, channels last).
-    """
+    """Training steps of plain PyTorch: eager, channels last, or compiled as well."""
 
     def __init__(self, twin: Twin, form: str):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,15 +74,7 @@ def scaled(twin: Twin, images: np.ndarray) -> np.ndarray:
 def epochs(
     twin: Twin, form: str, train: Split, batch: int, random: bool
 ) -> Callable[[int], None]:
-    """Return a function that trains for some epochs, the set in memory as one tensor.
-
-    Args:
-        twin: The lecture's network, optimiser and transforms.
-        form: See `Trainer`.
-        train: The set; of its images a batch's fraction is left out.
-        batch: Images a step.
-        random: Whether the random transforms are drawn.
-    """
+    """Return what trains for some epochs, the set in memory as one tensor."""
     trainer = Trainer(twin, form)
     chosen_rules = [rule for rule in twin.transform if random or not rule.random]
     prepare = transform(chosen_rules, trainer.device)
@@ -111,19 +97,7 @@ def epochs(
 def transform(
     chosen: Sequence[rules.Rule], device: str = "cpu"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what some rules do, for a whole batch at once.
-
-    Args:
-        chosen: Of `Normalize`, `RandomHorizontalFlip` and `RandomCrop`.
-        device: Where the batches are.
-
-    Returns:
-        A function from uint8 `(batch, height, width, channels)` to float32 `(batch,
-        channels, height, width)`.
-
-    Raises:
-        UsageError: Another rule.
-    """
+    """Return what some rules do to a uint8 batch: float32, channels first."""
     parts = [_part(device, rule) for rule in chosen]
 
     def apply(images: torch.Tensor) -> torch.Tensor:

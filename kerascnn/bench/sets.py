@@ -6,9 +6,6 @@ from kerascnn.data import Split
 
 
 def repeated(split: Split, images: int) -> Split:
-    """Return so many images of a set, again and again if it has fewer.
-
-    The work is the same.
-    """
+    """Return so many images of a set, again and again if it has fewer."""
     chosen = np.arange(images) % len(split)
     return Split(split.images[chosen], split.labels[chosen])

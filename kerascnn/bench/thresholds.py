@@ -21,10 +21,7 @@ from kerascnn.acceleration import dispatch, fast_convolution
 
 
 class Case(NamedTuple):
-    """A convolution on one side of a bound, and the value that the bound is for.
-
-    Padding is "same" but for the image gradient's, whose output is to be smaller.
-    """
+    """A convolution on one side of a bound, and the value that the bound is for."""
 
     value: float
     image: tuple[int, int, int]

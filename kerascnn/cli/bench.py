@@ -318,12 +318,10 @@ def torch_forms() -> list[str]:
 
 
 def training_operations(model: keras.Model) -> int:
-    """Count the floating-point operations of one training step on one image.
-
-    A multiplication and an addition for each weight and place it is used at, three
-    times: forward, the gradient of the inputs, the gradient of the weights. The first
-    layer needs no gradient of its inputs. Everything else is left out.
-    """
+    """Count the floating-point operations of one training step on one image."""
+    # A multiplication and an addition for each weight and place it is used at, three
+    # times: forward, inputs' gradient (which the first layer needs not), weights'
+    # gradient.
     counts = counting.multiplications(model)
     return 2 * (3 * sum(counts) - sum(counts[:1]))
 
@@ -334,10 +332,8 @@ def _operations(recipe: Recipe) -> int:
 
 
 def matmul_peak() -> float:
-    """Return the speed of a large float32 matrix product, in operations a second.
-
-    At JAX's default precision, which on a GPU is TensorFloat-32.
-    """
+    """Return the speed of a large float32 matrix product, in operations a second."""
+    # At JAX's default precision, which on a GPU is TensorFloat-32.
     import jax
     import jax.numpy as jnp
 
@@ -362,19 +358,7 @@ def report(
     operations: int,
     as_json: bool,
 ) -> None:
-    """Print a benchmark as a table, or as JSON with `as_json`.
-
-    Args:
-        title: What was timed.
-        results: The contenders' results; ratios are to this package's.
-        missing: A line for each contender that could not start.
-        images: Images in what was timed.
-        operations: Floating-point operations in what was timed.
-        as_json: Print JSON.
-
-    Raises:
-        UsageError: This package's own contender is missing.
-    """
+    """Print a benchmark as a table, or as JSON; ratios are to this package's time."""
     peak = matmul_peak()
     ours = next((r.seconds for r in results if r.name == OURS), None)
     if ours is None:

@@ -16,18 +16,7 @@ from kerascnn.process.backend import check_backend, restart_for_memory
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command: what runs it, and how help and README show it.
-
-    Args:
-        name: Its words, such as `"data get"`.
-        does: What it does, in a line.
-        target: The module and the name of a dataclass whose fields are its options and
-            which is called, or of a function of the other words and the program's name.
-            It is imported when the command runs: `list` answers without Keras.
-        example: What may stand after the name.
-        more: Other examples, and what they do.
-        computes: Whether it computes so long that what becomes of freed memory matters.
-    """
+    """A command: what runs it, and how help and README show it."""
 
     name: str
     does: str
@@ -230,15 +219,10 @@ def readme() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command; return its exit code.
 
-    Args:
-        arguments: The words after `kerascnn`; by default the process's own.
-
-    Returns:
-        The exit code: 0, 1 where a comparison fails, 2 after a user's mistake, 3 where
-        a run's numbers went wrong, 130 after Ctrl-C, 141 where nobody reads on, 143
-        after SIGTERM.
+    0; 1 where a comparison fails, 2 after a user's mistake, 3 where a run's numbers
+    went wrong, 130 after Ctrl-C, 141 where nobody reads on, 143 after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
 

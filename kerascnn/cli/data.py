@@ -91,15 +91,7 @@ class Statistics:
 
 
 def get(name: str, data_dir: str | os.PathLike | None = None) -> None:
-    """Download and prepare a set, and say where it is.
-
-    Args:
-        name: the set's name in tensorflow-datasets.
-        data_dir: the folder of prepared sets, see `folders.data_directory`.
-
-    Raises:
-        UsageError: see `fetching.get`.
-    """
+    """Download and prepare a set, and say where it is."""
     if (folder := prepared(name, data_dir)) is not None:
         print(f"{name} is already prepared in {folder}.")
     else:
@@ -109,16 +101,7 @@ def get(name: str, data_dir: str | os.PathLike | None = None) -> None:
 def import_(
     name: str, path: str | os.PathLike, data_dir: str | os.PathLike | None = None
 ) -> None:
-    """Prepare a set from an archive, and say where it is.
-
-    Args:
-        name: "cifar10" or "fashion_mnist".
-        path: the archive, or a folder that holds it.
-        data_dir: the folder of prepared sets, see `folders.data_directory`.
-
-    Raises:
-        UsageError: see `importing.import_archive`.
-    """
+    """Prepare a set from an archive, and say where it is."""
     if (folder := prepared(name, data_dir)) is not None:
         print(f"{name} is already prepared in {folder}: nothing to import.")
     else:
@@ -126,11 +109,7 @@ def import_(
 
 
 def list_(data_dir: str | os.PathLike | None = None) -> None:
-    """Print a table of the sets on this machine.
-
-    Args:
-        data_dir: the folder of prepared sets, see `folders.data_directory`.
-    """
+    """Print a table of the sets on this machine."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -157,15 +136,7 @@ def list_(data_dir: str | os.PathLike | None = None) -> None:
 
 
 def check(folder: str | os.PathLike) -> None:
-    """Print a line for each fault of a folder's layout and each image that can't be
-    trained on, and how many files are passed over.
-
-    Args:
-        folder: see `image_folders.ImageFolder`.
-
-    Raises:
-        UsageError: there are some, or the folder is not laid out as a data set.
-    """
+    """Print a line for each fault of a folder and each image that can't be used."""
     found = image_folders.check(folder)
     for line in (*found.faults, *found.problems):
         print(text.printable(line))
@@ -202,16 +173,7 @@ def statistics(
     choice: str = "auto",
     data_dir: str | os.PathLike | None = None,
 ) -> None:
-    """Print mean and deviation of a training set's pixels, as `standard` takes them.
-
-    Args:
-        name: the set's name, or the path of a folder of images of one size.
-        choice: which images, see `loading.load`.
-        data_dir: the folder of prepared sets, see `folders.data_directory`.
-
-    Raises:
-        UsageError: see `loading.load`.
-    """
+    """Print mean and deviation of a training set's pixels, as `standard` takes them."""
     dataset = load(name, choice, data_dir)
     if dataset.notice:
         text.say(dataset.notice)

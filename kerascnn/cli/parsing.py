@@ -17,17 +17,7 @@ from kerascnn.text import choose, expanded, printable
 
 
 def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
-    """Fill a dataclass from command-line arguments.
-
-    Args:
-        options: A dataclass; each field is an option, its docstring the help.
-        arguments: The words after the program's name.
-        program: The name that the help shows, such as `"kerascnn show"`.
-
-    Raises:
-        UsageError: The arguments do not fit; the message is one line.
-        SystemExit: Code 0, after `--help`.
-    """
+    """Fill a dataclass, whose fields are the options, from command-line arguments."""
     import tyro
 
     check_words(arguments)
@@ -71,11 +61,8 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Check that no word is empty: as a path it would mean the present folder.
-
-    Raises:
-        UsageError: One is, as after a variable of the shell that is not set.
-    """
+    """Check that no word is empty: as a path it would mean the present folder."""
+    # A word is, after a variable of the shell that is not set.
     for before, word in zip(["", *words], words, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             after = f" after {before}" if before else ""
@@ -88,12 +75,7 @@ def _joined(text: str) -> str:
 
 
 def run(program: Callable[[], object]) -> int:
-    """Run a program and turn how it ended into an exit code.
-
-    Returns:
-        0; 2 after a `UsageError`, whose message goes to standard error as one line (or
-        the error's own `exit_code`); 130 after Ctrl-C (likewise).
-    """
+    """Run a program; return its exit code, and say a user's mistake in a line."""
     _replace_what_cannot_be_encoded()
     try:
         _finish(program)
@@ -120,11 +102,9 @@ def run(program: Callable[[], object]) -> int:
 
 
 def _replace_what_cannot_be_encoded() -> None:
-    """Let a letter that an output's encoding lacks be a question mark, not an error.
-
-    Python raises otherwise, because a file or a terminal may be Latin-1 or ASCII, and
-    the name of a file may hold bytes of no encoding.
-    """
+    """Let a letter that an output's encoding lacks be a question mark, not an error."""
+    # A file or a terminal may be Latin-1 or ASCII, and a file's name bytes of no
+    # encoding.
     for stream in (sys.stdout, sys.stderr):
         strict = getattr(stream, "errors", None) in ("strict", "surrogateescape")
         if strict and isinstance(stream, io.TextIOWrapper):
@@ -151,10 +131,8 @@ def _flush() -> None:
 
 
 def _drop_output() -> None:
-    """Leave nothing that Python would try to write once more, and complain, at its end.
-
-    Source: the note on SIGPIPE in https://docs.python.org/3/library/signal.html
-    """
+    """Leave nothing that Python would write at its end, and complain."""
+    # https://docs.python.org/3/library/signal.html, the note on SIGPIPE
     try:
         _flush()
     except OSError:

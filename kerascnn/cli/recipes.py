@@ -126,11 +126,7 @@ so far, `kerascnn diff {old} {path}` shows.
 
 
 def copied(source: str, name: str, old: str, path: str) -> str:
-    """Return a recipe's file as one of another name, by the user and after `old`.
-
-    Raises:
-        UsageError: The file is not Python or does not assign RECIPE = Recipe(...).
-    """
+    """Return a recipe's file as one of another name, by the user and after `old`."""
     try:
         tree = ast.parse(source)
         recipe_call = recipe.call_of(tree)

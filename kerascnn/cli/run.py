@@ -26,16 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
-    """Train a recipe from the command line, then exit the process.
-
-    Args:
-        recipe: The recipe.
-        arguments: The options; by default the process's own.
-
-    Raises:
-        SystemExit: Always; code 0 after a finished run, 2 after a user's mistake, 3
-            where the numbers went wrong, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Train a recipe, then exit the process with the code of `commands.main`."""
 
     def program() -> None:
         if arguments is None:
@@ -49,16 +40,7 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
 
 
 def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
-    """Train a recipe as command-line options say.
-
-    Args:
-        recipe: The recipe.
-        words: The options.
-        program: How the user called it, for the help.
-
-    Raises:
-        UsageError: An option does not fit, or the data are not to be had.
-    """
+    """Train a recipe as command-line options say."""
     from kerascnn.training.options import Overrides
 
     overrides = parsing.parse(Overrides, words, program)
@@ -110,14 +92,9 @@ def resume(words: Sequence[str], program: str) -> None:
 
 
 def use_environment(overrides: Overrides) -> None:
-    """Start the process again where its options need another environment.
-
-    Keras chooses its backend once, when it is imported, and XLA reads its flags once,
-    when JAX begins.
-
-    Raises:
-        UsageError: The backend is not installed.
-    """
+    """Start the process again where its options need another environment."""
+    # Keras chooses its backend once, when it is imported, and XLA reads its flags once,
+    # when JAX begins.
     # A file of the user's may import Keras before this package.
     wanted = overrides.backend or MISSED_BACKEND
     backend = wanted or os.environ["KERAS_BACKEND"]

@@ -1,11 +1,8 @@
 """One recipe, trained alike on JAX, TensorFlow and PyTorch, in a process each.
 
-    python -m kerascnn.studies.backends RECIPE STEPS BATCH
-
-trains on the backend in use, and prints what it found as JSON.
-
-Weights and batches come from NumPy. Random transforms and Dropout are left out: each
-backend rolls dice of its own.
+`python -m kerascnn.studies.backends RECIPE STEPS BATCH` trains on the backend in use,
+and prints what it found as JSON. Weights and batches come from NumPy. Random transforms
+and Dropout are left out: each backend rolls dice of its own.
 """
 
 from __future__ import annotations
@@ -42,15 +39,7 @@ BATCHES = 10
 
 @dataclasses.dataclass
 class Result:
-    """What one backend did.
-
-    Args:
-        backend: Its name.
-        losses: Of each step, penalty included.
-        first: Seconds of the first step, compilation included.
-        seconds: Median seconds of a later step.
-        memory: The most memory the process held, in bytes.
-    """
+    """What one backend did: losses with penalties, seconds of a step, peak memory."""
 
     backend: str
     losses: list[float]
@@ -60,19 +49,7 @@ class Result:
 
 
 def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]:
-    """Train a recipe on each backend that is installed, one after another.
-
-    Args:
-        name: The recipe.
-        steps: Training steps.
-        batch: Images a step.
-
-    Returns:
-        The results, and a line for each backend that is missing.
-
-    Raises:
-        UsageError: Fewer than two backends are installed, or a process failed.
-    """
+    """Train a recipe on each backend; results, and a line for each that is missing."""
     there = [b for b in BACKENDS if importlib.util.find_spec(b)]
     missing = [f"{b} is not installed" for b in BACKENDS if b not in there]
     if len(there) < 2:
@@ -159,11 +136,7 @@ def numpy_weights(network: keras.Model, seed: int = 0) -> None:
 
 
 def drawn(start: Any, shape: Sequence[int], dice: np.random.Generator) -> np.ndarray:
-    """Draw an array of a Keras initialiser's distribution; a normal one not cut off.
-
-    Raises:
-        UsageError: The initialiser is of no kind that is known here.
-    """
+    """Draw an array of a Keras initialiser's distribution; a normal one not cut off."""
     from keras import initializers
 
     match start:

@@ -43,17 +43,7 @@ DEVIATIONS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How the training of one network began.
-
-    Args:
-        learned: The step, from 1, after which it was right twice as often as guessing;
-            `None` if it never was.
-        steps: The number of steps that were taken.
-        accuracy: Over the last 20 of them, 0 to 1.
-        crossentropy: Over the same. A guesser's is the logarithm of the number of
-            classes; `None` where it was not finite, which ends the training.
-        seconds: What that took, compilation included.
-    """
+    """How one training began; accuracy and cross-entropy are over its last 20 steps."""
 
     learned: int | None
     steps: int
@@ -184,25 +174,9 @@ def train(
 ) -> Start:
     """Train a recipe until it is right twice as often as guessing.
 
-    Its network, transforms, initial weights and optimiser hold. Callbacks are left out
-    and so is an epoch's smaller last batch: the first steps know neither.
-
-    Args:
-        recipe: The recipe.
-        dataset: Its images.
-        seed: Decides initial weights, order and random draws.
-        steps: Steps after which it is given up.
-        batch_size: Images a step.
-        say: Called after every 20 steps, and the last, with the step, and the accuracy
-            and cross-entropy since 20 steps before.
-        after_step: Called after every step with its number, from 1; what it raises ends
-            the training.
-
-    Returns:
-        When it learned, if it did.
-
-    Raises:
-        UsageError: The images do not fill a batch, or do not fit the network.
+    Callbacks are left out and so is an epoch's smaller last batch: the first steps know
+    neither. `say` is told every 20 steps and the last, `after_step` of each, from 1;
+    what that raises ends the training.
     """
     import keras
 

@@ -47,26 +47,7 @@ def compare(
     accelerate: bool,
     add: bool = False,
 ) -> dict[str, Any]:
-    """Train a recipe and its twin several times and compare final test accuracies.
-
-    Args:
-        name: The recipe.
-        seeds: Runs of each, 2 or more.
-        epochs: Passes over the training set; the recipe's by default.
-        limit: Use the first images only.
-        choice: Which images, as `data.load` has it.
-        data_dir: Where they are.
-        accelerate: Use this package's fast gradients (JAX).
-        add: Keep each training for the cookbook, and do not repeat what it has.
-
-    Returns:
-        Accuracies by side, intervals (mean and half width, over the seeds that
-        learned), the `outcome` (see `agreement.judge`), `passed`: whether it is
-        `"overlap"`, and a `verdict` in words.
-
-    Raises:
-        UsageError: `add`, where these are not the full set or there is no cookbook.
-    """
+    """Train a recipe and its twin from several seeds; compare final test accuracies."""
     recipe, twin = recipes.load(name), twins.load(name)
     size = build.image_size(recipe)
     dataset = data.load(recipe.dataset, choice, data_dir, image_size=size)
@@ -175,10 +156,8 @@ def _train_all(
 
 
 def train_recipe(recipe: Recipe, overrides: options.Overrides) -> float:
-    """Train a recipe as `kerascnn run` does; return its accuracy on the test set.
-
-    A run that an error ends stays where the error says that it is.
-    """
+    """Train a recipe as `kerascnn run` does; return its accuracy on the test set."""
+    # A run that an error ends stays where the error says that it is.
     out = Path(tempfile.mkdtemp()) / "run"
     try:
         run = training_run.train(recipe, dataclasses.replace(overrides, out=out))
@@ -196,17 +175,7 @@ def train(
     epochs: int,
     seed: int,
 ) -> float:
-    """Train a twin as its lecture does; print a line an epoch.
-
-    Args:
-        twin: The twin.
-        dataset: Its data.
-        epochs: Passes over the training set.
-        seed: Decides initial weights, order and random draws.
-
-    Returns:
-        The accuracy on the test set after the last epoch.
-    """
+    """Train a twin as its lecture does; return its final test accuracy."""
     torch.manual_seed(seed)
     dice = np.random.default_rng([seed, 1])
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -32,20 +32,7 @@ class NoTwinError(UsageError):
 
 
 def load(name: str) -> Twin:
-    """Return a recipe's twin.
-
-    Args:
-        name: The recipe's name.
-
-    Raises:
-        NoTwinError: The recipe has none.
-        UsageError: There is no such recipe, or PyTorch is missing.
-
-    Example:
-        >>> twin = load("fashion_lenet")
-        >>> sum(p.numel() for p in twin.network().parameters())
-        61706
-    """
+    """Return a recipe's twin; `NoTwinError` where it has none."""
     recipes.check_name(name)
     check_torch()
     from kerascnn.twins import lecture_1, lecture_2, lecture_3, lecture_4

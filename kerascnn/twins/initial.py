@@ -1,7 +1,4 @@
-"""The initial weights that the slides set, each a loop over a network's modules.
-
-Where a slide sets none, PyTorch's default holds and no function is called.
-"""
+"""The initial weights that the slides set, each a loop over a network's modules."""
 
 from __future__ import annotations
 

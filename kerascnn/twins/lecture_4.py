@@ -35,13 +35,7 @@ def block(channels: int, filters: int, norm: bool, dropout: bool) -> nn.Sequenti
 
 
 def vgg(width: int, norm: bool = False, dropout: bool = False) -> nn.Module:
-    """Return the base network.
-
-    Args:
-        width: Filters of the first block; each further block has twice as many.
-        norm: Trick 2, BatchNorm after each convolution's ReLU.
-        dropout: Trick 3, after each pooling.
-    """
+    """Return the base network; tricks 2 and 3 are `norm` and `dropout`."""
     return kaiming_normal(
         nn.Sequential(
             block(3, width, norm, dropout),

@@ -3,7 +3,6 @@
 A rule has two halves, as the layers of `kerascnn.transforms` have: `draw` rolls the
 dice as torchvision does, `apply` is a pure function of images and draw. Images are
 `(batch, height, width, channels)`; before `Normalize` in 0..255, after it scaled.
-torchvision does the same on one image at a time, channels first.
 """
 
 from __future__ import annotations
@@ -17,11 +16,7 @@ import numpy as np
 
 
 class Rule:
-    """A transform. Without dice, `draw` returns None.
-
-    Args:
-        random: Whether it rolls dice, and so acts in training only.
-    """
+    """A transform; with `random` it rolls dice, and so acts in training only."""
 
     random = False
 
@@ -56,11 +51,10 @@ class Grayscale(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class ResizeAndCenterCrop(Rule):
-    """`Resize(size)`, then `CenterCrop(size)`: the shorter side, then the middle.
+    """`Resize(size)`, bilinear and antialiased, then `CenterCrop(size)`."""
 
-    Bilinear and antialiased, as `Resize` is by default: where an image gets smaller,
-    the triangle that weighs its pixels gets wider. Whole numbers stay whole numbers.
-    """
+    # Where an image gets smaller, the triangle that weighs its pixels gets wider. Whole
+    # numbers stay whole numbers.
 
     size: int
 
@@ -106,10 +100,7 @@ class RandomHorizontalFlip(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop(Rule):
-    """`RandomCrop(size, padding)` at the images' size.
-
-    The draw: first row and first column in the padded image, `(batch, 2)`.
-    """
+    """`RandomCrop(size, padding)`; a draw is rows and columns of the padded image."""
 
     random = True
 
@@ -130,10 +121,7 @@ class RandomCrop(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RandomRotation(Rule):
-    """`RandomRotation((low, high))`: nearest pixel, black corners.
-
-    The draw: degrees counter-clockwise, `(batch,)`.
-    """
+    """`RandomRotation((low, high))`: nearest pixel, black corners; degrees."""
 
     random = True
 
@@ -163,11 +151,7 @@ class RandomRotation(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class RandomErasing(Rule):
-    """`RandomErasing(p, scale, ratio, value=0)`.
-
-    The draw: first row, first column, height, width, `(batch, 4)`; zeros where nothing
-    is erased.
-    """
+    """`RandomErasing(p, scale, ratio)`; a draw is row, column, height, width."""
 
     random = True
 

@@ -17,18 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Twin:
-    """A lecture's network in PyTorch, with its optimiser, batches and transforms.
-
-    Args:
-        network: Returns the network, with the lecture's initial weights, from images,
-            float32 `(batch, channels, height, width)`, to logits `(batch, classes)`.
-        learning_rate: Adam's.
-        batch_size: The `DataLoader`'s.
-        drop_last: The `DataLoader`'s.
-        transform: The slides' `Compose`, as NumPy rules, for the training set.
-        weight_decay: Adam's, which decays every parameter in the lecture's code.
-        gamma: Of `ExponentialLR`, stepped after every epoch; `None` without.
-    """
+    """A lecture's network in PyTorch, with its optimiser, batches and transforms."""
 
     network: Callable[[], nn.Module]
     learning_rate: float
@@ -39,11 +28,7 @@ class Twin:
     gamma: float | None = None
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what decides its training: 64 hexadecimal digits.
-
-        That is its modules, the code of those that are not PyTorch's, its first weights
-        from seed 0, and the settings.
-        """
+        """Return the SHA-256 of what decides its training: modules, code, settings."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = self.network()
@@ -58,13 +43,9 @@ class Twin:
     def optimizer(
         self, network: nn.Module, kernels_only: bool = False
     ) -> torch.optim.Optimizer:
-        """Return the lecture's Adam for a network.
-
-        Args:
-            network: What `network` returned.
-            kernels_only: Decay the kernels alone, as the slide's formula (and the
-                recipe) has it, where the slide's code decays every parameter.
-        """
+        """Return the lecture's Adam for a network."""
+        # `kernels_only` is the slide's formula, and the recipe; the slide's code decays
+        # all.
         if not kernels_only:
             return torch.optim.Adam(
                 network.parameters(),
