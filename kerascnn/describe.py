@@ -29,14 +29,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     names and seeds that Keras makes up, so two builds of one recipe are equal. A
     function, such as `keras.callbacks.LearningRateScheduler` takes, is its name and its
     code, and so is a class of your own; the values that the code refers to are not
-    seen. Where there is no source file, as at a prompt, a hash of the bytecode stands
-    for the code.
-
-    Returns:
-        A dictionary with the keys `name` and `PARTS`.
-
-    Raises:
-        UsageError: A part holds something else than plain values and functions.
+    seen.
     """
     spare_tensorflow()
     description: dict[str, Any] = {"name": recipe.name}
@@ -59,13 +52,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
 
 
 def fingerprint(description: dict[str, Any]) -> str:
-    """Return the SHA-256 of a recipe's description, 64 hexadecimal digits.
-
-    Two runs with the same fingerprint trained the same case.
-
-    Args:
-        description: What `describe` returns.
-    """
+    """Return the SHA-256 of a recipe's description, 64 hexadecimal digits."""
     text = json.dumps(description, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -116,11 +103,9 @@ def _code(kind: type) -> dict[str, str]:
 
 
 def _source(thing: Any) -> dict[str, str]:
-    """Return the code of a function, method or class: as text, or else as a hash.
-
-    A prompt, `exec` and a file that is gone leave no text. The hash is that of the
-    bytecode, the same for the same text in one version of Python.
-    """
+    """Return the code of a function, method or class: as text, or else as a hash."""
+    # A prompt, `exec` and a file that is gone leave no text. The bytecode's hash is the
+    # same for the same text in one version of Python.
     thing = inspect.unwrap(thing)
     try:
         # Python 3.13 takes the text of `python -c` for that of any code from `exec`.

@@ -25,12 +25,7 @@ PARENT = "KERASCNN_PARENT"
 
 
 class EndedError(Exception):
-    """A child ended without an answer.
-
-    Args:
-        code: Its exit code; negative where a signal ended it.
-        why: The last line that it wrote to standard error.
-    """
+    """A child ended without an answer; `code` is negative where a signal ended it."""
 
     def __init__(self, code: int, why: str):
         super().__init__(f"ended with code {code}: {why}")
@@ -42,14 +37,8 @@ class Child:
     """A process that runs a module of this package and answers in lines of JSON.
 
     Leaving the `with` block ends the process; a child of this package also ends where
-    its parent was killed.
-
-    Args:
-        module: As `python -m` takes it.
-        words: Its arguments.
-        environment: Its environment variables; by default this process's.
-        shown: Whether its standard error goes to this process's. If not, its last
-            line is in the `EndedError`.
+    its parent was killed. Where its standard error is not `shown`, the last line of it
+    is in the `EndedError`.
     """
 
     def __init__(
@@ -112,11 +101,8 @@ class Child:
 
 @functools.cache
 def answers() -> TextIO:
-    """Return this process's standard output, for answers to the one that started it.
-
-    Anything else that is printed must not mix with them: from the first call on it goes
-    to standard error.
-    """
+    """Return this process's standard output, for answers to the one that started it."""
+    # All else that is printed goes to standard error from now on.
     sys.stdout.flush()
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

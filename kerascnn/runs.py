@@ -45,19 +45,7 @@ class Run:
 
     @classmethod
     def create(cls, recipe: str, out: Path | None = None) -> Run:
-        """Make the folder of a new run.
-
-        Args:
-            recipe: Name of the recipe; without `out`, the folder is
-                `runs/<recipe>/<time>/` below the working directory.
-            out: The folder to use instead. It may exist, but must be empty.
-
-        Returns:
-            The run, with nothing in its folder yet.
-
-        Raises:
-            UsageError: `out` holds files, or the folder can't be made.
-        """
+        """Make a new run's folder: an empty `out`, or `runs/<recipe>/<time>/`."""
         try:
             if out is None:
                 return cls(_new_folder(Path("runs") / recipe))
@@ -196,11 +184,7 @@ class Run:
         self._write("result.json", result)
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append the record of one epoch.
-
-        Raises:
-            UsageError: The disk is full, or the folder is gone.
-        """
+        """Append the record of one epoch."""
         with (
             self.writing("metrics.jsonl") as path,
             path.open("a", encoding="utf-8") as file,
@@ -208,24 +192,16 @@ class Run:
             file.write(_json(metrics) + "\n")
 
     def replace_metrics(self, metrics: list[dict[str, Any]]) -> None:
-        """Write the records of the epochs anew, for a run that goes back to them.
-
-        Raises:
-            UsageError: The disk is full, or the folder is gone.
-        """
+        """Write the records of the epochs anew, for a run that goes back to them."""
         text = "".join(_json(record) + "\n" for record in metrics)
         self._write_text("metrics.jsonl", text)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing this run as long as the block lasts.
-
-        The lock goes with the process, so a killed one leaves none behind. Windows has
-        no such locks, and some network file systems have none: nothing is locked there.
-
-        Raises:
-            UsageError: Another process writes the run, or there is no such folder.
-        """
+        """Keep other processes from writing this run as long as the block lasts."""
+        # The lock goes with the process, so a killed one leaves none behind. Windows
+        # has no such locks, and some network file systems have none: nothing is locked
+        # there.
         try:
             import fcntl
         except ImportError:
@@ -252,11 +228,7 @@ class Run:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Give the path of a file of the run; an error in writing it names the file.
-
-        Raises:
-            UsageError: The disk is full, or the folder is gone or read-only.
-        """
+        """Give the path of a file of the run; an error in writing it names the file."""
         path = self.folder / name
         try:
             yield path
@@ -290,14 +262,9 @@ class Run:
 
 
 def evaluated(record: dict[str, Any], name: str) -> float | None:
-    """Return what an epoch or a run measured on the images it was evaluated on.
-
-    Args:
-        record: A line of `metrics.jsonl`, or a `result.json`: held-out images have
-            `validation_` before the name, test images `test_`. Older runs say `test_`
-            of both.
-        name: Such as `"accuracy"`.
-    """
+    """Return what an epoch or a run measured on the images it was evaluated on."""
+    # Held-out images have `validation_` before the name, test images `test_`. Older
+    # runs say `test_` of both.
     held_out = f"validation_{name}"
     return record[held_out if held_out in record else f"test_{name}"]
 

@@ -12,11 +12,7 @@ from kerascnn import UsageError, suggestions
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path whose `~` or `~user` is written out.
-
-    Raises:
-        UsageError: That home folder is not known.
-    """
+    """Return a path whose `~` or `~user` is written out."""
     try:
         return Path(path).expanduser()
     except (RuntimeError, ValueError) as error:  # the latter for a null byte
@@ -29,15 +25,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def choose(
     word: str, known: Iterable[str], what: str, otherwise: str | None = None
 ) -> str:
-    """Return `word` if it is one of `known`.
-
-    Args:
-        what: What the words name, for the message: `"command"`.
-        otherwise: What the message says where no word is near; by default all words.
-
-    Raises:
-        UsageError: It is not; the message offers the nearest words.
-    """
+    """Return `word` if it is among `known`; else offer the nearest, or `otherwise`."""
     known = list(known)
     if word in known:
         return word
@@ -46,15 +34,7 @@ def choose(
 
 
 def check_positive(options: Any, *names: str) -> None:
-    """Check that options, where they are given, are 1 or more.
-
-    Args:
-        options: What holds them as attributes.
-        names: The attributes' names.
-
-    Raises:
-        UsageError: One is not; the message names the option.
-    """
+    """Check that these options, where they are given, are 1 or more."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -63,11 +43,8 @@ def check_positive(options: Any, *names: str) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return text as one line that any terminal shows as it is.
-
-    A file's name may hold line ends, escape sequences and bytes of no encoding: they
-    are written as in Python, such as `\x1b`.
-    """
+    """Return text as one line that any terminal shows as it is."""
+    # A file's name may hold line ends, escape sequences and bytes of no encoding.
     return "".join(
         letter
         if letter.isprintable()

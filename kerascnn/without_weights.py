@@ -16,18 +16,9 @@ def without_weights(build: Callable[[], Built]) -> Built:
     A Keras variable made in a `StatelessScope` waits for its value in a list, and the
     next thing that Keras makes draws all that wait: minutes for large networks, and an
     error for those that no memory holds. The list belongs to a thread, so `build` runs
-    in one of its own, and the list ends with it. Of this thread's settings the other
-    has the data type policy and the context variables alone.
-
-    Args:
-        build: Called without arguments, e.g. `recipe.network`.
-
-    Returns:
-        What `build` returns. Its weights have no values: whoever asks for one has it
-        drawn, each time anew.
-
-    Raises:
-        Exception: What `build` raises.
+    in one of its own. Of this thread's settings the other has the data type policy and
+    the context variables alone. Whoever asks for a weight's value has it drawn, each
+    time anew.
     """
     import keras
 

@@ -1,10 +1,5 @@
 """Image classification sets as arrays: loading, order of examples, statistics.
 
-    from kerascnn import data
-
-    cifar = data.load("cifar10")
-    cifar.train.images[data.order(seed=0, epoch=0, n=len(cifar.train))[:256]]
-
 Nothing here imports TensorFlow, tensorflow-datasets or Pillow before it is needed.
 """
 

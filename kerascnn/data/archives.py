@@ -1,5 +1,4 @@
-"""Read the official archives of CIFAR-10 and Fashion-MNIST, in the layouts that people
-have lying around.
+"""Read the official archives of CIFAR-10 and Fashion-MNIST, in the usual layouts.
 
 No file of an archive is written anywhere: what is wanted is read into memory, up to the
 size that the true set has.
@@ -53,22 +52,12 @@ _ALLOWANCE = 8 * 2**20
 
 
 def read_archive(name: str, path: str | os.PathLike, official: Official) -> Splits:
-    """Read a set from its official archive, or from a folder that holds it.
+    """Read a set from its official archive, or a folder of it, checked by `official`.
 
-    Args:
-        name: "cifar10" or "fashion_mnist".
-        path: for CIFAR-10 cifar-10-binary.tar.gz, cifar-10-python.tar.gz, or a folder
-            with their files as torchvision and Keras keep them; for Fashion-MNIST a
-            folder with the four idx files, compressed or not, as torchvision, Keras
-            and Debian keep them. A folder above will do.
-        official: what the set truly is; what is read is checked against it.
-
-    Returns:
-        For "train" and "test" the uint8 images (n, height, width, channels) and the
-        uint8 labels (n,), in the original order.
-
-    Raises:
-        UsageError: the files are not there, damaged, unsafe, or not the true ones.
+    For CIFAR-10 cifar-10-binary.tar.gz, cifar-10-python.tar.gz, or a folder with their
+    files as torchvision and Keras keep them; for Fashion-MNIST a folder with the four
+    idx files, compressed or not, as torchvision, Keras and Debian keep them. A folder
+    above will do.
     """
     path = expanded(path)
     if not path.exists():
@@ -92,11 +81,8 @@ def read_archive(name: str, path: str | os.PathLike, official: Official) -> Spli
 
 
 def read_idx(files: dict[str, tuple[Path, Path]], official: Official) -> Splits:
-    """Read Fashion-MNIST's idx files, compressed or not, as `read_archive` does.
-
-    `ValueError` where a file is not what its header says. Source of the format:
-    http://yann.lecun.com/exdb/mnist
-    """
+    """Read Fashion-MNIST's idx files; `ValueError` for damaged ones."""
+    # The format: http://yann.lecun.com/exdb/mnist
     return {
         split: (
             _idx(images, (official.counts[split], *official.shape[:2]))[..., None],
@@ -256,9 +242,7 @@ def _open(path: Path, limit: int) -> "_Limited":
 
 
 class _Limited(io.BufferedIOBase):
-    """A stream that refuses to give more than the true file holds: a few kilobytes of
-    gzip can unfold to more than the memory.
-    """
+    """A stream no longer than the true file: gzip can unfold to any size."""
 
     def __init__(self, stream: BinaryIO | gzip.GzipFile, path: Path, limit: int):
         self._stream = stream

@@ -12,18 +12,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels, in one fixed order.
-
-    Args:
-        images: uint8 array (number, height, width, channels), read-only; memory-mapped
-            when it comes from the cache.
-        labels: int32 array (number,), the index of each image's class.
-
-    Example:
-        >>> split = load("cifar10", data="sample").test
-        >>> len(split), split.images.shape
-        (1000, (1000, 32, 32, 3))
-    """
+    """Images, uint8 (n, height, width, channels), and labels, int32 (n,), read-only."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -36,18 +25,9 @@ class Split:
 class DataSet:
     """An image classification set: training and test images with their labels.
 
-    Args:
-        name: the set's name in tensorflow-datasets.
-        classes: the names of the classes; a label is an index into them.
-        train: the training images.
-        test: the test images.
-        sample: whether this is the small sample that comes with the package.
-        source: the folder it was read from, or "bundled sample".
-        version: the version tensorflow-datasets gives the prepared set.
-        hash: SHA-256 over the images and labels of both splits, see `hash_of`.
-        notice: what the user must know of a sample, of a test set that is held out of
-            the training set, or of images that are not used, in a line or two; None
-            for any other.
+    `notice` says in a line or two what the user must know of a sample, of a test set
+    that is held out of the training set, or of images that are not used; else it is
+    None.
     """
 
     name: str

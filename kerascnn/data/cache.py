@@ -38,10 +38,7 @@ def decoded(
     cache_dir: str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return a set's record and read-only `ARRAYS`, from the cache if they are whole.
-
-    `UsageError` where the prepared set cannot be read.
-    """
+    """Return a set's record and `ARRAYS`, from the cache if they are whole."""
     state = _state(folder, image_size)
     place = cache_directory(cache_dir) / f"{_title(folder)}-{state}"
     try:
@@ -225,8 +222,7 @@ class _File:
 def _remove_outdated(
     place: Path, folder: Path, image_size: tuple[int, int] | None
 ) -> None:
-    """Remove what was decoded from an earlier state of the same folder, and what a
-    process left that was killed while it decoded."""
+    """Remove what earlier states of the folder, and killed processes, have left."""
     for part in place.glob(".*"):
         with contextlib.suppress(OSError):
             if part.stat().st_mtime < time.time() - 3600:

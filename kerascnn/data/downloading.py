@@ -1,9 +1,7 @@
 """What `fetching.get` runs in a process of its own.
 
-    python -m kerascnn.data.downloading NAME FOLDER
-
-prepares a set, and answers with a line of JSON: the `error`, or null. After an error
-it exits with code 2.
+`python -m kerascnn.data.downloading NAME FOLDER` prepares a set, and answers with a
+line of JSON: the `error`, or null. After an error it exits with code 2.
 """
 
 import contextlib

@@ -15,26 +15,7 @@ from kerascnn.data.folders import check_known, data_directory, prepared, remove_
 
 
 def get(name: str, data_dir: str | os.PathLike | None = None) -> Path:
-    """Download a set of tensorflow-datasets and prepare it in ArrayRecord form.
-
-    Progress bars are drawn if there is a terminal. A host that does not answer is
-    given up within a minute.
-
-    Args:
-        name: the set's name in tensorflow-datasets, such as "cifar10".
-        data_dir: the folder of prepared sets, see `data_directory`.
-
-    Returns:
-        The folder of the prepared set. If it was prepared before, nothing is done.
-
-    Raises:
-        UsageError: there is no such set, its host cannot be reached, or it cannot be
-            prepared here.
-
-    Example:
-        >>> get("cifar10")
-        PosixPath('/home/me/tensorflow_datasets/cifar10/3.0.2')
-    """
+    """Download a set and prepare it, if it is not prepared; return its folder."""
     if (folder := prepared(name, data_dir)) is not None:
         return folder
     check_known(name)

@@ -1,7 +1,7 @@
 """Where prepared sets lie: `<data folder>/<name>[/<config>]/<version>`, as in tfds.
 
-Only the folders are looked at, without tensorflow-datasets, whose builders would take
-a second to import and may ask the network.
+Only the folders are looked at, without tensorflow-datasets, whose builders would take a
+second to import and may ask the network.
 """
 
 import contextlib
@@ -28,24 +28,10 @@ def data_directory(data_dir: str | os.PathLike | None = None) -> Path:
 
 
 def prepared(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
-    """The folder of a set that is prepared on this machine.
+    """The folder of a prepared set, its highest version; None if it is not there.
 
-    Args:
-        name: as tensorflow-datasets writes it: "cifar10", "cifar10:3.0.2",
-            "cifar10_corrupted/fog_1".
-        data_dir: see `data_directory`.
-
-    Returns:
-        The folder with its `dataset_info.json`, the highest version if there are
-        several; None if the set is not there.
-
-    Raises:
-        UsageError: the name cannot be one of tensorflow-datasets, several
-            configurations are there and none was named, or a folder cannot be read.
-
-    Example:
-        >>> prepared("cifar10", "~/tensorflow_datasets")
-        PosixPath('/home/me/tensorflow_datasets/cifar10/3.0.2')
+    `name` is as tensorflow-datasets writes it: "cifar10", "cifar10:3.0.2",
+    "cifar10_corrupted/fog_1".
     """
     match = _NAME.fullmatch(name)
     if match is None:

@@ -31,14 +31,7 @@ _TOLD_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 @dataclass
 class Found:
-    """What lies below a folder.
-
-    Args:
-        images: the images to read, sorted.
-        refused: a line for each image that is not read, with the reason.
-        others: how many files are no images, by the endings of their names; hidden
-            ones are not counted.
-    """
+    """What lies below a folder: images, reasons against others, counts by ending."""
 
     images: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -80,11 +73,7 @@ def add(found: Found, file: Path, hidden: bool) -> None:
 def walk(
     folder: Path, above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[Path]:
-    """Yield the path of every file below a folder.
-
-    Links are followed, but for those that lead back to a folder above them: the files
-    there come by themselves.
-    """
+    """Yield the path of every file below a folder; no link that leads up."""
     here = _identity(folder)
     if here in above:
         return

@@ -17,26 +17,10 @@ def import_archive(
     data_dir: str | os.PathLike | None = None,
     official: Official | None = None,
 ) -> Path:
-    """Prepare CIFAR-10 or Fashion-MNIST from its official archive.
+    """Prepare CIFAR-10 or Fashion-MNIST from its official archive; return its folder.
 
     The result is what tensorflow-datasets would have prepared from its own download.
     The pickles of cifar-10-python.tar.gz are read, not executed.
-
-    Args:
-        name: "cifar10" or "fashion_mnist".
-        path: the archive or a folder that holds it, see `archives.read_archive`.
-        data_dir: the folder of prepared sets, see `data_directory`.
-        official: what the archive must hold; None means the true set.
-
-    Returns:
-        The folder of the prepared set. If it was prepared before, nothing is done.
-
-    Raises:
-        UsageError: there is no official archive of this set, `path` is not a true and
-            whole copy of it, or the folder cannot be written.
-
-    Example:
-        >>> import_archive("cifar10", "~/Downloads/cifar-10-python.tar.gz")
     """
     if name not in OFFICIAL:
         check_known(name)

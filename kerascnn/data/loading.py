@@ -24,36 +24,13 @@ def load(
     cache_dir: str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> DataSet:
-    """Load an image classification set as uint8 arrays.
+    """Load an image classification set as uint8 arrays, decoded once into a cache.
 
-    The images are decoded once into a cache and memory-mapped from it afterwards.
-
-    Args:
-        name: the set's name in tensorflow-datasets, such as "cifar10"; or the path of
-            a folder of images (see `ImageFolder`), which begins with `/`, `.` or `~`.
-        data: "auto" takes the full set if it is prepared on this machine, else the
-            bundled sample, and never touches the network; "full" fetches the full set
-            if need be; "sample" takes the bundled sample.
-        data_dir: the folder of prepared sets; None means the environment variable
-            `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
-        cache_dir: the folder of decoded sets; None means the environment variable
-            `KERASCNN_CACHE_DIR`, or else the platform's folder for caches.
-        image_size: height and width to bring images to (see `fitted`) where the set
-            does not promise one size for all.
-
-    Returns:
-        The set; its `notice` says so if it is a sample, or if its test images are held
-        out of its training set because it has no others.
-
-    Raises:
-        UsageError: there is no such set, it is not an image classification set, its
-            images are of unequal size and `image_size` is not given, it is not here,
-            or its files are damaged.
-
-    Example:
-        >>> cifar = load("cifar10")
-        >>> cifar.train.images.shape, cifar.classes[:2]
-        ((50000, 32, 32, 3), ('airplane', 'automobile'))
+    `name` is a set of tensorflow-datasets, or the path of a folder of images, which
+    begins with `/`, `.` or `~`. "auto" takes the full set if it is prepared on this
+    machine, else the bundled sample, and never touches the network; "full" fetches the
+    full set if need be; "sample" takes the sample. Images are brought to `image_size`,
+    height and width, where the set does not promise one size for all.
     """
     text.choose(data, CHOICES, "choice of data")
     if is_path(name):

@@ -12,22 +12,8 @@ def statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of x/255 over all pixels, per channel.
 
-    The 256 possible values of a channel are counted and the moments computed from the
-    counts in whole numbers: exact, in one pass over images of any number.
-
-    Args:
-        images: uint8 (number, height, width, channels).
-        chunk: how many images are read at a time.
-
-    Returns:
-        The means and the standard deviations (the population's, divided by n), one
-        float per channel.
-
-    Raises:
-        UsageError: the images are not uint8, not four-dimensional, or none.
-
-    Example:
-        >>> mean, std = statistics(load("cifar10").train.images)
+    The 256 values of a channel are counted and the moments computed from the counts in
+    whole numbers: exact, in one pass over images of any number.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise UsageError(

@@ -10,10 +10,7 @@ from kerascnn import UsageError
 
 @dataclass(frozen=True)
 class Official:
-    """The true content of a set: image shape, classes in the labels' order, counts.
-
-    `contents` holds what `content` returns for "train" and for "test".
-    """
+    """The true content of a set: image shape, classes in the labels' order, counts."""
 
     title: str
     shape: tuple[int, int, int]
@@ -36,11 +33,8 @@ class Official:
 
 
 def content(images: np.ndarray, labels: np.ndarray) -> str:
-    """Return a hash, 64 hexadecimal digits, of labelled images in any order.
-
-    tensorflow-datasets shuffles, hence SHA-256 over the sorted SHA-256 of each image, a
-    byte for the label before its bytes.
-    """
+    """Return a hash, 64 hexadecimal digits, of labelled images in any order."""
+    # In any order, because tensorflow-datasets shuffles.
     each = sorted(
         hashlib.sha256(bytes([label]) + image.tobytes()).digest()
         for label, image in zip(labels.tolist(), images, strict=True)

@@ -1,8 +1,7 @@
 """Read the arrays out of a CIFAR-10 batch without running its pickle program.
 
 `pickle.loads` calls whatever functions a file names. Here the file's opcodes are read
-with `pickletools`, and a call is kept as a note of what would be called: nothing of the
-file runs.
+with `pickletools`, and a call is kept as a note of what would be called.
 """
 
 import io
@@ -23,10 +22,7 @@ class Call:
 
 
 def cifar_batch(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Read a batch of cifar-10-python.tar.gz: uint8 images (n, 32, 32, 3), labels (n,).
-
-    `ValueError` where the file is none.
-    """
+    """Read a batch of cifar-10-python.tar.gz: images (n, 32, 32, 3), labels."""
     try:
         batch = value(data)
         labels = batch["labels"]
@@ -44,15 +40,8 @@ def cifar_batch(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 def value(data: bytes) -> Any:
     """The value a pickle describes, with a `Call` in place of each call.
 
-    Args:
-        data: the pickle. Strings of bytes are read as Latin-1 text.
-
-    Returns:
-        Numbers, text, lists, tuples, dictionaries and calls.
-
-    Raises:
-        ValueError: the pickle is damaged or uses what no CIFAR-10 batch needs.
-        LookupError: it takes from an empty stack, or an unknown memo.
+    Raises ValueError where the pickle is damaged or uses what no CIFAR-10 batch needs,
+    LookupError where it takes from an empty stack, or an unknown memo.
     """
     stack: list[Any] = []
     memo: dict[Any, Any] = {}

@@ -1,6 +1,4 @@
-"""Decode a prepared set: ArrayRecord through tfds' data source, TFRecord through
-TensorFlow.
-"""
+"""Decode a prepared set: ArrayRecord through tfds, TFRecord through TensorFlow."""
 
 import contextlib
 import importlib.util
@@ -52,21 +50,7 @@ class Prepared:
     def chunks(
         self, role: str, image_size: tuple[int, int] | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decode a split, in its prepared order.
-
-        Args:
-            role: "train" or "test".
-            image_size: height and width to bring the images to (see `fitted`) where
-                the set does not promise one size for all.
-
-        Yields:
-            uint8 images (n, height, width, channels) and int32 labels (n,), a few
-            hundred at a time.
-
-        Raises:
-            UsageError: a file is damaged, the number of examples is not what the
-                set's record says, or the images are not all of one size.
-        """
+        """Yield a role's images and labels in order, a few hundred at a time."""
         split = self.builder.info.splits[self.splits[role]]
         if self.count(role) == 0:
             few = "is empty" if split.num_examples == 0 else "has too few examples"

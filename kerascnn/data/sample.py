@@ -1,10 +1,9 @@
 """Make the bundled samples from the full sets.
 
-    python -m kerascnn.data.sample FOLDER
-
-writes the samples of both sets into FOLDER, as they lie in `kerascnn/data/samples`.
-The rule: of each class, the 250 training and the 100 test images whose SHA-256 are the
-smallest. It chooses as if by lot, and the same images whatever order a set is in.
+`python -m kerascnn.data.sample FOLDER` writes the samples of both sets into FOLDER, as
+they lie in `kerascnn/data/samples`. The rule: of each class, the 250 training and the
+100 test images whose SHA-256 are the smallest. It chooses as if by lot, and the same
+images whatever order a set is in.
 """
 
 import hashlib

@@ -18,25 +18,8 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
 
     It depends on the seed and the epoch alone, not on a global random state: every
     engine and backend shows the same examples, and a resumed run goes on where the
-    interrupted one would have.
-
-    Args:
-        seed: from 0 to 2**64 - 1.
-        epoch: from 0.
-        n: the number of examples.
-
-    Returns:
-        A permutation of 0 ... n-1, int64 (n,).
-
-    Raises:
-        UsageError: the seed or the epoch is negative or too large.
-
-    Source: Philox 4x64-10, Salmon et al., "Parallel random numbers: as easy as 1, 2,
-    3" (2011).
-
-    Example:
-        >>> order(seed=0, epoch=0, n=5)
-        array([...])
+    interrupted one would have. Philox 4x64-10: Salmon et al., "Parallel random numbers:
+    as easy as 1, 2, 3" (2011).
     """
     for name, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**64:
@@ -52,26 +35,11 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Take a class-balanced validation set out of a training set.
+    """Take a class-balanced validation set out of a training set; return both.
 
-    Whatever is chosen by looking at results (a learning rate, a number of epochs) is
-    chosen on this validation set: the test set chooses nothing.
-
-    Args:
-        split: the training set.
-        fraction: the share of each class that becomes validation, between 0 and 1;
-            the number of images is rounded per class.
-        seed: the same seed takes the same images.
-
-    Returns:
-        The rest of the training set and the validation set. Both keep the original
-        order; their arrays are read-only copies.
-
-    Raises:
-        UsageError: the fraction leaves one of the two without images.
-
-    Example:
-        >>> train, validation = split(load("cifar10").train, 0.1, seed=0)
+    Whatever is chosen by looking at results is chosen on this validation set: the test
+    set chooses nothing. Both keep the original order; their arrays are read-only
+    copies.
     """
     if not 0 < fraction < 1:
         raise UsageError(

@@ -25,24 +25,11 @@ def write(
     source: Callable[[Any], Splits],
     download_dir: str | os.PathLike,
 ) -> Path:
-    """Prepare a set in ArrayRecord form from its images and labels.
+    """Prepare a set in ArrayRecord form from its images and labels; return its folder.
 
-    tfds shuffles by the index of an example: the same images in the same original
-    order give the same set as its own preparation.
-
-    Args:
-        name: "cifar10" or "fashion_mnist".
-        data_dir: the folder of prepared sets.
-        source: takes tfds' download manager and returns, for "train" and "test",
-            uint8 images (n, height, width, channels) and integer labels (n,), in the
-            original order.
-        download_dir: where the download manager puts its files.
-
-    Returns:
-        The folder of the prepared set. It appears under its name when it is whole.
-
-    Raises:
-        UsageError: the folder cannot be written.
+    tfds shuffles by the index of an example: the same images in the same original order
+    give the same set as its own preparation. `source` takes tfds' download manager and
+    returns images and labels of "train" and "test".
     """
     import tensorflow_datasets
 

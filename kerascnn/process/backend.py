@@ -13,11 +13,7 @@ from kerascnn.process import cores, memory, signals
 
 
 def restart(variables: Mapping[str, str]) -> NoReturn:
-    """Start this process again, as it was called, with other environment variables.
-
-    Args:
-        variables: The variables to set; the others stay.
-    """
+    """Start this process again, as it was called, with other environment variables."""
     if sys.stdout is not None:  # as it is after `>&-`
         sys.stdout.flush()
     command = [sys.executable, *sys.orig_argv[1:]]
@@ -36,15 +32,7 @@ def restart_for_memory() -> None:
 
 
 def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
-    """Check that Keras can train on a backend here.
-
-    Args:
-        name: `"jax"`, `"tensorflow"` or `"torch"`; by default the environment's.
-        origin: Where the name comes from, for the message: `"--backend"`.
-
-    Raises:
-        UsageError: It is no backend to train on, or it is not installed.
-    """
+    """Check that Keras can train on a backend here, by default the environment's."""
     name = name or os.environ["KERAS_BACKEND"]
     if name not in ("jax", "tensorflow", "torch"):
         raise UsageError(f"{origin} {name!r}: expected jax, tensorflow or torch.")
@@ -75,10 +63,9 @@ _missed_is_said = False
 def spare_tensorflow() -> None:
     """Keep Keras from importing TensorFlow where it is installed but not the backend.
 
-    `get_config` and `save` import it to see whether a value is a `TensorShape`: seconds
-    lost, hundreds of megabytes, and on a GPU its memory. Keras looks once and
-    remembers; this makes it look while TensorFlow is hidden. Other packages can import
-    it as ever.
+    `get_config` and `save` import it to see whether a value is a `TensorShape`:
+    seconds, and memory, on a GPU too. Keras looks once and remembers; here it looks
+    while TensorFlow is hidden. Other packages can import it as ever.
     """
     if os.environ["KERAS_BACKEND"] == "tensorflow" or "tensorflow" in sys.modules:
         return
@@ -92,17 +79,8 @@ def spare_tensorflow() -> None:
 
 
 def use_backend(wanted: str | None, variables: Mapping[str, str] | None = None) -> None:
-    """Start a program again where it needs another backend, or these variables.
-
-    Args:
-        wanted: `"jax"`, `"tensorflow"` or `"torch"`; `None` for the one in use.
-        variables: Environment variables that must have these values. They are set in
-            this process where its backend has not read them yet.
-
-    Raises:
-        UsageError: The backend is not installed, or this process is not the command
-            line's own, to start again.
-    """
+    """Start a program again where it needs another backend, or these variables."""
+    # What this process has not read yet is set in it.
     needed = dict(variables or {})
     if wanted is not None:
         check_backend(wanted, "--backend")

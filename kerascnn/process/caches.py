@@ -28,12 +28,9 @@ def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
 
 
 def keep_compiled(folder: Path) -> str:
-    """Let JAX keep what it compiles; return the folder where it does.
-
-    A folder of its own for each kind of processor, because code compiled for one may
-    not run on another that shares the disk. What `JAX_COMPILATION_CACHE_DIR`,
-    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` or the program has chosen stays.
-    """
+    """Let JAX keep what it compiles; return the folder where it does."""
+    # A folder for each kind of processor, because code compiled for one may not run on
+    # another that shares the disk.
     import jax
 
     # Where it can't be kept, the data's own line says so already.

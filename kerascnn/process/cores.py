@@ -14,12 +14,7 @@ def available() -> int:
 
 
 def share(number: int, of: int) -> None:
-    """Keep this process to its share of its cores, where the system can do that.
-
-    Args:
-        number: Which share, counted from 0.
-        of: How many shares. Where there are more than cores, some change nothing.
-    """
+    """Keep this process to its share of its cores, where the system can do that."""
     if of > 1 and hasattr(os, "sched_setaffinity"):
         mine = sorted(os.sched_getaffinity(0))[number::of]
         if mine:
@@ -40,10 +35,8 @@ def jax_has_begun() -> bool:
 
 
 def as_devices() -> str:
-    """Have JAX take each core, up to four, for a device; say what holds.
-
-    Each device has a copy of the weights: hence no more of them.
-    """
+    """Have JAX take each core, up to four, for a device; say what holds."""
+    # Each device has a copy of the weights: hence no more of them.
     if number := os.environ.get("JAX_NUM_CPU_DEVICES"):
         return f"{number}: JAX_NUM_CPU_DEVICES is set"
     if jax_has_begun():

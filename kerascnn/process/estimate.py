@@ -15,11 +15,7 @@ LOOK = 2.0
 class Estimate:
     """Says once, after the first steps, how long the others take if over a minute.
 
-    Args:
-        what: What is computed, for the line: `"6 trainings"`.
-        total: All that is to do, in any unit of work: steps, multiplications.
-        at_most: Whether less may be enough.
-        say: Is told the line.
+    `total` is in any unit of work; with `at_most` less may be enough.
     """
 
     def __init__(
@@ -37,11 +33,7 @@ class Estimate:
         self._said = False
 
     def after(self, done: float) -> None:
-        """Look at the clock after a step.
-
-        Args:
-            done: What is done so far, in the unit of `total`.
-        """
+        """Look at the clock; `done` is in the unit of `total`."""
         if self._said:
             return
         now = time.perf_counter()

@@ -31,11 +31,7 @@ NO_PART_OF_A_TRAINING = (
 
 
 def describe(backend: str | None = None) -> dict[str, Any]:
-    """Return the versions, the device and the machine that this process uses.
-
-    Args:
-        backend: The framework that computes; Keras's backend by default.
-    """
+    """Return the versions, the device and the machine that this process uses."""
     import keras
 
     backend = backend or keras.backend.backend()
@@ -67,10 +63,7 @@ def for_record(backend: str | None = None) -> dict[str, Any]:
 
 
 def device(backend: str | None = None) -> str:
-    """Return the name of the device that a backend, by default Keras's, computes on.
-
-    A processor's is `"cpu"`.
-    """
+    """Return the device's name that a backend computes on, such as `"cpu"`."""
     import keras
 
     match backend or keras.backend.backend():
@@ -102,10 +95,7 @@ def _said(file: str, *names: str) -> str:
 
 
 def peak_memory() -> int | None:
-    """Return the most memory that this process has held, in bytes.
-
-    `None` on Windows, whose Python does not tell.
-    """
+    """Return the most bytes this process has held; `None` on Windows."""
     # On Linux `getrusage` counts what the process that started this one held.
     if peak := _said("/proc/self/status", "VmHWM"):
         return int(peak.split()[0]) * 1024
@@ -119,10 +109,8 @@ def peak_memory() -> int | None:
 
 @functools.cache
 def code() -> str:
-    """Return the SHA-256 of this package's code that trains: 64 hexadecimal digits.
-
-    It changes where the version does not, in a checkout that someone works on.
-    """
+    """Return the SHA-256 of this package's code that trains: 64 hexadecimal digits."""
+    # It changes where the version does not, in a checkout that someone works on.
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         name = file.relative_to(package)
@@ -133,10 +121,7 @@ def code() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of this package's checkout, with `+changes` where it has any.
-
-    `None` where the package does not run from a git checkout of its own.
-    """
+    """Return the commit of this package's checkout, with `+changes` if any."""
     root = Path(__file__).parents[2]
 
     def git(*words: str) -> str:

@@ -28,10 +28,6 @@ def keras_defaults(dtype_policy: str | None = None) -> Iterator[None]:
     A recipe is written for Keras's defaults: under others its layers, losses and
     optimisers compute something else. Inside a block, another one changes nothing but
     the data type policy that it names, so that what a recipe sets itself holds.
-
-    Args:
-        dtype_policy: Such as `"mixed_bfloat16"`; by default float32, or in an inner
-            block the outer's.
     """
     import keras
 

@@ -18,12 +18,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has stopped with a checkpoint.
-
-    Args:
-        number: The signal's number.
-        message: How to go on, for the user.
-    """
+    """The run was asked to stop, and has stopped with a checkpoint."""
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
@@ -35,11 +30,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def stop_quietly() -> None:
-    """End this process at Ctrl-C and SIGTERM with one line; let SIGUSR1 pass.
-
-    For the start of a program, until `Signals` listens: there is nothing to save yet. A
-    library must not call it.
-    """
+    """End this process at Ctrl-C and SIGTERM with one line; let SIGUSR1 pass."""
+    # For the start of a program, until `Signals` listens: there is nothing to save yet.
     own_process()
     if threading.current_thread() is not threading.main_thread():
         return
@@ -65,10 +57,8 @@ _is_program = False
 
 
 def _ignored(number: int) -> bool:
-    """Whether who started this process wants a signal ignored.
-
-    A shell's `&` does, of Ctrl-C, which is for the program in the foreground.
-    """
+    """Whether who started this process wants a signal ignored."""
+    # A shell's `&` does, of Ctrl-C, which is for the program in the foreground.
     return signal.getsignal(number) is signal.SIG_IGN
 
 
@@ -93,13 +83,9 @@ class Signals:
 
     Ctrl-C (SIGINT) and SIGTERM ask to stop after the step; a second one ends the
     process at once, also while it waits for a long step or for XLA to compile. SIGUSR1,
-    which SLURM can send before time is up, asks for a checkpoint.
+    which SLURM can send before time is up, asks for a checkpoint, where there are any.
 
     Outside the main thread, where Python hears no signals, nothing is noted.
-
-    Args:
-        say: Is told, in a line, that a request was heard.
-        saves: Whether there are checkpoints; without them SIGUSR1 is left alone.
     """
 
     def __init__(self, say: Callable[[str], None], saves: bool = True):
