@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 def choose_engine(
     wanted: str, recipe: Recipe, train_split: Split, test_split: Split
 ) -> ModuleType:
-    """Return the module whose `fit` trains a recipe, `engine.epoch` or `.fit`.
+    """Return the module whose `fit` trains a recipe, `engine.epoch` or `engine.fit`.
 
-    Args:
-        wanted: `"epoch"`, `"fit"`, or `"auto"`: `epoch` on JAX, where the images fit
-            the device's memory and no callback has a hook for single batches.
-        recipe: Whose callbacks to look at.
-        train_split: The training set.
-        test_split: The test set.
-
-    Raises:
-        UsageError: `"epoch"` is wanted on another backend than JAX, or with a callback
-            that has a hook for single batches.
+    `"auto"` takes `epoch` on JAX, where the images fit the device's memory and no
+    callback has a hook for single batches. `"epoch"` elsewhere is a `UsageError`.
     """
     if keras.backend.backend() != "jax":
         if wanted == "epoch":

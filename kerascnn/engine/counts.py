@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 def multiplications(model: keras.Model) -> list[int]:
-    """Count, for each kernel, its multiplications in one image's forward pass.
-
-    One for each weight and place that it is used at; those of models inside the model
-    count too.
-    """
+    """Count, for each kernel, its multiplications in one image's forward pass."""
     return [
         math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
         for layer in _with_kernels(model)
@@ -24,10 +20,8 @@ def multiplications(model: keras.Model) -> list[int]:
 
 
 def results(model: keras.Model) -> list[int]:
-    """Count, for each kernel, the numbers that one image's forward pass makes.
-
-    Those of models inside the model count too; a layer used twice counts once.
-    """
+    """Count, for each kernel, the numbers that one image's forward pass makes."""
+    # A layer used twice counts once.
     return [math.prod(layer.output.shape[1:]) for layer in _with_kernels(model)]
 
 

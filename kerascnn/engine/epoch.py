@@ -60,24 +60,10 @@ def fit(
     """Train a compiled model as `keras.Model.fit` would, faster.
 
     The loss is the mean softmax cross-entropy on logits plus the model's own losses
-    (L2), whatever the model was compiled with.
-
-    Args:
-        model: A compiled model on the JAX backend, from raw images to logits.
-        train: The training set.
-        test: The set to evaluate on; its metrics are the logs that begin with `val_`.
-        plan: Epochs, batches and their order.
-        callbacks: Keras callbacks. Their hooks for epochs, training and evaluation are
-            called, and read and write what they can in `keras.Model.fit`; of the hooks
-            for single batches (see `wants_batches`) only `on_train_batch_end`, without
-            logs, and only where the callback says `needs_no_state = True`.
-        steps_a_call: Training steps in one compiled call; by default 1 on a CPU and
-            what `steps_together` says elsewhere.
-        session: What saves the run and brings it back.
-
-    Raises:
-        NotFiniteError: The loss or a gradient was not finite; the model is as it was
-            before that step.
+    (L2), whatever the model was compiled with. Of the hooks for single batches only
+    `on_train_batch_end` is called, without logs, and only where the callback says
+    `needs_no_state = True`. After a `NotFiniteError` the model is as it was before that
+    step.
     """
     loop = _Loop(model, train, test, plan, callbacks, steps_a_call, session)
     loop.run()
@@ -90,8 +76,6 @@ class _Loop:
     every hook. The variables of weights and optimiser are up to date here between two
     compiled calls anyway; the metrics, and weights that change before an evaluation,
     cost a moment, so only callbacks from outside this package are given them.
-
-    The arguments are those of `fit`.
     """
 
     def __init__(
@@ -236,10 +220,8 @@ def needs_no_state(callback: keras.callbacks.Callback) -> bool:
 
 
 def wants_batches(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback has a hook for single batches that `keras.Model.fit` serves.
-
-    The compiled step has no logs, and its weights are not in the variables.
-    """
+    """Whether a callback has a hook for single batches that `fit` serves."""
+    # The compiled step has no logs, and its weights are not in the variables.
     names = [
         *("on_batch_begin", "on_batch_end", "on_train_batch_begin"),
         *("on_test_batch_begin", "on_test_batch_end"),
@@ -278,19 +260,13 @@ def _functions(
 def training_function(
     model: keras.Model, mesh: Mesh | None = None, batch_size: int = 0
 ) -> Executables:
-    """Return the compiled training step of a model.
+    """Return the compiled training step of a model, its optimiser built.
 
-    Args:
-        model: A compiled model, its optimiser built.
-        mesh: The devices among which the batches are cut, as `placement.cut` does it;
-            the state and the images are on each of them (`placement.copied`).
-        batch_size: Images of all batches but an epoch's last, which may have fewer.
-
-    Returns:
-        A function of a state (as `read_state` returns it; its arrays are given away),
-        the images, uint8 `(n, height, width, channels)`, the labels, int32 `(n,)`, and
-        the indices of some batches, int32 `(steps, batch)`; it returns the state after
-        these steps, whose `sums` have grown by the batches' losses and hits.
+    It is a function of a state (as `read_state` returns it; its arrays are given away),
+    the images, uint8, the labels, int32, and the indices of some batches, int32
+    `(steps, batch)`; it returns the state after these steps, whose `sums` have grown by
+    the batches' losses and hits. State and images are on each device of the mesh, the
+    batches cut.
     """
     step = _step_function(model)
 
@@ -465,15 +441,9 @@ def _write_metrics(model: keras.Model, sums: State) -> None:
 def steps_together(whole: int) -> int:
     """Choose how many steps go into one call where one alone is too short.
 
-    A step that is left over is called by itself, which compiles the step once more;
-    on a GPU that may take a minute. So the calls are to cut an epoch evenly.
-
-    Args:
-        whole: The epoch's whole batches.
-
-    Returns:
-        The largest number up to `STEPS_A_CALL` that divides them; `STEPS_A_CALL`
-        itself where none is worth the name.
+    The largest divisor of an epoch's whole batches up to `STEPS_A_CALL`, because a step
+    that is left over is compiled once more; `STEPS_A_CALL` where none is worth the
+    name.
     """
     even = (n for n in range(STEPS_A_CALL, 9, -1) if whole % n == 0)
     return next(even, STEPS_A_CALL)
@@ -482,11 +452,9 @@ def steps_together(whole: int) -> int:
 def _calls(
     plan: Plan, epoch: int, images: int, steps_a_call: int, done: int = 0
 ) -> list[np.ndarray]:
-    """Cut an epoch's order into arrays `(steps, batch)`, one for each compiled call.
-
-    The cuts are the same wherever the epoch goes on: a step inside a compiled loop and
-    one alone may round differently.
-    """
+    """Cut an epoch's order into arrays `(steps, batch)`, one for each compiled call."""
+    # The cuts are the same wherever the epoch goes on: a step inside a compiled loop
+    # and one alone may round differently.
     order = data.order(plan.seed, epoch, images).astype(np.int32)
     whole = len(order) // plan.batch_size
     batches = order[: whole * plan.batch_size].reshape(whole, plan.batch_size)
@@ -506,10 +474,8 @@ def _calls(
 
 
 def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
-    """Cut a set into batches: of equal size, where one near `batch_size` divides it.
-
-    A smaller last one would be compiled anew, and here no value depends on the others.
-    """
+    """Cut a set into batches: of equal size, where one near `batch_size` divides it."""
+    # A smaller last one would be compiled anew, and no value depends on the others.
     equal = (n for n in range(batch_size, batch_size // 2, -1) if images % n == 0)
     size = next(equal, batch_size)
     every = np.arange(images, dtype=np.int32)

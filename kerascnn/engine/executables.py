@@ -11,18 +11,10 @@ from kerascnn.process import memory
 
 
 class Executables:
-    """A jitted function, compiled before its first call so that JAX can forget more.
+    """A jitted function, compiled before its first call so that JAX can forget more."""
 
-    What JAX keeps of tracing a large net's step, for calls of other shapes, takes as
-    much memory as the executable.
-
-    Args:
-        function: A function of dictionaries of arrays, such as a state, and arrays.
-        options: Arguments of `jax.jit`.
-
-    Attributes:
-        function: What `jax.jit` returns.
-    """
+    # What JAX keeps of tracing a large net's step, for calls of other shapes, takes as
+    # much memory as the executable.
 
     def __init__(
         self, function: Callable[..., Any], options: dict[str, Any] | None = None

@@ -28,12 +28,7 @@ LIMITS = {"stop": 1, "skip": 10}
 
 
 class NotFiniteError(UsageError):
-    """The loss or a gradient was not finite, and the run has stopped.
-
-    Args:
-        message: What went wrong where, and what to try.
-        step: The step's number since the start of the run, counted from 0.
-    """
+    """The loss or a gradient was not finite at a step of the run, counted from 0."""
 
     exit_code = 3
 
@@ -80,19 +75,9 @@ def left_out(optimizer: keras.Optimizer) -> int:
 def judge(
     counts: Any, loss: Any, gradients: Sequence[Any], optimizer: keras.Optimizer
 ) -> tuple[Any, Any]:
-    """Decide, inside a training step, whether its update is kept.
-
-    Args:
-        counts: The value of `counts`, int32 `(4,)`.
-        loss: The loss, a scalar.
-        gradients: The gradients.
-        optimizer: The optimiser. One that scales the loss (mixed_float16) expects
-            gradients that overflow and leaves those steps out itself: then only the
-            loss counts.
-
-    Returns:
-        Whether to keep the update, a boolean scalar, and the new counts.
-    """
+    """Decide, inside a training step, whether its update is kept; new counts."""
+    # An optimiser that scales the loss (mixed_float16) expects gradients that overflow
+    # and leaves those steps out itself: then only the loss counts.
     finite = ops.isfinite(loss)
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         for gradient in gradients:

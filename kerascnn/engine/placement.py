@@ -1,10 +1,9 @@
 """A batch on several devices of one CPU.
 
 XLA spreads one operation after another over the cores, and after each the cores wait
-for the slowest: a fifth of a large net's step. Where JAX takes each core for a device,
-each computes its own part of the batch, and they wait only for numbers of all images:
-gradients, which are added up, and the means and variances of BatchNorm. They are the
-same but for rounding.
+for the slowest. Where JAX takes each core for a device, each computes its own part of
+the batch, and they wait only for numbers of all images: gradients, which are added up,
+and the means and variances of BatchNorm. The numbers are the same but for rounding.
 """
 
 from __future__ import annotations
@@ -60,16 +59,10 @@ _PATIENCE = {
 
 
 def mesh(model: keras.Model, batch_size: int) -> Mesh | None:
-    """Return the devices among which a model's batches are to be cut.
+    """Return the devices that share a model's batches; None where one is as good.
 
-    Args:
-        model: The model.
-        batch_size: Images a step. As many devices are taken as divide it.
-
-    Returns:
-        A mesh of one axis, `acceleration.BATCH`; None where one device is as good, and
-        on a GPU or a TPU. How many devices a CPU has is settled when the process
-        starts: see `cores.as_devices`.
+    As many devices are taken as divide a batch. How many a CPU has is settled when the
+    process starts: see `cores.as_devices`.
     """
     if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
         return None
@@ -81,19 +74,14 @@ def mesh(model: keras.Model, batch_size: int) -> Mesh | None:
 
 
 def copied(mesh: Mesh | None, tree: Any) -> Any:
-    """Return arrays as each device of a mesh has them whole.
-
-    A NumPy array is not copied for that on a CPU, but where its place in memory is one
-    that XLA does not take.
-    """
+    """Return arrays as each device of a mesh has them whole."""
+    # A CPU copies no NumPy array for it whose place in memory XLA takes.
     return jax.device_put(tree, mesh and NamedSharding(mesh, PartitionSpec()))
 
 
 def cut(mesh: Mesh | None, batches: np.ndarray) -> jax.Array | np.ndarray:
-    """Return batches, `(steps, images)`, cut among the devices where they divide them.
-
-    A smaller last batch may not be to be divided: then each device computes it all.
-    """
+    """Return batches, `(steps, images)`, cut among devices that divide them."""
+    # Of a smaller last batch, each device may have to compute all.
     if mesh is None:
         return batches
     axis = BATCH if batches.shape[1] % mesh.size == 0 else None
@@ -106,18 +94,12 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
     The gradient of a batch's mean loss is the mean of its parts' gradients. Computed
     one after the other, the parts share the memory that the way back takes.
 
-    Args:
-        mesh: The devices among which the batch is cut; each part is as well.
-        model: The model, made of `acceleration`'s layers.
-        chosen: The indices, int32.
-
-    Returns:
-        One part where there is no mesh or its devices don't share the images evenly;
-        where not every layer is known to compute each image by itself, in float32 and
-        as fast inside a loop; where a variable does not train, as those of BatchNorm
-        and of random layers; where the images can't be halved; and where a part would
-        keep less than twice the bytes of the weights, for whose gradients it takes one
-        more array to add to.
+    There is one part where there is no mesh or its devices don't share the images
+    evenly; where not every layer is known to compute each image by itself, in float32
+    and as fast inside a loop; where a variable does not train, as those of BatchNorm
+    and of random layers; where the images can't be halved; and where a part would keep
+    less than twice the bytes of the weights, for whose gradients it takes one more
+    array to add to.
     """
     parts = 1
     if mesh is not None and len(chosen) % mesh.size == 0 and _is_computed_singly(model):
@@ -169,10 +151,7 @@ def tracing(mesh: Mesh | None) -> AbstractContextManager:
 
 
 def options(mesh: Mesh | None) -> dict[str, Any]:
-    """Return the arguments of `jax.jit` for a function of a training.
-
-    On the devices of a mesh, its results are whole on each.
-    """
+    """Return `jax.jit`'s arguments for a function whose results each device has."""
     if jax.default_backend() != "cpu":
         return {}
     if mesh is None:

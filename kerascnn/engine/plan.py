@@ -12,30 +12,15 @@ SAMPLE_STEPS = 32
 
 
 def for_sample(epochs: int, batch_size: int, images: int) -> tuple[int, int]:
-    """Return the epochs and the batch size of a recipe that suit a small sample.
-
-    Args:
-        epochs: The recipe's own; no more than `SAMPLE_EPOCHS` are returned.
-        batch_size: The recipe's own; no more is returned than the largest power of two
-            that leaves `SAMPLE_STEPS` steps an epoch.
-        images: Training images of the sample.
-    """
+    """Return the epochs and the batch size of a recipe that suit a small sample."""
+    # The batch: the largest power of two that leaves `SAMPLE_STEPS` steps an epoch.
     largest = 2 ** (max(images // SAMPLE_STEPS, 1).bit_length() - 1)
     return min(epochs, SAMPLE_EPOCHS), min(batch_size, largest)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How to go through the training set.
-
-    Args:
-        epochs: Passes over the training set.
-        batch_size: Images a step.
-        seed: Decides, with the epoch's number, the order of the images.
-        drop_last: Leave out an epoch's last batch when it is smaller.
-        initial_epoch: The epoch to begin with, counted from 0.
-        initial_step: The number of steps of that epoch that are done already.
-    """
+    """How to go through the training set, from an epoch and a step counted from 0."""
 
     epochs: int
     batch_size: int

@@ -15,12 +15,8 @@ LossOf = Callable[[Any], tuple[Any, Any]]
 class Gradients(NamedTuple):
     """What `gradients` computes, as the backend's arrays.
 
-    Args:
-        outputs: The model's, in training.
-        loss: What the loss function shows: not scaled, or without the penalties.
-        gradients: One for each trainable variable, in Keras's order.
-        others: On JAX the new values of the variables that are not trained; elsewhere
-            empty, because the variables have them already.
+    `others` are, on JAX, the new values of the variables that are not trained;
+    elsewhere it is empty, because the variables have them already.
     """
 
     outputs: Any
@@ -37,13 +33,9 @@ def gradients(
 ) -> Gradients:
     """Return a batch's gradients, as `keras.Model.train_step` computes them.
 
-    Args:
-        model: A built model.
-        images: A batch, as the model takes it.
-        loss_of: Called where the model's variables and `model.losses` have the values
-            of this step.
-        values: The variables' values inside a function that JAX compiles, those of the
-            optimiser included where `loss_of` reads them.
+    `loss_of` is called where the model's variables and `model.losses` have the values
+    of this step. Inside a function that JAX compiles, `values` are the variables'
+    values, those of the optimiser included where `loss_of` reads them.
     """
     import keras
 

@@ -41,22 +41,8 @@ class Autosave(keras.callbacks.Callback):
     held-out images is always saved, so that the best can be kept. The engines call
     `after_step`; everything else happens in the hooks.
 
-    Args:
-        run: The run.
-        identity: What ties the checkpoints to the run, see `resuming.identity`.
-        steps: Steps an epoch.
-        epochs: Epochs of the run.
-        callbacks: The recipe's own callbacks, whose state belongs to the run.
-        record: Keeps each epoch's time.
-        signals: What the user asks for.
-        engine: The engine's name: inside an epoch no other can go on.
-        minutes: Minutes between checkpoints inside an epoch; 0 saves after every step.
-        on_nan: `"stop"` or `"skip"`, see `finite.begin`.
-        start: The checkpoint to go on from.
-        validation: Whether the evaluation is on held-out training images: then the
-            checkpoint of the epoch that did best on them is kept besides.
-        renewed: What a forced change has set anew and `start` must not bring back:
-            `"learning_rate"`, and names of callbacks' attributes.
+    `renewed` names what a forced change has set anew and `start` must not bring back:
+    `"learning_rate"`, and callbacks' attributes.
     """
 
     run: Run
@@ -126,20 +112,16 @@ class Autosave(keras.callbacks.Callback):
         return self.start.group("measured")
 
     def restore_random(self) -> None:
-        """Bring back the random generators for the first step after an interruption.
-
-        Later than the rest: PyTorch draws from them when an epoch's data are opened.
-        """
+        """Bring back the random generators for the first step after an interruption."""
+        # Later than the rest: PyTorch draws from them when an epoch's data are opened.
         if self._inside():
             assert self.start is not None
             _set_random_states(self.start.group("random"))
 
     def before_evaluation(self) -> None:
-        """Keep what an evaluation changes as it is after an epoch's last step.
-
-        An evaluation draws from PyTorch's random generators and calls callbacks, which
-        may write weights, and is done once more after an interruption.
-        """
+        """Keep what an evaluation changes as it is after an epoch's last step."""
+        # An evaluation draws from PyTorch's random generators and calls callbacks,
+        # which may write weights, and is done once more after an interruption.
         self._random = _random_states()
         if any(map(_watches_evaluation, self.callbacks)):
             self._states = callback_state.capture(self.callbacks, self._made)
@@ -149,18 +131,8 @@ class Autosave(keras.callbacks.Callback):
             }
 
     def after_step(self, step: int, measured: Callable[[], Sequence[Any]]) -> None:
-        """Save what is due; stop if that is asked for.
-
-        Args:
-            step: The number of steps of this epoch that are done.
-            measured: Puts the state into the model's variables and returns what the
-                engine has measured in this epoch so far.
-
-        Raises:
-            Interrupted: After a signal.
-            UsageError: A checkpoint can't be written.
-            NotFiniteError: The numbers have gone wrong.
-        """
+        """Save what is due after `step` steps of an epoch; stop if asked to."""
+        # `measured` puts the state into the model's variables and returns the metrics.
         self.writer.check()
         due = time.perf_counter() - self._last >= 60 * self.minutes
         if due or self.signals.save or self.signals.stop:
@@ -295,11 +267,9 @@ def _watches_evaluation(callback: keras.callbacks.Callback) -> bool:
 
 
 def _copy(value: Any) -> Any:
-    """Copy a value where it is.
-
-    For a copy on the device JAX compiles a program for each shape, over a megabyte
-    each; on a CPU NumPy's is as good.
-    """
+    """Copy a value where it is."""
+    # For a copy on the device JAX compiles a program for each shape, over a megabyte
+    # each; on a CPU NumPy's is as good.
     if keras.backend.backend() == "jax":
         array = ops.convert_to_tensor(value)
         if all(device.platform == "cpu" for device in array.devices()):
@@ -308,10 +278,8 @@ def _copy(value: Any) -> Any:
 
 
 def _random_states() -> list[Any]:
-    """Return the states of random generators that are no variables: PyTorch's own.
-
-    Keras's Dropout draws from them on that backend.
-    """
+    """Return the states of random generators that are no variables: PyTorch's own."""
+    # Keras's Dropout draws from them on that backend.
     if keras.backend.backend() != "torch":
         return []
     torch = sys.modules["torch"]
@@ -344,18 +312,7 @@ def check_start(
     steps: int,
     engine: str,
 ) -> None:
-    """Check that a run can go on from a checkpoint, before anything is changed.
-
-    Args:
-        start: The checkpoint.
-        model: The compiled model.
-        callbacks: The recipe's own callbacks.
-        steps: Steps an epoch.
-        engine: The engine's name.
-
-    Raises:
-        UsageError: It can't.
-    """
+    """Check that a run can go on from a checkpoint, before anything is changed."""
     optimizer: Any = model.optimizer
     optimizer.build(model.trainable_variables)
     finite.counts(optimizer)

@@ -23,21 +23,12 @@ if TYPE_CHECKING:
 def build(
     recipe: Recipe, shape: tuple[int, int, int]
 ) -> tuple[keras.Model, keras.Model]:
-    """Build a recipe's two models, which share their weights.
+    """Build a recipe's two models, to train and to keep, which share their weights.
 
-    Args:
-        recipe: The recipe.
-        shape: Height, width and channels of the raw images.
-
-    Returns:
-        The model to train and the model to keep. Both take raw images, uint8,
-        `(batch, height, width, channels)`, and return logits, `(batch, classes)`. The
-        first holds the whole transform, whose random layers act in training only; the
-        second leaves those out, so that it is made of Keras's own layers alone and
-        loads without this package.
-
-    Raises:
-        ValueError: The network does not take images of this shape.
+    Both take raw images, uint8, `(batch, height, width, channels)`, and return logits,
+    `(batch, classes)`. The first holds the whole transform, whose random layers act in
+    training only; the second leaves those out, so that it is made of Keras's own layers
+    alone and loads without this package.
     """
     network = recipe.network()
     transform = recipe.transform()
@@ -75,16 +66,7 @@ def weights_hash(model: keras.Model) -> str:
 def compiled(
     recipe: Recipe, dataset: DataSet, overrides: Overrides
 ) -> tuple[keras.Model, keras.Model]:
-    """Build the model to train, compiled, and the model to keep.
-
-    Args:
-        recipe: The recipe.
-        dataset: Its images.
-        overrides: Whose seed, precision, learning rate and acceleration hold.
-
-    Raises:
-        UsageError: The network does not take these images, or has too few logits.
-    """
+    """Build the model to train, compiled as the options say, and the model to keep."""
     set_seed(overrides.seed)
     try:
         with settings.keras_defaults(overrides.precision):
@@ -116,15 +98,9 @@ def compiled(
 
 
 def image_size(recipe: Recipe) -> tuple[int, int] | None:
-    """Return the height and width that a recipe's transform begins by resizing to.
-
-    Images of unequal size can be batched only once they have it, so they are brought
-    to it where they are decoded, by the same rule.
-
-    Raises:
-        UsageError: The transform begins by resizing by another rule: training and
-            prediction would see different images.
-    """
+    """Return the height and width that a recipe's transform begins by resizing to."""
+    # Images of unequal size can be batched only once they have it, so they are brought
+    # to it where they are decoded, by the same rule.
     first = next(iter(recipe.transform()), None)
     if not isinstance(first, keras.layers.Resizing):
         return None
@@ -138,11 +114,9 @@ def image_size(recipe: Recipe) -> tuple[int, int] | None:
 
 
 def set_seed(seed: int) -> None:
-    """Seed everything that Keras draws seeds from: initialisers and random layers.
-
-    `keras.utils.set_random_seed` alone would import TensorFlow wherever it is
-    installed, whichever backend is in use.
-    """
+    """Seed everything that Keras draws seeds from: initialisers and random layers."""
+    # `keras.utils.set_random_seed` alone would import TensorFlow wherever it is
+    # installed, whichever backend is in use.
     spare_tensorflow()
     keras.utils.set_random_seed(seed)
 
@@ -155,15 +129,6 @@ def compile_model(
     The loss, softmax cross-entropy on logits plus any L2 penalty, is what training
     lowers. The metric `crossentropy` leaves the penalty out, as PyTorch's loss does
     when its optimiser decays the weights, so rungs with and without it compare.
-
-    Args:
-        model: A model that returns logits.
-        recipe: Whose optimiser to take.
-        rate: A learning rate that replaces the optimiser's own.
-
-    Raises:
-        UsageError: The optimiser follows a schedule, and takes no rate; or the recipe
-            says another number of parameters than the model has.
     """
     recipes.check_parameters(recipe, model)
     optimizer = recipe.optimizer()

@@ -57,13 +57,7 @@ _UNREADABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What was read from a checkpoint.
-
-    Args:
-        folder: Its folder.
-        arrays: The arrays by name, such as `"model/0003/conv2d/kernel"`.
-        manifest: All else: plain JSON values.
-    """
+    """What was read from a checkpoint: arrays by name, and all else as JSON values."""
 
     folder: Path
     arrays: dict[str, np.ndarray]
@@ -93,20 +87,8 @@ def write(
 ) -> Path:
     """Write a checkpoint, then remove all but the last `KEPT` and the best.
 
-    There is a best one, by validation loss, where the manifest says `validation`.
-
-    Args:
-        run: The run's folder.
-        arrays: What `Checkpoint.arrays` will be.
-        manifest: What `Checkpoint.manifest` will be: JSON values; `epoch` and `step`
-            name the checkpoint.
-
-    Returns:
-        The checkpoint's folder.
-
-    Raises:
-        OSError: The disk is full, or the folder is read-only or gone. The checkpoints
-            written before are intact.
+    There is a best one, by validation loss, where the manifest says `validation`. An
+    OSError leaves the checkpoints written before intact.
     """
     parent = run / FOLDER
     _make(parent)
@@ -151,12 +133,7 @@ def _make(parent: Path) -> None:
 
 
 def _best(folders: list[Path], manifest: dict[str, Any]) -> Path | None:
-    """Choose the checkpoint after the epoch with the lowest validation loss.
-
-    Args:
-        folders: Those that are there.
-        manifest: The newest one's, with the history of all epochs.
-    """
+    """Choose the checkpoint after the epoch with the lowest validation loss."""
     if not manifest.get("validation"):
         return None
     losses = {
@@ -169,11 +146,9 @@ def _best(folders: list[Path], manifest: dict[str, Any]) -> Path | None:
 
 
 def keep_last(run: Path) -> None:
-    """Remove all checkpoints of a finished run but the newest and the best.
-
-    The newest stays because `kerascnn resume` writes a lost result or model from it.
-    Where it can't be read, all stay.
-    """
+    """Remove all checkpoints of a finished run but the newest and the best."""
+    # `kerascnn resume` writes a lost result or model from the newest. Where it can't be
+    # read, all stay.
     folders = numbered(run)
     try:
         best = _best(folders, read(folders[-1]).manifest)
@@ -187,13 +162,8 @@ def keep_last(run: Path) -> None:
 def read(folder: Path) -> Checkpoint:
     """Read a checkpoint and check every byte of it.
 
-    Args:
-        folder: The checkpoint's folder.
-
-    Raises:
-        DamagedError: It is not what was written.
-        UsageError: It can't be read now, or this version does not know its format: it
-            may be good, and must not be passed over.
+    Raises `DamagedError` where it is not what was written, `UsageError` where it can't
+    be read now or is of an unknown format: it may be good, and must not be passed over.
     """
     try:
         manifest = _unsealed((folder / "manifest.json").read_bytes())
@@ -234,15 +204,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def newest(run: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
-    """Read a run's newest whole checkpoint; None if it has none.
-
-    Args:
-        run: The run's folder.
-        say: Is told, in a line, of each damaged one that is passed over.
-
-    Raises:
-        UsageError: There are checkpoints, and all are damaged.
-    """
+    """Read a run's newest whole checkpoint; None if it has none."""
     folders = numbered(run)
     for folder in reversed(folders):
         try:
@@ -273,14 +235,8 @@ def _place(folder: Path) -> tuple[int, ...]:
 
 
 def remove_after(run: Path, start: Path | None) -> None:
-    """Remove the checkpoints that follow one, and what a killed process left half done.
-
-    For a run that goes on from that one: it will come by their steps again.
-
-    Args:
-        run: The run's folder.
-        start: The folder of the checkpoint to go on from; None removes all.
-    """
+    """Remove the checkpoints after `start`, or all, and what a killed process left."""
+    # For a run that goes on from that one: it will come by their steps again.
     for folder in numbered(run):
         if start is None or _place(folder) > _place(start):
             shutil.rmtree(folder, ignore_errors=True)
@@ -289,12 +245,10 @@ def remove_after(run: Path, start: Path | None) -> None:
 
 
 class Writer:
-    """Write checkpoints behind the training's back: one at a time, in a thread.
+    """Write checkpoints behind the training's back: one at a time, in a thread."""
 
-    Args:
-        run: The run's folder. It gets the folder for checkpoints at once: where that
-            is missing later, someone has taken it away.
-    """
+    # The folder for checkpoints is made at once: where it is missing later, someone has
+    # taken it away.
 
     def __init__(self, run: Path):
         self.run = run
@@ -314,15 +268,8 @@ class Writer:
         arrays: Callable[[], Mapping[str, np.ndarray]],
         manifest: dict[str, Any],
     ) -> None:
-        """Begin to write a checkpoint; `write` says what the arguments are.
-
-        Args:
-            arrays: Returns the arrays; it is called in the thread.
-            manifest: JSON values.
-
-        Raises:
-            UsageError: The checkpoint before could not be written.
-        """
+        """Begin to write a checkpoint; the thread calls `arrays`."""
+        # Raises `UsageError` where the one before could not be written.
         self.wait()
 
         def work() -> None:
@@ -338,11 +285,7 @@ class Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when what was begun is on the disk.
-
-        Raises:
-            UsageError: It could not be written.
-        """
+        """Return when what was begun is on the disk; `UsageError` where it is not."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

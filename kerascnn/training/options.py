@@ -111,10 +111,8 @@ class Overrides:
 
     @property
     def changed(self) -> list[str]:
-        """Names of the options that make the run another case than the recipe's.
-
-        The seed, and where the data or the run lie, do not.
-        """
+        """Names of the options that make the run another case than the recipe's."""
+        # The seed, and where the data or the run lie, do not.
         deciding = (
             *("epochs", "batch_size", "learning_rate", "limit", "validation"),
             *("dataset", "precision"),
@@ -124,11 +122,7 @@ class Overrides:
 
 
 def _as(kind: Any, value: Any, name: str) -> Any:
-    """Return an option's value as its type has it: NumPy's numbers as Python's own.
-
-    Raises:
-        UsageError: The value is of another type.
-    """
+    """Return an option's value as its type has it: NumPy's numbers as Python's own."""
     if typing.get_origin(kind) is Literal:
         return text.choose(str(value), typing.get_args(kind), name)
     kinds = typing.get_args(kind) or (kind,)

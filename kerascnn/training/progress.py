@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 class Record(keras.callbacks.Callback):
     """Write a line with the epoch's metrics to the run's `metrics.jsonl`.
 
-    Args:
-        run: The run.
-        images: Training images an epoch.
-        kept: The model to keep, which shares its weights with the trained one.
-        validation: Whether the model is evaluated on a part of the training set.
-
-    Attributes:
-        weights_sha256: The hash of the weights that were evaluated last.
+    `weights_sha256` is the hash of the weights that were evaluated last.
     """
 
     # The epoch engine need not fill Keras's metrics and variables for this callback.
@@ -61,12 +54,7 @@ class Record(keras.callbacks.Callback):
         self._start = time.perf_counter()
 
     def go_on(self, seconds: float, rate: float | None) -> None:
-        """Take the epoch that has just begun for one that was interrupted.
-
-        Args:
-            seconds: Seconds that it had trained.
-            rate: The learning rate that it had begun at.
-        """
+        """Take the epoch that has just begun for one that was interrupted."""
         self.earlier_seconds = seconds
         self.learning_rate = rate
 
@@ -103,11 +91,6 @@ class Progress(keras.callbacks.Callback):
 
     A terminal has a bar and a line an epoch, a notebook one line that changes, and a
     pipe or a file a line an epoch.
-
-    Args:
-        epochs: Number of epochs.
-        steps: Steps an epoch.
-        validation: Whether the model is evaluated on a part of the training set.
     """
 
     # The epoch engine need not fill Keras's metrics and variables for this callback.

@@ -53,11 +53,7 @@ def record(overrides: Overrides) -> dict[str, Any]:
 
 
 def recipe_of(run: Run) -> recipes.Recipe:
-    """Load the recipe of a run, by its name or from the file that the run records.
-
-    Raises:
-        UsageError: The folder holds no run, or the recipe is not found.
-    """
+    """Load the recipe of a run, by its name or from the file that the run records."""
     with _legible(run):
         name, file = run.config.get("recipe"), run.config.get("recipe_file")
         if name is None:
@@ -84,17 +80,8 @@ def recipe_of(run: Run) -> recipes.Recipe:
 def options(
     run: Run, given: Overrides, names: Collection[str] | None = None
 ) -> Overrides:
-    """Return the options that a run goes on with: its own, and those given now.
-
-    Args:
-        run: The run.
-        given: What the user gives now.
-        names: The options that were given, such as `on_nan`; the others are the run's.
-            By default those that differ from their own defaults.
-
-    Raises:
-        UsageError: The folder holds no run that can go on, or its data are gone.
-    """
+    """Return the options that a run goes on with: its own and `names` of `given`."""
+    # Without names, those that differ from their own defaults.
     if given.out is not None:
         raise UsageError(f"--out {given.out}: a run goes on in its own folder.")
     with _legible(run):
@@ -140,11 +127,7 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
 
 @contextlib.contextmanager
 def _legible(run: Run) -> Iterator[None]:
-    """Take what reading a record of another shape raises for damage.
-
-    Raises:
-        UsageError: In place of such an error.
-    """
+    """Take what reading a record of another shape raises for damage."""
     try:
         yield
     except UsageError:
@@ -157,14 +140,7 @@ def _legible(run: Run) -> Iterator[None]:
 
 
 def facts(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides a run's numbers, from its `config.json`.
-
-    Args:
-        config: What `Run.config` returns.
-
-    Returns:
-        JSON values by name; the same run goes on only where all are the same.
-    """
+    """Return what decides a run's numbers, from its `config.json`, as JSON values."""
     data, environment = config["data"], config["environment"]
     names = ("epochs", "batch_size", "seed", "drop_last", "learning_rate")
     names += ("validation", "precision", "engine", "accelerate", "deterministic")
@@ -188,10 +164,8 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what ties a checkpoint to its run, from the run's `config.json`.
-
-    A run that is older than this has no `id`; nor have its checkpoints.
-    """
+    """Return what ties a checkpoint to its run, from the run's `config.json`."""
+    # A run that is older than this has no `id`; nor have its checkpoints.
     return {
         "run": config.get("id"),
         "fingerprint": config["fingerprint"],
@@ -202,18 +176,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 def changes(
     run: Run, config: dict[str, Any], force: bool, start: Checkpoint | None = None
 ) -> bool:
-    """Return whether what decides a run's numbers has changed.
-
-    Args:
-        run: The run.
-        config: The `config.json` with which it would go on.
-        force: Whether it may.
-        start: The checkpoint from which it would.
-
-    Raises:
-        UsageError: It has changed, and may not; or there is no such checkpoint, though
-            epochs were trained.
-    """
+    """Return whether what decides a run's numbers has changed; it may, by `force`."""
     from kerascnn.training import callback_state  # imports Keras
 
     with _legible(run):
@@ -244,11 +207,9 @@ def changes(
 
 
 def _check_beginning(run: Run) -> None:
-    """Raise `UsageError` if a run without checkpoints has had one.
-
-    A run that was killed while it wrote its first has at most one epoch behind it, and
-    the folder for it.
-    """
+    """Raise `UsageError` if a run without checkpoints has had one."""
+    # A run that was killed while it wrote its first has at most one epoch behind it,
+    # and the folder for it.
     folder = run.folder / checkpoint.FOLDER
     epochs = len(run.metrics)
     if epochs > (1 if folder.is_dir() else 0):
@@ -260,15 +221,7 @@ def _check_beginning(run: Run) -> None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say in what two configurations differ that decides a run's numbers.
-
-    Args:
-        before: The `config.json` of a run.
-        now: The one with which it would go on.
-
-    Returns:
-        A phrase for each difference; none if the numbers will be the same.
-    """
+    """Say in phrases what decides a run's numbers and differs in two `config.json`."""
     if "settings" not in before:  # an older run, which has not recorded them
         now = {name: now[name] for name in now if name != "settings"}
     old, new = facts(before), facts(now)
@@ -297,16 +250,8 @@ def _short(value: Any) -> str:
 
 
 def renewed(before: dict[str, Any], now: dict[str, Any]) -> set[str]:
-    """Return what a forced change sets anew, and a checkpoint must not bring back.
-
-    Args:
-        before: The `config.json` of a run.
-        now: The one with which it goes on.
-
-    Returns:
-        Names of settings of callbacks, and `"learning_rate"` where the run would begin
-        at another.
-    """
+    """Return what a forced change sets anew, and a checkpoint must not bring back."""
+    # Settings of callbacks, and `"learning_rate"` where the run would begin at another.
     names = set()
     if before["learning_rate"] != now["learning_rate"]:
         names.add("learning_rate")

@@ -48,38 +48,19 @@ def train(
     tell: Callable[[runs.Run], object] = lambda run: None,
     listen: bool = True,
 ) -> runs.Run:
-    """Train a recipe and write its run folder.
+    """Train a recipe and write its run folder; the finished run.
 
-    The test set is evaluated after every epoch, for the curve, and decides nothing:
-    the result is the last epoch's. With `Overrides.validation`, a part of the training
-    set takes its place, and the record says `validation_accuracy`. Where the weights
-    change after the last epoch's evaluation, as an optimiser with `use_ema` and some
-    callbacks have it, they are evaluated once more.
+    The test set is evaluated after every epoch, for the curve, and decides nothing: the
+    result is the last epoch's. With `Overrides.validation`, a part of the training set
+    takes its place, and the record says `validation_accuracy`. Where the weights change
+    after the last epoch's evaluation, as an optimiser with `use_ema` and some callbacks
+    have it, they are evaluated once more.
 
-    Args:
-        recipe: The recipe.
-        overrides: Changes to it; none by default.
-        given: Where a run goes on, the names of the overrides that replace its own
-            (see `resume.options`).
-        draw: Called with a run whose epochs have ended, before its result is written.
-        tell: Called with it once its result is written.
-        listen: Whether Ctrl-C and SIGTERM stop the run after a step, and SIGUSR1 saves
-            it. Without, `KeyboardInterrupt` ends it wherever it is, and what was saved
-            before is what there is to go on from.
-
-    Returns:
-        The finished run.
-
-    Raises:
-        UsageError: The data are not to be had, or an override does not fit.
-        NotFiniteError: The loss or a gradient was not finite.
-        Interrupted: A signal has asked the run to stop.
-
-    Example:
-        >>> from kerascnn import recipe
-        >>> options = Overrides(data="sample", epochs=1)
-        >>> run = train(recipe.load("fashion_mlp"), options)
-        >>> run.result["test_accuracy"]
+    `given` names the overrides that replace a resumed run's own; `draw` is called with
+    the run before its result is written, `tell` after. With `listen`, Ctrl-C and
+    SIGTERM stop the run after a step, and SIGUSR1 saves it; without,
+    `KeyboardInterrupt` ends it wherever it is, and what was saved before is what there
+    is to go on from.
     """
     spare_tensorflow()
     say_missed_backend()
@@ -322,15 +303,7 @@ def _go_on(
     changed: bool,
     steps: int,
 ) -> None:
-    """Take a run's folder back to a checkpoint, and record that it goes on.
-
-    Args:
-        run: The run.
-        config: What it goes on with.
-        start: The checkpoint; None for the run's very beginning.
-        changed: Whether what decides its numbers has changed, and it was forced.
-        steps: Steps an epoch.
-    """
+    """Take a run's folder back to a checkpoint, and record that it goes on."""
     before = run.config
     here = config["environment"]
     going_on = {name: here[name] for name in ("time", "device", "processor", "commit")}
@@ -396,11 +369,8 @@ def _figures(
     left_out: int,
     again: dict[str, float] | None,
 ) -> dict[str, Any]:
-    """Return how a run ended, but for the hash of its weights.
-
-    `again` holds the metrics of the weights to keep, where these are not the weights
-    that the last epoch evaluated; it is empty where nobody has measured them.
-    """
+    """Return how a run ended, but for the hash of its weights."""
+    # `again`: the metrics of the weights to keep, where nobody has evaluated these.
     last = run.metrics[-1]
     evaluated = "validation" if run.config.get("validation") else "test"
     measured = {
