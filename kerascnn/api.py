@@ -63,16 +63,13 @@ def train(
         recipe: A recipe, its name, or the path of its file.
         epochs: Passes over the training set (default: the recipe's).
         batch_size: Images a step (default: the recipe's).
-        learning_rate: The optimiser's learning rate, before any decay (default: the
-            recipe's).
+        learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
         limit: Use the first so many training and test images only.
-        dataset: A name of tensorflow-datasets, or a folder of images with
-            `train/CLASS/` and `test/CLASS/` in it (default: the recipe's).
-        validation: Hold out this share of the training set, 0 to 1, and evaluate on it
-            instead of the test set.
-        data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is on
-            this machine.
+        dataset: A name of tensorflow-datasets, or a folder of images in `train/CLASS/`
+            and `test/CLASS/` (default: the recipe's).
+        validation: Evaluate on this share of the training set, 0 to 1, held out of it.
+        data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.
         cache_dir: Where the decoded images are kept.
         engine: `"epoch"`, the whole step compiled (JAX); `"fit"`, `keras.Model.fit`;
@@ -88,8 +85,7 @@ def train(
         deterministic: Make a GPU compute the same bits each time.
         resume: The folder of a run to go on with, with its own options but for those
             that are given here.
-        force: Go on with it also where the recipe, the data, the device or versions
-            have changed.
+        force: Go on with it also where recipe, data, device or versions have changed.
 
     Returns:
         The finished run: `run.show()`, `run.model()`, `run.history`, `run.result`.

@@ -50,7 +50,7 @@ class Result:
 
 
 class Clocked(Autosave):
-    """A session that notes for how long training stood still at each checkpoint."""
+    """An autosave that notes for how long training stood still at each checkpoint."""
 
     always = False
 
@@ -86,10 +86,10 @@ class Trainer:
         self.plan = Plan(0, recipe.batch_size, seed=0, drop_last=True)
         self.times: list[float] = []
         self.paused = time.perf_counter()
-        self.session = None
+        self.autosave = None
         if form in ("run", "epoch"):
             run = Run(folder)
-            self.session = Clocked(
+            self.autosave = Clocked(
                 run=run,
                 identity={},
                 steps=self.plan.steps(len(train)),
@@ -99,7 +99,7 @@ class Trainer:
                 signals=Signals(print),
                 engine="epoch",
             )
-            self.session.always = form == "epoch"
+            self.autosave.always = form == "epoch"
 
     def turn(self, epochs: int) -> None:
         """Train, wait until all is on the disk, and note the time of an epoch."""
@@ -109,15 +109,15 @@ class Trainer:
         )
         start = time.perf_counter()
         callbacks = []
-        if self.session:
-            self.session.pause(start - self.paused)
-            callbacks = [self.session.record]
+        if self.autosave:
+            self.autosave.pause(start - self.paused)
+            callbacks = [self.autosave.record]
         epoch_module.fit(
             *(self.model, self.train, self.test, self.plan, callbacks),
-            session=self.session,
+            autosave=self.autosave,
         )
-        if self.session:
-            self.session.writer.wait()
+        if self.autosave:
+            self.autosave.writer.wait()
         self.paused = time.perf_counter()
         self.times.append((self.paused - start) / epochs)
 
@@ -151,8 +151,8 @@ def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Resul
             if number == 0:
                 for each in trainers.values():
                     each.times.clear()
-                    if each.session:
-                        each.session.stood.clear()
+                    if each.autosave:
+                        each.autosave.stood.clear()
         return [
             _result(form, each, trainers["none"].times, epochs, Path(place, form))
             for form, each in trainers.items()
@@ -169,8 +169,8 @@ def _result(
         statistics.median(mine / none - 1 for mine, none in pairs),
         epochs * len(trained.times),
     )
-    if trained.session:
-        stood = trained.session.stood
+    if trained.autosave:
+        stood = trained.autosave.stood
         result.writes = len(stood)
         result.stood = statistics.fmean(stood) if stood else 0.0
         files = checkpoint.numbered(folder)[-1].iterdir()

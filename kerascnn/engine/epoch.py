@@ -55,7 +55,7 @@ def fit(
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_a_call: int | None = None,
-    session: Autosave | None = None,
+    autosave: Autosave | None = None,
 ) -> None:
     """Train a compiled model as `keras.Model.fit` would, faster.
 
@@ -65,7 +65,7 @@ def fit(
     `needs_no_state = True`. After a `NotFiniteError` the model is as it was before that
     step.
     """
-    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, session)
+    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, autosave)
     loop.run()
 
 
@@ -86,13 +86,13 @@ class _Loop:
         plan: Plan,
         callbacks: Sequence[keras.callbacks.Callback],
         steps_a_call: int | None,
-        session: Autosave | None,
+        autosave: Autosave | None,
     ):
         if steps_a_call is None:
             on_cpu = jax.default_backend() == "cpu"
             whole = len(train) // plan.batch_size
             steps_a_call = 1 if on_cpu else steps_together(whole)
-        self.model, self.plan, self.session = model, plan, session
+        self.model, self.plan, self.autosave = model, plan, autosave
         self.steps_a_call = steps_a_call
         self.images = len(train), len(test)
         model.optimizer.build(model.trainable_variables)
@@ -110,7 +110,7 @@ class _Loop:
         if self.foreign:
             build_metrics(model)
         self.hooks = keras.callbacks.CallbackList(
-            [*callbacks, session] if session else list(callbacks),
+            [*callbacks, autosave] if autosave else list(callbacks),
             add_history=True,
             model=model,
             epochs=plan.epochs,
@@ -145,7 +145,7 @@ class _Loop:
 
     def _train_epoch(self, epoch: int) -> State:
         """Train an epoch from what the variables hold; return the state after it."""
-        model, plan, session = self.model, self.plan, self.session
+        model, plan, autosave = self.model, self.plan, self.autosave
         # The index may change between epochs: where a callback sets a schedule as
         # learning rate, Keras drops the variable of the learning rate.
         counter = finite.index(model.optimizer)
@@ -153,7 +153,7 @@ class _Loop:
         if self.foreign:
             state["sums"] = _read_metrics(model)
         self.done = plan.initial_step if epoch == plan.initial_epoch else 0
-        if session and (measured := session.measured()):
+        if autosave and (measured := autosave.measured()):
             state["sums"] = dict(
                 zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
             )
@@ -173,9 +173,9 @@ class _Loop:
                     for callback in self.steppers:
                         callback.on_train_batch_end(step)
                 self.done += len(chosen)
-                if session:
+                if autosave:
                     measured = functools.partial(_measured, model, state)
-                    session.after_step(self.done, measured)
+                    autosave.after_step(self.done, measured)
                 if model.stop_training:
                     break
             finite.check(state["optimizer"][counter])
@@ -187,11 +187,11 @@ class _Loop:
 
     def _evaluate(self, state: State) -> dict[str, float]:
         """Evaluate a state, or what callbacks make of it; return the metrics."""
-        model, session = self.model, self.session
+        model, autosave = self.model, self.autosave
         trained = _in_order(state["sums"])
         model.stop_evaluating = False
-        if session:
-            session.before_evaluation()
+        if autosave:
+            autosave.before_evaluation()
         self.hooks.on_test_begin()
         if self.foreign:
             state = placement.copied(self.mesh, read_state(model))
@@ -204,9 +204,9 @@ class _Loop:
             jax.block_until_ready(sums)
             chosen = placement.cut(self.mesh, chosen[None])
             sums = self.evaluation(state, sums, *self.test, chosen)
-            if session and session.signals.stop:
+            if autosave and autosave.signals.stop:
                 # The evaluation can be had again; the time until the end may be short.
-                session.after_step(self.done, lambda: trained)
+                autosave.after_step(self.done, lambda: trained)
         if self.foreign:
             _write_metrics(model, sums)
         validation = _means(sums)

@@ -87,9 +87,9 @@ class _Callbacks(keras.callbacks.CallbackList):
         model: keras.Model,
         plan: Plan,
         steps: int,
-        session: Autosave | None,
+        autosave: Autosave | None,
     ):
-        every = [*callbacks, session] if session else list(callbacks)
+        every = [*callbacks, autosave] if autosave else list(callbacks)
         super().__init__(
             every,
             add_history=True,
@@ -101,7 +101,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         self._trained: Any = model
         self._plan = plan
         self._steps = steps
-        self._session = session
+        self._autosave = autosave
         self._epoch = plan.initial_epoch
         self._counts: Any = None
         self._random = False
@@ -119,7 +119,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         self._epoch = epoch
         super().on_epoch_begin(epoch, logs)
         self.no_logs = dict.fromkeys(self._trained.get_metrics_result(), 0.0)
-        if self._session and (measured := self._session.measured()):
+        if self._autosave and (measured := self._autosave.measured()):
             for variable, value in zip(
                 self._trained.metrics_variables, measured, strict=True
             ):
@@ -143,26 +143,26 @@ class _Callbacks(keras.callbacks.CallbackList):
         # The step before is over; this one may still be under way.
         self._check()
         self._counts = counts
-        if self._session:
-            self._session.after_step(batch + 1, self._measured)
+        if self._autosave:
+            self._autosave.after_step(batch + 1, self._measured)
 
     def on_test_begin(self, logs=None):
         self._check()
         self._restore_random()
-        if self._session:
-            self._session.before_evaluation()
+        if self._autosave:
+            self._autosave.before_evaluation()
         super().on_test_begin(logs)
 
     def on_test_batch_end(self, batch, logs=None):
         super().on_test_batch_end(batch, logs)
-        if self._session and self._session.signals.stop:
+        if self._autosave and self._autosave.signals.stop:
             # The evaluation can be had again; the time until the end may be short.
             self._measured()
-            self._session.after_step(self._steps, lambda: self._sums)
+            self._autosave.after_step(self._steps, lambda: self._sums)
 
     def _restore_random(self) -> None:
-        if self._session and not self._random:
-            self._session.restore_random()
+        if self._autosave and not self._random:
+            self._autosave.restore_random()
         self._random = True
 
     def _check(self) -> None:
@@ -181,7 +181,7 @@ def fit(
     test: Split,
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    session: Autosave | None = None,
+    autosave: Autosave | None = None,
 ) -> None:
     """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch.
 
@@ -191,7 +191,7 @@ def fit(
         test: The set to evaluate on; its metrics are the logs that begin with `val_`.
         plan: Epochs, batches and their order.
         callbacks: Keras callbacks.
-        session: What saves the run and brings it back.
+        autosave: What saves the run and brings it back.
 
     Raises:
         NotFiniteError: The loss or a gradient was not finite; the model is as it was
@@ -206,7 +206,7 @@ def fit(
         model,
         plan,
         plan.steps(len(train)),
-        session,
+        autosave,
     )
     trained: Any = model
     if "train_step" not in vars(model):

@@ -80,6 +80,37 @@ def train(
             return _train(recipe, overrides, run, heard, draw, tell)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """What a run trains, and on what."""
+
+    recipe: Recipe
+    overrides: Overrides
+    dataset: DataSet
+    train: Split
+    test: Split  # what the run is evaluated on, which may be held out of the training
+    plan: Plan
+    engine: ModuleType
+    model: keras.Model
+    kept: keras.Model
+    callbacks: list[keras.callbacks.Callback]
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.plan.steps(len(self.train))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the run is evaluated on images held out of the training set."""
+        return self.overrides.validation is not None
+
+    @property
+    def evaluated(self) -> str:
+        """What the images of `test` are called in records."""
+        return "validation" if self.held_out else "test"
+
+
 def _train(
     recipe: Recipe,
     overrides: Overrides,
@@ -89,6 +120,62 @@ def _train(
     tell: Callable[[runs.Run], object],
 ) -> runs.Run:
     """Train a recipe, in a new folder or from where a run has stopped."""
+    case = _case(recipe, overrides)
+    config = _config(case)
+    with contextlib.ExitStack() as stack:
+        start, renewed = None, set()
+        if run is None:
+            run = runs.Run.create(recipe.name, overrides.out)
+            stack.enter_context(run.lock())
+            run.write_config(config)
+        else:
+            start, renewed = _go_on(run, case, config)
+        _announce(case)
+        if start:
+            case = _from(start, case)
+        progress = Progress(case.plan.epochs, case.steps, validation=case.held_out)
+        images = min(case.steps * case.plan.batch_size, len(case.train))
+        record = Record(run, images, case.kept, validation=case.held_out)
+        autosave = Autosave(
+            run=run,
+            identity=resume.identity(run.config),
+            steps=case.steps,
+            epochs=case.plan.epochs,
+            callbacks=case.callbacks,
+            record=record,
+            signals=stack.enter_context(heard),
+            engine=config["engine"],
+            minutes=overrides.checkpoint_minutes,
+            on_nan=overrides.on_nan,
+            validation=case.held_out,
+            start=start,
+            renewed=renewed,
+        )
+        finished = False
+        try:
+            _fit(case, [*case.callbacks, record, progress], autosave)
+            finished = True
+        except KeyboardInterrupt as stop:
+            stop.run = run  # type: ignore[attr-defined] # for whoever says how to go on
+            raise
+        finally:
+            progress.close()
+            # What is raised is the reason for the end: another error must not hide it.
+            hidden = () if finished else (Exception,)
+            with contextlib.suppress(*hidden):
+                autosave.writer.wait()
+            # Also after Ctrl-C: the epochs that were trained are not to be lost.
+            with contextlib.suppress(*hidden):
+                if run.metrics:
+                    _finish(case, autosave, finished, draw)
+                    tell(run)
+                    if finished:
+                        checkpoint.keep_last(run.folder)
+    return run
+
+
+def _case(recipe: Recipe, overrides: Overrides) -> _Case:
+    """Check what can be, load the images, and build the models."""
     backend = keras.backend.backend()
     if overrides.backend not in (None, backend):
         raise UsageError(
@@ -98,156 +185,84 @@ def _train(
     if overrides.deterministic:
         determinism.require()
     overrides = resume.absolute(overrides)
-    recipe = dataclasses.replace(
-        recipe, dataset=resume.absolute_dataset(overrides.dataset or recipe.dataset)
-    )
-    dataset = data.load(
-        recipe.dataset,
-        overrides.data,
-        overrides.data_dir,
-        overrides.cache_dir,
-        image_size(recipe),
-    )
-    train_split, test_split = _splits(dataset, overrides)
+    name = resume.absolute_dataset(overrides.dataset or recipe.dataset)
+    recipe = dataclasses.replace(recipe, dataset=name)
+    folders = overrides.data_dir, overrides.cache_dir
+    dataset = data.load(name, overrides.data, *folders, image_size(recipe))
+    train, test = _splits(dataset, overrides)
     plan = _plan(recipe, overrides, dataset)
-    steps = plan.steps(len(train_split))
-    if steps == 0:
+    if plan.steps(len(train)) == 0:
         raise UsageError(
-            f"{len(train_split)} training images make no batch of {plan.batch_size}, "
+            f"{len(train)} training images make no batch of {plan.batch_size}, "
             f"and {recipe.name} drops a smaller last one: pass --batch-size "
-            f"{len(train_split)} or less, or a larger --limit."
+            f"{len(train)} or less, or a larger --limit."
         )
-    engine = choose_engine(overrides.engine, recipe, train_split, test_split)
+    engine = choose_engine(overrides.engine, recipe, train, test)
     model, kept = compiled(recipe, dataset, overrides)
+    callbacks = recipe.callbacks()
+    return _Case(
+        recipe, overrides, dataset, train, test, plan, engine, model, kept, callbacks
+    )
 
-    held_out = overrides.validation is not None
-    evaluated = "validation" if held_out else "test"
-    config = _config(recipe, overrides, dataset, plan, model, engine)
-    config["data"] |= {
-        "train_images": len(train_split),
-        f"{evaluated}_images": len(test_split),
-    }
-    recipe_callbacks = recipe.callbacks()
-    with contextlib.ExitStack() as stack:
-        start, renewed = None, set()
-        if run is None:
-            run = runs.Run.create(recipe.name, overrides.out)
-            stack.enter_context(run.lock())
-            run.write_config(config)
-        else:
-            start = checkpoint.newest(run.folder, say)
-            changed = resume.changes(run, config, overrides.force, start)
-            renewed = resume.renewed(run.config, config) if changed else set()
-            if start:
-                check_start(start, model, recipe_callbacks, steps, config["engine"])
-            _go_on(run, config, start, changed, steps)
-        if start:
-            plan = dataclasses.replace(
-                plan,
-                epochs=start.epoch if start.manifest["stop_training"] else plan.epochs,
-                initial_epoch=start.epoch,
-                initial_step=start.step,
-            )
-        if dataset.notice:
-            print(dataset.notice, flush=True)
-        whole = len(dataset.train), len(dataset.test)
-        if not dataset.notice or whole != (len(train_split), len(test_split)):
-            print(
-                f"{dataset.name} {dataset.version}: {len(train_split):,} training and "
-                f"{len(test_split):,} {evaluated} images, from {dataset.source}",
-                flush=True,
-            )
-        choosing = [] if held_out else choosing_by(recipe_callbacks)
-        if choosing:
-            print(
-                f"{', '.join(choosing)}: a callback that chooses by val_ numbers "
-                "chooses by the test set here, so the test accuracy is no measure of "
-                "new images. Hold out a share to choose by: --validation 0.1.",
-                flush=True,
-            )
-        if fitted := _fitted(recipe, overrides, plan):
-            own = " ".join(f"--{option} {value}" for option, value in fitted.items())
-            print(
-                f"Settings that fit a sample: {plan.epochs} epochs in batches of "
-                f"{plan.batch_size}; the recipe's own: {own}."
-            )
 
-        images = min(steps * plan.batch_size, len(train_split))
-        progress = Progress(plan.epochs, steps, validation=held_out)
-        record = Record(run, images, kept, validation=held_out)
-        signals = stack.enter_context(heard)
-        session = Autosave(
-            run=run,
-            identity=resume.identity(run.config),
-            steps=steps,
-            epochs=plan.epochs,
-            callbacks=recipe_callbacks,
-            record=record,
-            signals=signals,
-            engine=config["engine"],
-            minutes=overrides.checkpoint_minutes,
-            on_nan=overrides.on_nan,
-            validation=held_out,
-            start=start,
-            renewed=renewed,
+def _announce(case: _Case) -> None:
+    """Print what the user must know of the images and settings of a run."""
+    dataset, plan = case.dataset, case.plan
+    if dataset.notice:
+        print(dataset.notice, flush=True)
+    sizes = len(case.train), len(case.test)
+    if not dataset.notice or sizes != (len(dataset.train), len(dataset.test)):
+        print(
+            f"{dataset.name} {dataset.version}: {sizes[0]:,} training and "
+            f"{sizes[1]:,} {case.evaluated} images, from {dataset.source}",
+            flush=True,
         )
-        callbacks = [*recipe_callbacks, record, progress]
-        finished = False
-        try:
-            if backend == "jax":
-                memory.forget_compiled()
-            engine.fit(model, train_split, test_split, plan, callbacks, session=session)
-            finished = True
-        except KeyboardInterrupt as stop:
-            stop.run = run  # type: ignore[attr-defined] # for whoever says how to go on
+    choosing = [] if case.held_out else choosing_by(case.callbacks)
+    if choosing:
+        print(
+            f"{', '.join(choosing)}: a callback that chooses by val_ numbers "
+            "chooses by the test set here, so the test accuracy is no measure of "
+            "new images. Hold out a share to choose by: --validation 0.1.",
+            flush=True,
+        )
+    if fitted := _fitted(case.recipe, case.overrides, plan):
+        own = " ".join(f"--{option} {value}" for option, value in fitted.items())
+        print(
+            f"Settings that fit a sample: {plan.epochs} epochs in batches of "
+            f"{plan.batch_size}; the recipe's own: {own}."
+        )
+
+
+def _fit(
+    case: _Case, callbacks: list[keras.callbacks.Callback], autosave: Autosave
+) -> None:
+    """Train to the end, or raise what the user can do about what went wrong."""
+    try:
+        if keras.backend.backend() == "jax":
+            memory.forget_compiled()
+        images = case.train, case.test
+        case.engine.fit(case.model, *images, case.plan, callbacks, autosave=autosave)
+    except finite.NotFiniteError as error:
+        # After a stop the model is as it was before the bad step. Where that can't be
+        # computed again, such as for want of memory, the error stands alone.
+        with contextlib.suppress(Exception):
+            error = _explained(error, case, autosave)
+        raise error
+    except Exception as error:
+        if not _MEMORY.search(f"{type(error).__name__}: {error}"):
             raise
-        except finite.NotFiniteError as error:
-            # After a stop the model is as it was before the bad step. Where that can't
-            # be computed again, such as for want of memory, the error stands alone.
-            with contextlib.suppress(Exception):
-                error = _explained(error, model, train_split, plan, session)
-            raise error
-        except Exception as error:
-            if not _MEMORY.search(f"{type(error).__name__}: {error}"):
-                raise
-            smaller = plan.batch_size // 2 or 1
-            raise UsageError(
-                f"the memory of {config['environment']['device']} is not enough for "
-                f"batches of {plan.batch_size}: train with smaller ones, as in "
-                f"`{recipe.command} --batch-size {smaller}`."
-            ) from error
-        finally:
-            progress.close()
-            # What is raised is the reason for the end: another error must not hide it.
-            hidden = () if finished else (Exception,)
-            with contextlib.suppress(*hidden):
-                session.writer.wait()
-            # Also after Ctrl-C: the epochs that were trained are not to be lost.
-            with contextlib.suppress(*hidden):
-                if run.metrics:
-                    left_out = finite.left_out(model.optimizer)
-                    again = None
-                    if record.weights_sha256 != build.weights_hash(kept):
-                        again = (
-                            fit.evaluate(model, test_split, plan) if finished else {}
-                        )
-                    figures = _figures(run, session, finished, left_out, again)
-                    _finish(run, kept, figures, draw)
-                    tell(run)
-                    if finished:
-                        checkpoint.keep_last(run.folder)
-    return run
+        batch_size = case.plan.batch_size
+        raise UsageError(
+            f"the memory of {machine.device()} is not enough for batches of "
+            f"{batch_size}: train with smaller ones, as in "
+            f"`{case.recipe.command} --batch-size {batch_size // 2 or 1}`."
+        ) from error
 
 
-def _config(
-    recipe: Recipe,
-    overrides: Overrides,
-    dataset: DataSet,
-    plan: Plan,
-    model: keras.Model,
-    engine: ModuleType,
-) -> dict[str, Any]:
-    """Return what a run's `config.json` says of it, but for the numbers of images."""
+def _config(case: _Case) -> dict[str, Any]:
+    """Return what a run's `config.json` says of it."""
+    recipe, overrides = case.recipe, case.overrides
+    dataset, plan = case.dataset, case.plan
     description = describe.describe(recipe)
     return {
         "id": uuid.uuid4().hex,
@@ -263,11 +278,11 @@ def _config(
         "seed": plan.seed,
         "drop_last": plan.drop_last,
         "recipe_epochs": recipe.epochs,
-        "learning_rate": learning_rate(model.optimizer),
+        "learning_rate": learning_rate(case.model.optimizer),
         "limit": overrides.limit,
         "validation": overrides.validation,
         "precision": overrides.precision,
-        "engine": engine.__name__.rpartition(".")[2],
+        "engine": case.engine.__name__.rpartition(".")[2],
         "accelerate": overrides.accelerate,
         "deterministic": overrides.deterministic,
         "data": {
@@ -278,10 +293,14 @@ def _config(
             "source": dataset.source,
             "sha256": dataset.hash,
             "classes": list(dataset.classes),
+            "train_images": len(case.train),
+            f"{case.evaluated}_images": len(case.test),
         },
         "environment": machine.describe(),
         "process": prepare.done(),
-        "settings": determinism.settings(_devices(engine, model, plan.batch_size)),
+        "settings": determinism.settings(
+            _devices(case.engine, case.model, plan.batch_size)
+        ),
         "description": description,
     }
 
@@ -297,14 +316,18 @@ def _devices(engine: ModuleType, model: keras.Model, batch_size: int) -> int:
 
 
 def _go_on(
-    run: runs.Run,
-    config: dict[str, Any],
-    start: checkpoint.Checkpoint | None,
-    changed: bool,
-    steps: int,
-) -> None:
-    """Take a run's folder back to a checkpoint, and record that it goes on."""
+    run: runs.Run, case: _Case, config: dict[str, Any]
+) -> tuple[checkpoint.Checkpoint | None, set[str]]:
+    """Take a run's folder back to its newest checkpoint, and record that it goes on.
+
+    Returns the checkpoint, if any, and what a forced change has set anew.
+    """
     before = run.config
+    start = checkpoint.newest(run.folder, say)
+    changed = resume.changes(run, config, case.overrides.force, start)
+    renewed = resume.renewed(before, config) if changed else set()
+    if start:
+        check_start(start, case.model, case.callbacks, case.steps, config["engine"])
     here = config["environment"]
     going_on = {name: here[name] for name in ("time", "device", "processor", "commit")}
     resumed = {
@@ -320,40 +343,48 @@ def _go_on(
     checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
     where = (
-        f"epoch {start.epoch + 1}, after {start.step} of {steps} steps"
+        f"epoch {start.epoch + 1}, after {start.step} of {case.steps} steps"
         if start
         else "the beginning: there is no checkpoint yet"
     )
     say(f"Going on with {run.folder} from {where}.")
+    return start, renewed
+
+
+def _from(start: checkpoint.Checkpoint, case: _Case) -> _Case:
+    """Return a case whose plan begins at a checkpoint."""
+    plan = dataclasses.replace(
+        case.plan,
+        epochs=start.epoch if start.manifest["stop_training"] else case.plan.epochs,
+        initial_epoch=start.epoch,
+        initial_step=start.step,
+    )
+    return dataclasses.replace(case, plan=plan)
 
 
 def _explained(
-    error: finite.NotFiniteError,
-    model: keras.Model,
-    split: Split,
-    plan: Plan,
-    session: Autosave,
+    error: finite.NotFiniteError, case: _Case, autosave: Autosave
 ) -> finite.NotFiniteError:
     """Say of a bad step where its numbers broke, and what there is to go back to."""
-    steps, run = session.steps, session.run
+    plan, steps, folder = case.plan, case.steps, autosave.run.folder
     # Epochs before a forced change may have had another number of steps.
-    since = plan.initial_step + error.step - session.counted
+    since = plan.initial_step + error.step - autosave.counted
     epoch, step = plan.initial_epoch + since // steps, since % steps
-    order = data.order(plan.seed, epoch, len(split))
+    order = data.order(plan.seed, epoch, len(case.train))
     chosen = order[step * plan.batch_size : (step + 1) * plan.batch_size]
     loss, gradients = finite.largest_gradients(
-        model, split.images[chosen], split.labels[chosen]
+        case.model, case.train.images[chosen], case.train.labels[chosen]
     )
     # The ones that are not finite first, then the largest.
     worst = sorted(gradients.items(), key=lambda pair: (pair[1] < np.inf, -pair[1]))
     layers = ", ".join(f"{path} {largest:.3g}" for path, largest in worst[:5])
-    saved = checkpoint.numbered(run.folder)
+    saved = checkpoint.numbered(folder)
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint yet"
-    rate = learning_rate(model.optimizer)
+    rate = learning_rate(case.model.optimizer)
     rate = rate if rate is None else f"{rate:.7g}"
-    command = checkpoint.to_go_on(run.folder)
-    advice = f"Try `{command} --force` with a smaller --learning-rate"
-    if session.on_nan == "stop":
+    advice = f"Try `{checkpoint.to_go_on(folder)} --force` with a smaller "
+    advice += "--learning-rate"
+    if autosave.on_nan == "stop":
         advice += ", or with --on-nan skip instead to leave such steps out"
     return finite.NotFiniteError(
         f"epoch {epoch + 1}, step {step + 1} of {steps}: {error} Loss {loss:.4g}, "
@@ -362,43 +393,16 @@ def _explained(
     )
 
 
-def _figures(
-    run: runs.Run,
-    session: Autosave,
-    finished: bool,
-    left_out: int,
-    again: dict[str, float] | None,
-) -> dict[str, Any]:
-    """Return how a run ended, but for the hash of its weights."""
-    # `again`: the metrics of the weights to keep, where nobody has evaluated these.
-    last = run.metrics[-1]
-    evaluated = "validation" if run.config.get("validation") else "test"
-    measured = {
-        f"{evaluated}_{name}": runs.evaluated(last, name)
-        if again is None
-        else again.get(name)
-        for name in ("accuracy", "crossentropy")
-    }
-    return {
-        "finished": finished,
-        "epochs": last["epoch"],
-        **measured,
-        "evaluated_again": bool(again),
-        "train_accuracy": last["accuracy"],
-        "seconds": round(session.seconds, 3),
-        "peak_memory_bytes": machine.peak_memory(),
-        "steps_left_out": left_out,
-    }
-
-
 def _finish(
-    run: runs.Run,
-    kept: keras.Model,
-    result: dict[str, Any],
+    case: _Case,
+    autosave: Autosave,
+    finished: bool,
     draw: Callable[[runs.Run], object],
 ) -> None:
     """Save the model, what the caller draws, and the result, which comes last."""
     # A run that has a result is whole.
+    run, kept = autosave.run, case.kept
+    result = _figures(case, autosave, finished)
     with run.writing("model.keras") as path:
         partial = run.folder / ".partial.keras"
         kept.save(partial)
@@ -409,6 +413,30 @@ def _finish(
     with run.writing("curve.png"):
         draw(run)
     run.write_result(result | {"weights_sha256": build.weights_hash(kept)})
+
+
+def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
+    """Return how a run ended, but for the hash of its weights."""
+    left_out = finite.left_out(case.model.optimizer)
+    last = autosave.run.metrics[-1]
+    names = ("accuracy", "crossentropy")
+    measured = {name: runs.evaluated(last, name) for name in names}
+    again = autosave.record.weights_sha256 != build.weights_hash(case.kept)
+    if again:
+        # The last epoch evaluated others than these weights; of a run that was stopped
+        # nobody has.
+        found = fit.evaluate(case.model, case.test, case.plan) if finished else {}
+        measured = {name: found.get(name) for name in names}
+    return {
+        "finished": finished,
+        "epochs": last["epoch"],
+        **{f"{case.evaluated}_{name}": value for name, value in measured.items()},
+        "evaluated_again": again and finished,
+        "train_accuracy": last["accuracy"],
+        "seconds": round(autosave.seconds, 3),
+        "peak_memory_bytes": machine.peak_memory(),
+        "steps_left_out": left_out,
+    }
 
 
 def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
