@@ -11,6 +11,8 @@ from kerascnn.data.fetching import get
 from kerascnn.data.folders import SAMPLES, check_known, data_directory, prepared
 from kerascnn.data.image_folders import ImageFolder
 
+Folder = str | os.PathLike | None
+
 CHOICES = ("auto", "full", "sample")
 
 # Sets of large images have no sample of their own: whose stands in, to try a recipe.
@@ -20,8 +22,8 @@ _STAND_INS = {"imagenette": "cifar10"}
 def load(
     name: str,
     data: str = "auto",
-    data_dir: str | os.PathLike | None = None,
-    cache_dir: str | os.PathLike | None = None,
+    data_dir: Folder = None,
+    cache_dir: Folder = None,
     image_size: tuple[int, int] | None = None,
 ) -> DataSet:
     """Load an image classification set as uint8 arrays, decoded once into a cache.
@@ -34,25 +36,7 @@ def load(
     """
     text.choose(data, CHOICES, "choice of data")
     if is_path(name):
-        images = ImageFolder(name)
-        for option, given in (
-            ("data", data != "auto" and data),
-            ("data-dir", data_dir),
-        ):
-            if given:
-                raise UsageError(
-                    f"--{option} {given} is for the sets of tensorflow-datasets, and "
-                    f"{name} is a folder: leave one of them out."
-                )
-        loaded = _from_folder(images.folder, cache_dir, image_size)
-        if unused := images.unused:
-            notice = (
-                f"{loaded.name}: {len(loaded.train):,} training and "
-                f"{len(loaded.test):,} test images, from {loaded.source}; those in "
-                f"{', '.join(unused)} are not used."
-            )
-            loaded = replace(loaded, notice=notice)
-        return loaded
+        return _from_images(name, data, data_dir, cache_dir, image_size)
     if data == "sample" and data_dir is not None:
         raise UsageError(
             f"--data-dir {data_dir} says where full sets lie, and the sample comes "
@@ -87,6 +71,32 @@ def load(
     return replace(loaded, sample=True, source="bundled sample", notice=notice)
 
 
+def _from_images(
+    name: str,
+    data: str,
+    data_dir: Folder,
+    cache_dir: Folder,
+    image_size: tuple[int, int] | None,
+) -> DataSet:
+    """Load a folder of images; say which of the folders in it are not used."""
+    images = ImageFolder(name)
+    for option, given in (("data", data != "auto" and data), ("data-dir", data_dir)):
+        if given:
+            raise UsageError(
+                f"--{option} {given} is for the sets of tensorflow-datasets, and "
+                f"{name} is a folder: leave one of them out."
+            )
+    loaded = _from_folder(images.folder, cache_dir, image_size)
+    if not images.unused:
+        return loaded
+    notice = (
+        f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
+        f"images, from {loaded.source}; those in {', '.join(images.unused)} are not "
+        "used."
+    )
+    return replace(loaded, notice=notice)
+
+
 def is_path(name: str) -> bool:
     """Whether a data set's name is the path of a folder of images."""
     return name.startswith((".", "~")) or Path(name).is_absolute()
@@ -94,7 +104,7 @@ def is_path(name: str) -> bool:
 
 def _from_folder(
     folder: Path,
-    cache_dir: str | os.PathLike | None,
+    cache_dir: Folder,
     image_size: tuple[int, int] | None,
 ) -> DataSet:
     record, arrays = decoded(folder, cache_dir, image_size)
@@ -118,9 +128,7 @@ def _from_folder(
     )
 
 
-def _nothing_here(
-    name: str, data: str, data_dir: str | os.PathLike | None
-) -> UsageError:
+def _nothing_here(name: str, data: str, data_dir: Folder) -> UsageError:
     check_known(name)
     where = "has no bundled sample" + (
         ""

@@ -11,6 +11,20 @@ from typing import Any
 
 import numpy as np
 
+# Opcodes that put a value of their own on the stack, and those that write one out.
+_MADE = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+}
+_WRITTEN = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINUNICODE", "SHORT_BINUNICODE"),
+}
+
 
 @dataclass
 class Call:
@@ -59,28 +73,9 @@ def value(data: bytes) -> Any:
                 pass
             case "MARK":
                 marks.append(len(stack))
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode.name == "NEWTRUE")
-            case (
-                "BININT"
-                | "BININT1"
-                | "BININT2"
-                | "LONG1"
-                | "BINSTRING"
-                | "SHORT_BINSTRING"
-                | "BINBYTES"
-                | "SHORT_BINBYTES"
-                | "BINUNICODE"
-                | "SHORT_BINUNICODE"
-            ):
+            case name if name in _MADE:
+                stack.append(_MADE[name]())
+            case name if name in _WRITTEN:
                 if isinstance(argument, bytes):
                     argument = argument.decode("latin-1")
                 stack.append(argument)
