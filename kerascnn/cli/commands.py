@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+import textwrap
+import typing
 from collections.abc import Sequence
-from typing import Any
 
 from kerascnn import UsageError, __version__, text
 from kerascnn.cli import parsing
@@ -26,7 +27,7 @@ class Command:
     computes: bool = False
 
     @property
-    def found(self) -> Any:
+    def found(self) -> typing.Any:
         """The dataclass or the function."""
         module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(f"kerascnn.{module}"), name)
@@ -216,6 +217,25 @@ def readme() -> str:
     ]
     lines = [("command", "what it does"), ("---", "---"), *rows]
     return "\n".join(f"| {name} | {does} |" for name, does in lines) + "\n"
+
+
+def readme_options() -> str:
+    """Return README's list of a run's options."""
+    from kerascnn.training.options import Overrides
+
+    words = []
+    for name, hint in typing.get_type_hints(Overrides, include_extras=True).items():
+        option = f"--{name.replace('_', '-')}"
+        (metadata,) = getattr(hint, "__metadata__", (None,))
+        if metadata:
+            option += f" {metadata.metavar.strip('{}').replace(',', '|')}"
+        elif choices := typing.get_args(hint):
+            option += f" {'|'.join(choices)}"
+        elif getattr(Overrides, name) is True:
+            option += f"|--no-{option.removeprefix('--')}"
+        words.append(f"`{option}`".replace(" ", "\0"))  # no line ends inside
+    listed = textwrap.fill(", ".join(words), 84, break_on_hyphens=False)
+    return listed.replace("\0", " ") + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

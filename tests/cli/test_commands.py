@@ -15,11 +15,13 @@ README = Path(kerascnn.__file__).parents[1] / "README.md"
 SHORT = ["--data", "sample", "--limit", "256", "--epochs", "1", "--batch-size", "64"]
 
 
-def test_readme_has_the_table():
-    text = README.read_text("utf-8")
-    _, _, rest = text.partition("<!-- commands -->\n")
-    table, _, _ = rest.partition("<!-- end -->")
-    assert table == commands.readme(), "README's table of commands is another"
+@pytest.mark.parametrize(
+    ("part", "rendered"),
+    [("commands", commands.readme), ("options", commands.readme_options)],
+)
+def test_readme_says_what_the_command_line_takes(part, rendered):
+    _, _, rest = README.read_text("utf-8").partition(f"<!-- {part} -->\n")
+    assert rest.partition("<!-- end -->")[0] == rendered()
 
 
 def test_each_command_is_named_once_and_found():
