@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kerascnn import UsageError, suggestions
+from kerascnn.process.backend import check_backend
 from kerascnn.text import choose, expanded, printable
 
 
@@ -99,6 +100,14 @@ def run(program: Callable[[], object]) -> int:
     finally:
         _drop_output()
     return 0
+
+
+def check_program() -> None:
+    """End a `python -m` of this package whose backend is missing, in one line."""
+    # The module would import Keras, which fails. Python's word for a program that it
+    # is looking for is "-m".
+    if sys.argv[:1] == ["-m"] and (code := run(check_backend)):
+        sys.exit(code)
 
 
 def _replace_what_cannot_be_encoded() -> None:

@@ -1,1 +1,5 @@
 """The recipes: one whole, runnable file for each case of the course."""
+
+from kerascnn.cli import parsing
+
+parsing.check_program()

@@ -61,6 +61,20 @@ def python(tmp_path):
     return run
 
 
+@pytest.mark.parametrize("name", ["recipes.fashion_mlp", "lessons.padding"])
+@pytest.mark.parametrize(
+    ("asked", "said"), [("tensorflow", "pip install"), ("caffe", "expected jax")]
+)
+def test_a_program_says_in_a_line_that_its_backend_is_missing(
+    python, name, asked, said
+):
+    words = "-m", f"kerascnn.{name}", "--help"
+    done = python(*words, tensorflow=False, KERAS_BACKEND=asked)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_recipes_and_lessons_import_kerascnn_before_keras(path):
     packages = imported(path)
