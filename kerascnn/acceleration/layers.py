@@ -204,9 +204,9 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
 class Dropout(_Sharing, keras.layers.Dropout):
     """`keras.layers.Dropout` with the same draws, for one line of numbers.
 
-    For an array of four axes, XLA on a CPU compiles them in five times the time and
-    twice the memory. Takes the arguments of its parent, and runs as the parent does on
-    a GPU or a TPU and with a `noise_shape`.
+    For an array of four axes, XLA on a CPU takes more time and memory to compile them.
+    Takes the arguments of its parent, and runs as the parent does on a GPU or a TPU and
+    with a `noise_shape`.
     """
 
     @classmethod
@@ -243,7 +243,8 @@ FAST_LAYERS = {
 def is_fast_in_a_loop(layer):
     """Whether a CPU computes a built layer as fast inside `jax.lax.scan` as outside.
 
-    The gradients of XLA's own convolutions take twenty times as long there.
+    The gradients of XLA's own convolutions take many times as long there (`kerascnn
+    bench operations`).
 
     Args:
         layer: the layer; all but convolutions are fast.

@@ -52,8 +52,7 @@ PIECES = {7: 2}
 
 # Numbers that a block holds at each point, about. Few, so that its transforms stay in
 # the cache; but as many squares as there are channels or filters, whichever are fewer,
-# so that the kernel's transform is not read too often. Measured on two AVX-512 cores,
-# each with images of its own.
+# so that the kernel's transform is not read too often (`kerascnn bench operations`).
 _NUMBERS_PER_BLOCK = 10240
 
 

@@ -119,7 +119,7 @@ class Prepared:
             for start in range(0, expected, _CHUNK):
                 with _errors_name(path, self):
                     indices = range(start, min(start + _CHUNK, expected))
-                    # One by one, ArrayRecord reads fifteen times as long.
+                    # One by one, ArrayRecord reads many times as long.
                     batch = source.__getitems__(list(indices))
                 yield batch
 

@@ -91,8 +91,7 @@ def judge(
     if keras.backend.backend() == "jax":
         from kerascnn.acceleration import stored
 
-        # XLA would judge all gradients again for each value that it decides on, which
-        # was half the instructions of the step of `cifar_vgg_aug`.
+        # XLA would judge all gradients again for each value that it decides on.
         keep = stored(ops.cast(keep, "float32")) > 0
     return keep, new
 

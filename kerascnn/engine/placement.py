@@ -24,8 +24,8 @@ from kerascnn.engine import counts
 from kerascnn.process import cores
 
 # Multiplications in a forward pass of a batch from which it pays: below, the devices
-# wait for each other longer than they gain. Measured on two AVX-512 cores: LeNet-5's
-# 0.1 billion take 8 % longer, the strided net's 2.6 billion 12 % less.
+# wait for each other longer than they gain (`kerascnn bench step fashion_lenet`, and
+# `fashion_stride`, with JAX_NUM_CPU_DEVICES=1 and without).
 WORTH = 1e9
 
 # Bytes of results, kept for the way back, above which a part of a device's images is

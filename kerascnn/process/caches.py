@@ -43,6 +43,6 @@ def keep_compiled(folder: Path) -> str:
         jax.config.update("jax_compilation_cache_dir", str(folder / kind))
     least = "jax_persistent_cache_min_compile_time_secs"
     if least.upper() not in os.environ and getattr(jax.config, least) == 1:  # JAX's own
-        # What draws the initial weights, too: each is quick, together four seconds.
+        # What draws the initial weights, too: each is quick, all together slow.
         jax.config.update(least, 0.01)
     return jax.config.jax_compilation_cache_dir

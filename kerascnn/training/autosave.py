@@ -268,8 +268,8 @@ def _watches_evaluation(callback: keras.callbacks.Callback) -> bool:
 
 def _copy(value: Any) -> Any:
     """Copy a value where it is."""
-    # For a copy on the device JAX compiles a program for each shape, over a megabyte
-    # each; on a CPU NumPy's is as good.
+    # For a copy on the device JAX compiles a program for each shape and keeps it; on a
+    # CPU NumPy's is as good.
     if keras.backend.backend() == "jax":
         array = ops.convert_to_tensor(value)
         if all(device.platform == "cpu" for device in array.devices()):
