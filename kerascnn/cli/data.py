@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from kerascnn import UsageError, text
 from kerascnn.data import image_folders
@@ -35,7 +37,10 @@ class Get:
     """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
     def __call__(self) -> None:
-        get(self.name, self.data_dir)
+        if (folder := prepared(self.name, self.data_dir)) is not None:
+            print(f"{self.name} is already prepared in {folder}.")
+        else:
+            _report(self.name, fetch(self.name, self.data_dir))
 
 
 @dataclasses.dataclass
@@ -46,7 +51,26 @@ class ListData:
     """Where to look (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
     def __call__(self) -> None:
-        list_(self.data_dir)
+        directory = data_directory(self.data_dir)
+        samples = _prepared_sets(SAMPLES)
+        full = _prepared_sets(directory)
+        table = Table(
+            title="training + test images",
+            caption=f"Full sets: {escape(str(directory))}\n"
+            "Get one: kerascnn data get SET",
+            caption_justify="left",
+        )
+        for column in ("set", "full set", "bundled sample", "version"):
+            table.add_column(column, no_wrap=True)
+        for name in sorted(samples | full):
+            here, sample = full.get(name), samples.get(name)
+            table.add_row(
+                name,
+                _size(here) if here else "not here",
+                _size(sample) if sample else "none",
+                (here or sample or Path()).parent.name,
+            )
+        Console().print(table)
 
 
 @dataclasses.dataclass
@@ -61,7 +85,10 @@ class Import:
     """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
     def __call__(self) -> None:
-        import_(self.name, self.path, self.data_dir)
+        if (folder := prepared(self.name, self.data_dir)) is not None:
+            print(f"{self.name} is already prepared in {folder}: nothing to import.")
+        else:
+            _report(self.name, import_archive(self.name, self.path, self.data_dir))
 
 
 @dataclasses.dataclass
@@ -72,7 +99,35 @@ class Check:
     """The folder, with train/CLASS/ and test/CLASS/ in it."""
 
     def __call__(self) -> None:
-        check(self.folder)
+        found = image_folders.check(self.folder)
+        for line in (*found.faults, *found.problems):
+            print(text.printable(line))
+        if found.others:
+            others = [f"{n:,} {kind}" for kind, n in sorted(found.others.items())]
+            print(f"Passed over: {text.printable(', '.join(others))}.")
+        if found.unused:
+            unused = text.printable(", ".join(found.unused))
+            print(f"Not used: the images in {unused}.")
+        wrong = []
+        if number := len(found.faults):
+            wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")
+        if found.problems:
+            wrong.append(
+                f"{len(found.problems):,} of {found.images:,} images can't be used"
+            )
+        if wrong:
+            raise UsageError(f"{' and '.join(wrong)}.")
+        print(f"{found.images:,} images can be used.")
+        if len(found.sizes) > 1:
+            (height, width), rarest = min(
+                found.sizes.items(), key=lambda each: len(each[1])
+            )
+            first = text.printable(str(rarest[0]))
+            print(
+                f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
+                f"transform begins with {image_folders.RESIZING}.\nThe rarest is "
+                f"{height} by {width}: {len(rarest):,} of them, {first} first."
+            )
 
 
 @dataclasses.dataclass
@@ -87,100 +142,14 @@ class Statistics:
     """Where tensorflow-datasets keeps its sets."""
 
     def __call__(self) -> None:
-        statistics(self.name, self.data, self.data_dir)
-
-
-def get(name: str, data_dir: str | os.PathLike | None = None) -> None:
-    """Download and prepare a set, and say where it is."""
-    if (folder := prepared(name, data_dir)) is not None:
-        print(f"{name} is already prepared in {folder}.")
-    else:
-        _report(name, fetch(name, data_dir))
-
-
-def import_(
-    name: str, path: str | os.PathLike, data_dir: str | os.PathLike | None = None
-) -> None:
-    """Prepare a set from an archive, and say where it is."""
-    if (folder := prepared(name, data_dir)) is not None:
-        print(f"{name} is already prepared in {folder}: nothing to import.")
-    else:
-        _report(name, import_archive(name, path, data_dir))
-
-
-def list_(data_dir: str | os.PathLike | None = None) -> None:
-    """Print a table of the sets on this machine."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    directory = data_directory(data_dir)
-    samples = _prepared_sets(SAMPLES)
-    full = _prepared_sets(directory)
-    table = Table(
-        title="training + test images",
-        caption=f"Full sets: {escape(str(directory))}\nGet one: kerascnn data get SET",
-        caption_justify="left",
-    )
-    for column in ("set", "full set", "bundled sample", "version"):
-        table.add_column(column, no_wrap=True)
-    for name in sorted(samples | full):
-        here, sample = full.get(name), samples.get(name)
-        table.add_row(
-            name,
-            _size(here) if here else "not here",
-            _size(sample) if sample else "none",
-            (here or sample or Path()).parent.name,
-        )
-    Console().print(table)
-
-
-def check(folder: str | os.PathLike) -> None:
-    """Print a line for each fault of a folder and each image that can't be used."""
-    found = image_folders.check(folder)
-    for line in (*found.faults, *found.problems):
-        print(text.printable(line))
-    if found.others:
-        others = [f"{number:,} {kind}" for kind, number in sorted(found.others.items())]
-        print(f"Passed over: {text.printable(', '.join(others))}.")
-    if found.unused:
-        unused = text.printable(", ".join(found.unused))
-        print(f"Not used: the images in {unused}.")
-    wrong = []
-    if number := len(found.faults):
-        wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")
-    if found.problems:
-        wrong.append(
-            f"{len(found.problems):,} of {found.images:,} images can't be used"
-        )
-    if wrong:
-        raise UsageError(f"{' and '.join(wrong)}.")
-    print(f"{found.images:,} images can be used.")
-    if len(found.sizes) > 1:
-        (height, width), rarest = min(
-            found.sizes.items(), key=lambda each: len(each[1])
-        )
-        first = text.printable(str(rarest[0]))
-        print(
-            f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
-            f"transform begins with {image_folders.RESIZING}.\nThe rarest is {height} "
-            f"by {width}: {len(rarest):,} of them, {first} first."
-        )
-
-
-def statistics(
-    name: str,
-    choice: str = "auto",
-    data_dir: str | os.PathLike | None = None,
-) -> None:
-    """Print mean and deviation of a training set's pixels, as `standard` takes them."""
-    dataset = load(name, choice, data_dir)
-    if dataset.notice:
-        text.say(dataset.notice)
-    mean, deviation = moments(dataset.train.images)
-    print(f"{dataset.name}, {len(dataset.train):,} training images, pixels in 0..1:")
-    print(f"mean {_rounded(mean)}, deviation {_rounded(deviation)}")
-    print(f"transforms.standard({_rounded(mean)}, {_rounded(deviation)})")
+        dataset = load(self.name, self.data, self.data_dir)
+        if dataset.notice:
+            text.say(dataset.notice)
+        mean, deviation = moments(dataset.train.images)
+        size = f"{len(dataset.train):,} training images"
+        print(f"{dataset.name}, {size}, pixels in 0..1:")
+        print(f"mean {_rounded(mean)}, deviation {_rounded(deviation)}")
+        print(f"transforms.standard({_rounded(mean)}, {_rounded(deviation)})")
 
 
 def _rounded(values: Sequence[float]) -> str:

@@ -26,7 +26,7 @@ def kerascnn(*words):
 def test_list_shows_samples_and_full_sets(tiny, tmp_path, capsys):
     tiny(name="cifar10")
     tiny(name="many", config="a")
-    data_command.list_(tmp_path / "data")
+    data_command.ListData(tmp_path / "data")()
     out = capsys.readouterr().out
     rows = {
         cells[0]: cells[1:]
@@ -45,18 +45,18 @@ def test_list_passes_over_a_folder_that_is_no_set(tiny, tmp_path, capsys):
     odd = tmp_path / "data" / "my-set" / "1.0.0"
     odd.mkdir(parents=True)
     (odd / "dataset_info.json").write_text("{}")
-    data_command.list_(tmp_path / "data")
+    data_command.ListData(tmp_path / "data")()
     assert "40 + 10" in capsys.readouterr().out
 
 
 def test_list_of_a_damaged_set(tiny, tmp_path, capsys):
     (tiny() / "dataset_info.json").write_text("{")
-    data_command.list_(tmp_path / "data")
+    data_command.ListData(tmp_path / "data")()
     assert "damaged" in capsys.readouterr().out
 
 
 def test_list_where_nothing_is(tmp_path, capsys):
-    data_command.list_(tmp_path / "[bold]none")
+    data_command.ListData(tmp_path / "[bold]none")()
     out = capsys.readouterr().out
     assert "not here" in out
     assert "[bold]none" in out.replace("\n", "")
@@ -82,7 +82,7 @@ def test_statistics_are_what_standard_takes(capsys):
 def test_get_says_what_is_here_already(tiny, tmp_path, capsys):
     folder = tiny(name="cifar10")
     capsys.readouterr()
-    data_command.get("cifar10", tmp_path / "data")
+    data_command.Get("cifar10", tmp_path / "data")()
     assert capsys.readouterr().out == f"cifar10 is already prepared in {folder}.\n"
 
 
@@ -91,12 +91,12 @@ def test_import_says_what_it_did(tmp_path, capsys, monkeypatch):
     archive = tmp_path / "file.tar.gz"
     archive.write_bytes(tar(binary(splits)))
     monkeypatch.setitem(OFFICIAL, "cifar10", official("cifar10", splits))
-    data_command.import_("cifar10", archive, tmp_path / "data")
+    data_command.Import("cifar10", archive, tmp_path / "data")()
     folder = tmp_path / "data" / "cifar10" / "3.0.2"
     assert capsys.readouterr().out == (
         f"cifar10 is prepared in {folder}: 50 + 20 images.\n"
     )
-    data_command.import_("cifar10", archive, tmp_path / "data")
+    data_command.Import("cifar10", archive, tmp_path / "data")()
     assert capsys.readouterr().out == (
         f"cifar10 is already prepared in {folder}: nothing to import.\n"
     )
