@@ -62,21 +62,6 @@ _ELSEWHERE = {
     "that: it may begin with a Resizing layer",
 }
 _MOST = 3
-# What `kerascnn run` takes, for the commands that train and do not take it.
-RUN_OPTIONS = (
-    *("--epochs", "--batch-size", "--learning-rate", "--seed", "--limit", "--dataset"),
-    *(
-        "--validation",
-        "--data",
-        "--data-dir",
-        "--cache-dir",
-        "--engine",
-        "--accelerate",
-    ),
-    *("--no-accelerate", "--backend", "--precision", "--out", "--checkpoint-minutes"),
-    *("--on-nan", "--deterministic", "--no-deterministic", "--resume", "--force"),
-    "--no-force",
-)
 
 
 def nearest(word: str, known: Iterable[str], most: int = _MOST) -> list[str]:

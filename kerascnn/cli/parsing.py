@@ -21,17 +21,14 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
     """Fill a dataclass, whose fields are the options, from command-line arguments."""
     import tyro
 
+    from kerascnn.training.options import Overrides
+
     check_words(arguments)
-    options_known = []
-    for field in dataclasses.fields(options):
-        # A field can't be called `break`: `break_` is the option --break.
-        name = field.name.rstrip("_").replace("_", "-")
-        options_known += [f"--{name}"]
-        options_known += [f"--no-{name}"] * isinstance(field.default, bool)
+    options_known, of_run = names(options), names(Overrides)
     for word in arguments:
         if word.startswith("--") and word != "--":
             option = word.partition("=")[0]
-            if option in suggestions.RUN_OPTIONS and option not in options_known:
+            if option in of_run and option not in options_known:
                 near = suggestions.nearest(option, options_known, most=1)
                 hint = (
                     f"did you mean {near[0]}?" if near else f"see `{program} --help`."
@@ -59,6 +56,17 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
         if isinstance(value, str | os.PathLike):
             expanded(value)  # whoever uses it would raise a RuntimeError
     return filled
+
+
+def names(options: type[Any]) -> list[str]:
+    """Return the options that a dataclass's fields are."""
+    found = []
+    for field in dataclasses.fields(options):
+        # A field can't be called `break`: `break_` is the option --break.
+        name = field.name.rstrip("_").replace("_", "-")
+        found += [f"--{name}"]
+        found += [f"--no-{name}"] * isinstance(field.default, bool)
+    return found
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -230,16 +230,12 @@ def test_a_set_of_tensorflow_datasets_is_found_beside_a_folder_of_its_name(
         data.load("mnist")
 
 
-def test_the_options_of_run_are_known():
-    assert {*suggestions.RUN_OPTIONS} == options("run")
-
-
 @pytest.mark.parametrize(
     "command",
     ["learns", "parity", "backends", *(name for name in COMMANDS if "bench " in name)],
 )
 def test_what_run_takes_is_taken_or_refused_by_name(command, capsys):
-    refused = {*suggestions.RUN_OPTIONS} - options(command)
+    refused = options("run") - options(command)
     assert len(refused) > 5
     for option in sorted(refused):
         assert commands.main([*command.split(), option, "1"]) == 2
