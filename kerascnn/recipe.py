@@ -160,11 +160,9 @@ def _under_defaults(build: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _functional(build: Callable[[], Any], name: str) -> Callable[[], Any]:
-    """Return a function that calls `build` and returns a Functional model.
-
-    A Sequential model's configuration names no layers, and the logits of a model with
-    several outputs, or of no known shape, have no loss here.
-    """
+    """Return a function that calls `build` and returns a Functional model."""
+    # A Sequential model's configuration names no layers, and the logits of a model with
+    # several outputs, or of no known shape, have no loss here.
     if hasattr(build, "functional"):  # of a recipe that another was made from
         return build
 
@@ -215,12 +213,7 @@ def _probabilities(model: keras.Model) -> str | None:
 
 
 def check_parameters(recipe: Recipe, model: keras.Model) -> None:
-    """Raise `UsageError` unless a model has the recipe's number of parameters.
-
-    Args:
-        recipe: The recipe.
-        model: Its network, or a model that holds it.
-    """
+    """Raise `UsageError` unless a model has the recipe's number of parameters."""
     count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     if recipe.parameters not in (0, count):
         raise UsageError(
@@ -231,14 +224,7 @@ def check_parameters(recipe: Recipe, model: keras.Model) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """The facts of a recipe that can be read off its file without importing Keras.
-
-    Args:
-        summary: First line of the file's docstring.
-        idea: The whole docstring.
-
-    The other attributes are those of `Recipe`.
-    """
+    """The facts of a recipe that can be read off its file without importing Keras."""
 
     name: str
     summary: str
@@ -402,17 +388,8 @@ def check_name(name: str) -> None:
 
 
 def outline(name: str) -> Outline:
-    """Read a recipe's facts from its source, in milliseconds.
-
-    Importing Keras takes seconds, and a list of all recipes should not. Every field
-    of `Outline` is written as a literal in the recipe, so parsing the file is enough.
-
-    Args:
-        name: The name of a file in `kerascnn/recipes`, without `.py`.
-
-    Raises:
-        UsageError: There is no such recipe, or its facts are not literals.
-    """
+    """Read a recipe's facts from its source, where they are literals."""
+    # Importing Keras takes seconds, and a list of all recipes should not.
     check_name(name)
     file = _FOLDER / f"{name}.py"
     try:

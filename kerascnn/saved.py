@@ -270,11 +270,10 @@ def _check(archive: zipfile.ZipFile) -> tuple[dict[str, Any], int]:
 
 
 def _stock(value: Any) -> Any:
-    """Return a description without how its models were compiled, inner ones too.
-
-    Its fast layers become the layers of Keras that they stand for, because their
-    configurations are the same, and the model then needs neither JAX nor this package.
-    """
+    """Return a description without how its models were compiled, inner ones too."""
+    # Its fast layers become the layers of Keras that they stand for, because their
+    # configurations are the same, and the model then needs neither JAX nor this
+    # package.
     if isinstance(value, list):
         return [_stock(item) for item in value]
     if not isinstance(value, dict):
