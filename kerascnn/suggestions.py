@@ -94,16 +94,15 @@ def elsewhere(word: str) -> str | None:
     return None
 
 
-def hint(word: str, known: Iterable[str], otherwise: str, most: int = _MOST) -> str:
+def hint(word: str, known: Iterable[str], otherwise: str) -> str:
     """Return the end of a message on an unknown word.
 
     Args:
         word: The word.
         known: The words there are.
         otherwise: What to say where none of them is near.
-        most: How many to offer.
     """
-    if near := nearest(word, known, most):
+    if near := nearest(word, known):
         return f"did you mean {' or '.join(near)}?"
     way = elsewhere(word)
     return f"{way}." if way else otherwise

@@ -75,16 +75,13 @@ def compare(words: Sequence[str], commit: str, pairs: int) -> Comparison:
         return Comparison(name, ours.result, theirs.result, pairs, ratio, low, high)
 
 
-def interval(
-    values: np.ndarray, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
+def interval(values: np.ndarray, resamples: int = 10_000) -> tuple[float, float, float]:
     """Return a trimmed mean of some values and its 95 % bootstrap interval."""
     # Without the largest and smallest fifths: something else on the machine disturbs
     # single turns.
     cut = len(values) // 5
-    chosen = np.random.default_rng(seed).integers(
-        len(values), size=(resamples, len(values))
-    )
+    size = resamples, len(values)
+    chosen = np.random.default_rng(0).integers(len(values), size=size)
 
     def middle(samples: np.ndarray) -> np.ndarray:
         return np.sort(samples)[..., cut : len(values) - cut].mean(-1)

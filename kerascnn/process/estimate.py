@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from kerascnn import text
 
@@ -18,17 +17,10 @@ class Estimate:
     `total` is in any unit of work; with `at_most` less may be enough.
     """
 
-    def __init__(
-        self,
-        what: str,
-        total: float,
-        at_most: bool = False,
-        say: Callable[[str], None] = text.say,
-    ):
+    def __init__(self, what: str, total: float, at_most: bool = False):
         self.what = what
         self.total = total
         self.at_most = at_most
-        self.say = say
         self._first: tuple[float, float] | None = None
         self._said = False
 
@@ -46,7 +38,5 @@ class Estimate:
         self._said = True
         left = (now - began) / (done - before) * (self.total - done)
         if left > WORTH:
-            from kerascnn.text import duration
-
             most = "at most " if self.at_most else ""
-            self.say(f"{self.what}: {most}about {duration(left)} more.")
+            text.say(f"{self.what}: {most}about {text.duration(left)} more.")
