@@ -13,6 +13,7 @@ from kerascnn import UsageError, __version__, text
 from kerascnn.cli import parsing
 from kerascnn.process import signals
 from kerascnn.process.backend import check_backend, restart_for_memory
+from kerascnn.report import markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +216,7 @@ def readme() -> str:
         for command in COMMANDS
         for example, does in ((command.example, command.does), *command.more)
     ]
-    lines = [("command", "what it does"), ("---", "---"), *rows]
-    return "\n".join(f"| {name} | {does} |" for name, does in lines) + "\n"
+    return markdown.table(("command", "what it does"), rows) + "\n"
 
 
 def readme_options() -> str:
