@@ -51,8 +51,8 @@ class Trainer:
 def steps(twin: Twin, form: str, batch: Split) -> Callable[[int], None]:
     """Return a function that takes some steps on a batch and waits for them."""
     trainer = Trainer(twin, form)
-    images = torch.from_numpy(scaled(twin, batch.images)).permute(0, 3, 1, 2)
-    images = trainer.arranged(images)
+    scaled = np.ascontiguousarray(twin.transformed(batch.images), "float32")
+    images = trainer.arranged(torch.from_numpy(scaled).permute(0, 3, 1, 2))
     labels = torch.from_numpy(np.array(batch.labels)).long().to(trainer.device)
 
     def work(number: int) -> None:
@@ -61,14 +61,6 @@ def steps(twin: Twin, form: str, batch: Split) -> Callable[[int], None]:
         loss.item()
 
     return work
-
-
-def scaled(twin: Twin, images: np.ndarray) -> np.ndarray:
-    """Return raw images as a twin's transforms that are not random leave them."""
-    for rule in twin.transform:
-        if not rule.random:
-            images = rule.apply(images, None)
-    return np.ascontiguousarray(images, "float32")
 
 
 def epochs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,9 +82,7 @@ def prepare(twin: Twin, raw: Split, much: Size, dropout: Dice) -> Iterator[Batch
         epoch, place = divmod(step, STEPS_AN_EPOCH)
         chosen = np.random.default_rng([3, epoch]).permutation(used)
         chosen = chosen.reshape(-1, much.batch)[place % (used // much.batch)]
-        images: Any = np.array(raw.images[chosen])
-        for rule in twin.transform:
-            images = rule.apply(images, rule.draw(dice, images.shape))
+        images = twin.transformed(np.array(raw.images[chosen]), dice)
         yield Batch(
             epoch,
             images.astype("float32"),

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from kerascnn import data, describe, twins
 from kerascnn import recipe as recipes
+from kerascnn.bench.plain_torch import Trainer
 from kerascnn.data import DataSet, Split
 from kerascnn.engine.plan import SAMPLE_EPOCHS
 from kerascnn.process import estimate, machine
@@ -178,11 +178,9 @@ def train(
     """Train a twin as its lecture does; return its final test accuracy."""
     torch.manual_seed(seed)
     dice = np.random.default_rng([seed, 1])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     # Channels last is PyTorch's fast layout on a CPU, and changes no result.
-    network = twin.network().to(device, memory_format=torch.channels_last)
-    optimizer = twin.optimizer(network)
-    scheduler = twin.scheduler(optimizer)
+    trainer = Trainer(twin, "channels_last")
+    scheduler = twin.scheduler(trainer.optimizer)
     size, images = twin.batch_size, len(dataset.train)
     end = images - images % size if twin.drop_last else images
     accuracy, done = 0.0, 0
@@ -190,22 +188,19 @@ def train(
     progress = estimate.Estimate(f"{epochs} epochs of {steps // epochs} steps", steps)
     for epoch in range(epochs):
         start = time.perf_counter()
-        network.train()
+        trainer.model.train()
         order, total = data.order(seed, epoch, images), 0.0
         for first in range(0, end, size):
             chosen = order[first : first + size]
-            batch = transformed(twin, dataset.train.images[chosen], dice)
-            labels = torch.from_numpy(dataset.train.labels[chosen]).long().to(device)
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(network(batch.to(device)), labels)
-            loss.backward()
-            optimizer.step()
+            batch = channels_first(twin.transformed(dataset.train.images[chosen], dice))
+            labels = torch.from_numpy(dataset.train.labels[chosen]).long()
+            loss = trainer.step(trainer.arranged(batch), labels.to(trainer.device))
             total += loss.item() * len(chosen)
             done += 1
             progress.after(done)
         if scheduler:
             scheduler.step()
-        accuracy = evaluate(twin, network, dataset.test, device)
+        accuracy = evaluate(twin, trainer, dataset.test)
         print(
             f"epoch {epoch + 1}/{epochs}  loss {total / max(1, end):.4f}"
             f"  test accuracy {accuracy:6.2%}  {time.perf_counter() - start:.1f} s",
@@ -214,25 +209,19 @@ def train(
     return accuracy
 
 
-def transformed(
-    twin: Twin, images: np.ndarray, dice: np.random.Generator | None
-) -> torch.Tensor:
-    """Send raw images through a twin's transforms, random ones only with dice."""
-    for rule in twin.transform:
-        if dice is not None or not rule.random:
-            images = rule.apply(images, dice and rule.draw(dice, images.shape))
-    # A view of channels-last memory: what the network takes without copying.
+def channels_first(images: np.ndarray) -> torch.Tensor:
+    """Return a view of images, which the network takes without copying."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
-def evaluate(twin: Twin, network: nn.Module, test: Split, device: str) -> float:
+def evaluate(twin: Twin, trainer: Trainer, test: Split) -> float:
     """Return a network's accuracy on a test set."""
-    network.eval()
+    trainer.model.eval()
     right = 0
     with torch.no_grad():
         for first in range(0, len(test), 500):
-            batch = transformed(twin, test.images[first : first + 500], None)
+            batch = channels_first(twin.transformed(test.images[first : first + 500]))
             labels = test.labels[first : first + 500]
-            found = network(batch.to(device)).argmax(1).cpu().numpy()
+            found = trainer.model(trainer.arranged(batch)).argmax(1).cpu().numpy()
             right += int((found == labels).sum())
     return right / len(test)

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -60,6 +61,15 @@ class Twin:
         ]
         # Fused: the same arithmetic, faster, in one pass over the weights.
         return torch.optim.Adam(groups, lr=self.learning_rate, fused=True)
+
+    def transformed(
+        self, images: np.ndarray, dice: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Send a batch through the transforms, the random ones only with dice."""
+        for rule in self.transform:
+            if dice is not None or not rule.random:
+                images = rule.apply(images, dice and rule.draw(dice, images.shape))
+        return images
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer

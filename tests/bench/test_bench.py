@@ -63,7 +63,7 @@ def test_steps_are_taken_on_the_scaled_batch(name):
     """As the other contenders get it, without random transforms."""
     batch = with_keras.scaled_batch(recipe.load(name), 16)
     first = data.load(recipe.outline(name).dataset).train.images[:16]
-    scaled = plain_torch.scaled(twins.load(name), first)
+    scaled = twins.load(name).transformed(first)
     np.testing.assert_allclose(scaled, batch.images, atol=1e-5)
     if name == "fashion_lenet":
         expected = first.astype("float32") / 127.5 - 1
