@@ -46,7 +46,7 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
     building.set_seed(0)
     recipe = recipes.load(name)
     if not random:
-        recipe = without_random(recipe)
+        recipe = building.without_random(recipe)
     if images:
         train = repeated(data.load(recipe.dataset).train, images)
         plan = Plan(epochs=1, batch_size=batch, seed=0, drop_last=True)
@@ -57,17 +57,11 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
     return settings.keras_defaults()(work)
 
 
-def without_random(recipe: Recipe) -> Recipe:
-    """Return a recipe without its random transforms."""
-    fixed = [layer for layer in recipe.transform() if not building.is_random(layer)]
-    return dataclasses.replace(recipe, transform=lambda: fixed)
-
-
 def scaled_batch(recipe: Recipe, batch: int) -> Split:
     """Return a batch as a recipe's fixed transforms leave it, float32."""
     first = repeated(data.load(recipe.dataset).train, batch)
     images = first.images
-    for layer in without_random(recipe).transform():
+    for layer in building.without_random(recipe).transform():
         images = keras.ops.convert_to_numpy(layer(images))
     return Split(images, first.labels)
 

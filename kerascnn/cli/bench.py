@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from kerascnn import recipe as recipes
 from kerascnn.bench import against, measure
 from kerascnn.engine import counts as counting
 from kerascnn.process import machine as this_machine
+from kerascnn.process.backend import installed
 from kerascnn.report import records, speed
 from kerascnn.without_weights import without_weights
 
@@ -304,12 +304,6 @@ def _check_fills(images: int, batch: int) -> None:
     """Raise `UsageError` unless so many images fill a batch."""
     if images < batch:
         raise UsageError(f"--images {images}: less than a batch of {batch}.")
-
-
-def installed() -> list[str]:
-    """Return the Keras backends that are installed here."""
-    backends = ("jax", "tensorflow", "torch")
-    return [name for name in backends if importlib.util.find_spec(name)]
 
 
 def torch_forms() -> list[str]:

@@ -21,10 +21,10 @@ from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
 from kerascnn.data.loading import load
 from kerascnn.data.moments import statistics as moments
+from kerascnn.training.options import Folder
 
 SetName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SET")]
 Archive = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 
 
 @dataclasses.dataclass

@@ -22,15 +22,13 @@ from kerascnn import text as texts
 from kerascnn.parity.mistakes import MISTAKES
 from kerascnn.process import cores
 from kerascnn.process.backend import use_backend
-from kerascnn.training.options import BACKENDS, Backend
+from kerascnn.training.options import BACKENDS, Backend, Folder, Integer
 from kerascnn.twins import check_torch
 
 Names = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RECIPE")
 ]
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
-Integer = Annotated[int | None, tyro.conf.arg(metavar="N")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 # Not a Literal: of those that may be left out, tyro also offers None.
 Broken = Annotated[
     str | None, tyro.conf.arg(name="break", metavar=f"{{{','.join(MISTAKES)}}}")

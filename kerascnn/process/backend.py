@@ -11,6 +11,13 @@ from typing import NoReturn
 from kerascnn import MISSED_BACKEND, UsageError
 from kerascnn.process import cores, memory, signals
 
+BACKENDS = ("jax", "tensorflow", "torch")
+
+
+def installed() -> list[str]:
+    """Return the backends that are installed here."""
+    return [name for name in BACKENDS if importlib.util.find_spec(name)]
+
 
 def restart(variables: Mapping[str, str]) -> NoReturn:
     """Start this process again, as it was called, with other environment variables."""
@@ -34,9 +41,9 @@ def restart_for_memory() -> None:
 def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
     """Check that Keras can train on a backend here, by default the environment's."""
     name = name or os.environ["KERAS_BACKEND"]
-    if name not in ("jax", "tensorflow", "torch"):
+    if name not in BACKENDS:
         raise UsageError(f"{origin} {name!r}: expected jax, tensorflow or torch.")
-    if importlib.util.find_spec(name) is None:
+    if name not in installed():
         raise UsageError(
             f"{origin} {name}: {name} is not installed; "
             f"`pip install 'kerascnn[{name}]'` installs it."

@@ -8,7 +8,6 @@ and Dropout are left out: each backend rolls dice of its own.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import math
 import os
@@ -23,11 +22,11 @@ import numpy as np
 
 from kerascnn import UsageError, processes
 from kerascnn.process import settings
+from kerascnn.process.backend import BACKENDS, installed
 
 if TYPE_CHECKING:
     import keras
 
-BACKENDS = ("jax", "tensorflow", "torch")
 COLORS = {"jax": "#d95f02", "tensorflow": "#7570b3", "torch": "#1b6ca8"}
 
 # From here on losses count as apart; absolute below 1.
@@ -50,7 +49,7 @@ class Result:
 
 def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]:
     """Train a recipe on each backend; results, and a line for each that is missing."""
-    there = [b for b in BACKENDS if importlib.util.find_spec(b)]
+    there = installed()
     missing = [f"{b} is not installed" for b in BACKENDS if b not in there]
     if len(there) < 2:
         raise UsageError(
@@ -170,11 +169,9 @@ def train(name: str, steps: int, batch: int) -> Result:
 
     prepare.prepare_process()
 
-    recipe = recipes.load(name)
+    recipe = build.without_random(recipes.load(name))
     build.set_seed(0)
     raw = images.of(recipe)
-    fixed = [layer for layer in recipe.transform() if not build.is_random(layer)]
-    recipe = dataclasses.replace(recipe, transform=lambda: fixed)
     model, kept = build.build(recipe, raw.images.shape[1:])
     network = next(x for x in kept.layers if isinstance(x, keras.Model))
     numpy_weights(network)

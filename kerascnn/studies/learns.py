@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -24,6 +23,7 @@ from rich.table import Table
 from kerascnn import UsageError, describe, text
 from kerascnn import recipe as recipes
 from kerascnn.process import settings
+from kerascnn.training.options import Folder, Integer
 
 if TYPE_CHECKING:
     from kerascnn.data import DataSet
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 Names = Annotated[
     tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RECIPE")
 ]
-Integer = Annotated[int, tyro.conf.arg(metavar="N")]
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Number = Annotated[int, tyro.conf.arg(metavar="N")]
 
 # Accuracy is looked at over so many steps.
 WINDOW = 20
@@ -58,11 +57,11 @@ class Learns:
 
     recipe: Names
     """Which recipes to train."""
-    seeds: Integer = 3
+    seeds: Number = 3
     """Runs of each, from seeds 0 to N - 1."""
-    steps: Integer = 400
+    steps: Number = 400
     """Steps after which a network is given up."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    batch_size: Integer = None
     """Images a step (default: the recipe's)."""
     data: Literal["auto", "full", "sample"] = "auto"
     """Which images, as `kerascnn run` has it."""
@@ -81,7 +80,6 @@ class Learns:
             recipes.check_name(name)
 
     def __call__(self) -> None:
-
         from kerascnn import data
         from kerascnn.process import determinism, estimate, prepare
         from kerascnn.process.signals import Signals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,12 @@ def build(
 def is_random(layer: keras.layers.Layer) -> bool:
     """Whether a layer of a transform acts in training only."""
     return type(layer).__name__.startswith("Random")
+
+
+def without_random(recipe: Recipe) -> Recipe:
+    """Return a recipe without its random transforms."""
+    fixed = [layer for layer in recipe.transform() if not is_random(layer)]
+    return dataclasses.replace(recipe, transform=lambda: fixed)
 
 
 def weights_hash(model: keras.Model) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from kerascnn import UsageError, text
+from kerascnn.process.backend import BACKENDS
 
 # The help of an option that is None by default says in words what that means.
 _arg = functools.partial(tyro.conf.arg, help_behavior_hint="")
@@ -20,7 +21,6 @@ Integer = Annotated[int | None, _arg(metavar="N")]
 Number = Annotated[float | None, _arg(metavar="X")]
 Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
 # Not a Literal: of those that may be left out, tyro also offers None.
-BACKENDS = ("jax", "tensorflow", "torch")
 Backend = Annotated[str | None, _arg(metavar=f"{{{','.join(BACKENDS)}}}")]
 
 
