@@ -250,17 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments is None:
             signals.stop_quietly()
         parsing.check_words(words)
-        _main(words)
+        if list(words) == ["--version"]:
+            print(f"kerascnn {__version__}")
+        else:
+            check_backend()
+            _dispatch(words)
 
     return parsing.run(program)
-
-
-def _main(words: Sequence[str]) -> None:
-    if list(words) == ["--version"]:
-        print(f"kerascnn {__version__}")
-        return
-    check_backend()
-    _dispatch(words)
 
 
 def _dispatch(words: Sequence[str], group: str = "") -> None:

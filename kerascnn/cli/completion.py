@@ -28,7 +28,6 @@ _kerascnn() {{
 }}
 complete -o default -F _kerascnn kerascnn
 """
-ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
 @dataclasses.dataclass
@@ -73,7 +72,7 @@ def bash() -> str:
 
 def zsh() -> str:
     """Return the commands for zsh, which can take those for bash."""
-    return ZSH + bash()
+    return "autoload -U +X bashcompinit && bashcompinit\n" + bash()
 
 
 def fish() -> str:

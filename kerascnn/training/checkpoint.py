@@ -75,11 +75,8 @@ class Checkpoint:
 
     def group(self, name: str) -> list[np.ndarray]:
         """Return the arrays of one group (`"model"`), in the order they had."""
-        return [self.arrays[key] for key in sorted(self.arrays) if _in(key, name)]
-
-
-def _in(key: str, group: str) -> bool:
-    return key.partition("/")[0] == group
+        keys = [key for key in sorted(self.arrays) if key.partition("/")[0] == name]
+        return [self.arrays[key] for key in keys]
 
 
 def write(
@@ -176,10 +173,8 @@ def read(folder: Path) -> Checkpoint:
                 f"kerascnn {_FORMAT}: go on with the one that wrote it."
             )
         content = (folder / "arrays.safetensors").read_bytes()
-        if (
-            hashlib.sha256(content).hexdigest()
-            != (manifest["files"]["arrays.safetensors"])
-        ):
+        expected = manifest["files"]["arrays.safetensors"]
+        if hashlib.sha256(content).hexdigest() != expected:
             raise DamagedError("arrays.safetensors is not what was written")
         for name in ("epoch", "step"):
             if type(manifest[name]) is not int or manifest[name] < 0:
