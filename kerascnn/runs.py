@@ -135,8 +135,9 @@ class Run:
         if not path.exists():
             _ = self.config  # where there is no run, that is the reason
             raise UsageError(f"{self.folder} has no model.keras yet: train it first.")
-        from kerascnn.process.backend import spare_tensorflow
+        from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 
+        say_missed_backend()
         spare_tensorflow()
         import keras
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kerascnn import UsageError
-from kerascnn.process.backend import spare_tensorflow
+from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def load_model(path: Path | str) -> keras.Model:
     Example:
         >>> model = load_model("runs/fashion_mlp/20261124-101500/model.keras")
     """
+    say_missed_backend()
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:

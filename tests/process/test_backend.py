@@ -125,6 +125,10 @@ def test_a_recipe_of_ones_own_trains_on_jax(python, tmp_path, order):
     assert '"backend": "jax"' in config.read_text()
 
 
+# What computes with Keras, as far as it comes without a model.
+DOORS = ["accelerate", "saved.load_model('gone.keras')", "Run('run').model()"]
+
+
 @pytest.mark.parametrize(
     ("before", "variables", "said"),
     [
@@ -139,13 +143,23 @@ def test_a_recipe_of_ones_own_trains_on_jax(python, tmp_path, order):
     ],
     ids=["keras_first", "asked_too_late", "asked", "ours_first"],
 )
-def test_a_backend_that_was_not_asked_for_is_said(python, before, variables, said):
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.split("(")[0])
+def test_a_backend_that_was_not_asked_for_is_said(
+    python, tmp_path, before, variables, said, door
+):
     if said:
         pytest.importorskip("tensorflow")
-    done = python(
-        *("-c", f"{before}; import kerascnn; kerascnn.accelerate; kerascnn.accelerate"),
-        **variables,
-    )
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "model.keras"):
+        (tmp_path / "run" / name).write_text("{}")
+    program = f"""
+{before}
+import contextlib, kerascnn.saved
+for _ in range(2):
+    with contextlib.suppress(ValueError):  # of what is no model file
+        kerascnn.{door}
+"""
+    done = python("-c", program, **variables)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "kerascnn" in line]
     assert len(lines) == bool(said)
