@@ -9,7 +9,7 @@ from collections.abc import Iterable
 # By what other programs call what ours has: near in meaning, not in letters. Each list
 # holds commands, options or choices; those that a caller does not know are left out.
 _MEANT = {
-    "run": "train fit start launch execute test evaluate eval score",
+    "run": "train fit start launch execute",
     "resume": "continue restart reload",
     "list": "ls recipes models dir",
     "show": "info describe summary view print cat",
@@ -45,19 +45,28 @@ _MEANT = {
     "mixed_bfloat16": "bf16 bfloat16",
     "mixed_float16": "fp16 float16 half",
 }
-# By what does not exist: the way out.
+# By commands and options that do not exist: the way out.
 _ELSEWHERE = {
     "predict infer inference classify label": "a run's model.keras is a Keras model: "
     "in Python, `kerascnn.Run(folder).model().predict(images)`",
+    "evaluate eval test score accuracy metrics": "a run measures its model on the test "
+    "images, and its result.json holds the figures; its model.keras is a Keras model, "
+    "which evaluates other images once it is compiled",
+    "help usage man": "`kerascnn --help` shows all commands, and `kerascnn COMMAND "
+    "--help` a command's options",
+    "version about": "`kerascnn --version` shows it",
     "export convert save": "a run's model.keras is a Keras model, whose `export` "
     "writes other formats",
     "--devices --device --num-devices --threads --cpus --cores --num-threads": "the "
     "environment variable JAX_NUM_CPU_DEVICES says how many devices a CPU is",
     "--gpu --gpus --cuda --cpu --tpu": "JAX takes a GPU where it is installed for one; "
     "JAX_PLATFORMS=cpu in the environment keeps it to the CPU",
-    "--optimizer --momentum --weight-decay --wd --dropout --loss --transform --augment "
-    "--augmentation --schedule --scheduler --model --network --layers": "the recipe's "
-    "file says that: copy it and change it there",
+    "--optimizer --optimiser --optim --opt --momentum --weight-decay --wd --dropout "
+    "--loss --transform --transforms --augment --augmentation --normalization "
+    "--normalisation --initializer --initialiser --activation --schedule --scheduler "
+    "--lr-schedule --lr-scheduler --model --network --layers --callbacks": "the "
+    "recipe's file says that: `kerascnn new mine --from RECIPE` copies it, to be "
+    "changed",
     "--image-size --size --resize --width --height": "the recipe's transform says "
     "that: it may begin with a Resizing layer",
 }
@@ -87,7 +96,7 @@ def nearest(word: str, known: Iterable[str], most: int = _MOST) -> list[str]:
 
 
 def elsewhere(word: str) -> str | None:
-    """Return the way out where there is nothing of the kind, if one is known."""
+    """Return the way out where no command or option is of that kind, if one is known."""
     for words, way in _ELSEWHERE.items():
         if word.lower() in words.split():
             return way
@@ -102,7 +111,5 @@ def hint(word: str, known: Iterable[str], otherwise: str) -> str:
         known: The words there are.
         otherwise: What to say where none of them is near.
     """
-    if near := nearest(word, known):
-        return f"did you mean {' or '.join(near)}?"
-    way = elsewhere(word)
-    return f"{way}." if way else otherwise
+    near = nearest(word, known)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

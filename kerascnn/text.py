@@ -30,6 +30,8 @@ def choose(
     if word in known:
         return word
     hint = suggestions.hint(word, known, otherwise or f"expected {', '.join(known)}.")
+    if what in ("command", "option") and (way := suggestions.elsewhere(word)):
+        hint = f"{way}."
     raise UsageError(f"there is no {what} {word!r}: {hint}")
 
 

@@ -80,6 +80,8 @@ def messages():
     """Every string of the package that is no docstring, with its file."""
     for file in sorted(PACKAGE.rglob("*.py")):
         name = file.relative_to(PACKAGE).as_posix()
+        if name == "suggestions.py":  # the rest of its strings are words
+            yield from ((name, way) for way in suggestions._ELSEWHERE.values())
         if name.startswith("recipes/") or name == "suggestions.py":
             continue
         tree = ast.parse(file.read_text("utf-8"))
@@ -150,7 +152,7 @@ RUN = sorted(options("run"))
 @pytest.mark.parametrize(
     ("word", "known", "near"),
     [
-        *(("train", NAMES, "run"), ("test", NAMES, "run"), ("evaluate", NAMES, "run")),
+        *(("train", NAMES, "run"), ("launch", NAMES, "run")),
         *(("fit", NAMES, "run"), ("continue", NAMES, "resume"), ("ls", NAMES, "list")),
         *(("info", NAMES, "show"), ("compare", NAMES, "diff"), ("rnu", NAMES, "run")),
         *(("benchmark", NAMES, "bench"), ("download", NAMES, "data")),
@@ -162,7 +164,9 @@ RUN = sorted(options("run"))
         *(("pytorch", BACKENDS, "torch"), ("tf", BACKENDS, "tensorflow")),
         # Near to nothing: no guess.
         *((word, NAMES, None) for word in ("predict", "export", "zzz", "bake")),
+        *((word, NAMES, None) for word in ("test", "evaluate", "help", "version")),
         *((word, RUN, None) for word in ("--devices", "--gpu", "--optimizer", "--q")),
+        *((word, RUN, None) for word in ("--optimiser", "--initialiser")),
     ],
 )
 def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, near):
@@ -179,6 +183,14 @@ def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, n
         (["predict"], ".model().predict(images)"),
         (["run", "fashion_mlp", "--devices", "2"], "JAX_NUM_CPU_DEVICES"),
         (["run", "fashion_mlp", "--optimizer", "sgd"], "the recipe's file says that"),
+        (["run", "fashion_mlp", "--optimiser", "sgd"], "kerascnn new mine --from"),
+        (["learns", "fashion_mlp", "--optimiser", "x"], "the recipe's file says that"),
+        (["evaluate", "fashion_mlp"], "its result.json holds the figures"),
+        (["test"], "its result.json holds the figures"),
+        (["help"], "`kerascnn --help` shows all commands"),
+        (["data", "help"], "`kerascnn COMMAND --help` a command's options"),
+        (["version"], "`kerascnn --version` shows it"),
+        (["run", "help"], "there is no recipe 'help'"),
         (["run", "fashion_mlp", "--zzz"], "see `kerascnn run fashion_mlp --help`"),
         (["run", "mine.py"], "there is no file mine.py"),
         (["parity", "./mine.py"], "a recipe of the course was expected"),
@@ -189,6 +201,18 @@ def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, n
 def test_the_way_out_is_told(words, said, capsys):
     assert commands.main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_word_with_another_way_out_is_no_command_or_option():
+    known = {
+        *NAMES,
+        *(option for c, o in COMMANDS.items() if o for option in options(c)),
+    }
+    words = [word for words in suggestions._ELSEWHERE for word in words.split()]
+    assert len(words) == len({*words})
+    assert not known & {*words}
+    meant = [word for words in suggestions._MEANT.values() for word in words.split()]
+    assert not {*meant} & {*words}
 
 
 @pytest.mark.parametrize(
