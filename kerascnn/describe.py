@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kerascnn import UsageError
 from kerascnn.process.backend import spare_tensorflow
 from kerascnn.recipe import PARTS, Recipe
+from kerascnn.text import one_line
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
@@ -41,12 +42,18 @@ def describe(recipe: Recipe) -> dict[str, Any]:
                 f"a lambda in {recipe.name}'s {part} has no source file, and Keras "
                 "can't save it: give the function a name, `def scaled(x): ...`."
             ) from error
+        except ImportError as error:
+            raise UsageError(
+                f"{recipe.name}'s {part} need what can't be imported here "
+                f"({one_line(error, most=300)}): install that package, or take it out."
+            ) from error
         try:
             json.dumps(description[part])
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"{recipe.name}'s {part} can't be described ({error}): give what holds "
-                "such a value a get_config() that returns plain values."
+                f"{recipe.name}'s {part} can't be described ({error}): give a class of "
+                "your own that holds such a value a get_config() that returns plain "
+                "values; give a class of Keras's a function instead."
             ) from error
     return description
 
@@ -81,8 +88,36 @@ def _describe(recipe: Recipe, part: str) -> Any:
             return _object(optimizer) | _source(recipe.optimizer)
         return _object(optimizer)
     if part in ("transform", "callbacks"):
-        return [_object(item) for item in getattr(recipe, part)()]
+        items = getattr(recipe, part)()
+        for item in items:
+            _check_schedule(recipe, item)
+        return [_object(item) for item in items]
     return getattr(recipe, part)
+
+
+def _check_schedule(recipe: Recipe, callback: Any) -> None:
+    """Raise `UsageError` where Keras's LearningRateScheduler would call no function.
+
+    Keras finds out in the first epoch, and what a schedule of steps returns to it is a
+    tensor, for which Keras expects a float.
+    """
+    import keras
+
+    if not isinstance(callback, keras.callbacks.LearningRateScheduler):
+        return
+    given: Any = callback.schedule
+    if isinstance(given, keras.optimizers.schedules.LearningRateSchedule):
+        way = "a schedule of steps: give it to the optimiser as its learning rate"
+    elif isinstance(given, keras.callbacks.Callback):
+        way = "a callback itself: put it in the recipe's callbacks in place of this one"
+    elif not callable(given):
+        way = "none"
+    else:
+        return
+    raise UsageError(
+        f"{recipe.name}'s LearningRateScheduler takes a function from an epoch's "
+        f"number to its learning rate, and {type(given).__name__} is {way}."
+    )
 
 
 def _object(thing: Any) -> dict[str, Any]:
@@ -200,7 +235,18 @@ def _tensor_names(nodes: Any) -> list[str]:
 @functools.singledispatch
 def _plain(value: Any) -> Any:
     """Strip what Keras generates (names, seeds, module paths) from a configuration."""
-    return value
+    if not callable(value) or isinstance(value, type):
+        return value
+    if hasattr(value, "__name__"):  # a function that is compiled, or of NumPy
+        return {"class": value.__name__} | _source(value)
+    # An object that is called as a function, such as a schedule of one's own.
+    return _object(value) if hasattr(value, "__dict__") else value
+
+
+@_plain.register
+def _(value: functools.partial) -> Any:
+    parts = {"of": value.func, "arguments": value.args, "named": value.keywords}
+    return {"class": "partial"} | _plain(parts)
 
 
 @_plain.register

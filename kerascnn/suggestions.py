@@ -96,7 +96,7 @@ def nearest(word: str, known: Iterable[str], most: int = _MOST) -> list[str]:
 
 
 def elsewhere(word: str) -> str | None:
-    """Return the way out where no command or option is of that kind, if one is known."""
+    """Return the way out where no command or option does that, if one is known."""
     for words, way in _ELSEWHERE.items():
         if word.lower() in words.split():
             return way
