@@ -106,8 +106,7 @@ class Check:
             others = [f"{n:,} {kind}" for kind, n in sorted(found.others.items())]
             print(f"Passed over: {text.printable(', '.join(others))}.")
         if found.unused:
-            unused = text.printable(", ".join(found.unused))
-            print(f"Not used: the images in {unused}.")
+            print(f"Not used: {found.unused}.")
         wrong = []
         if number := len(found.faults):
             wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")

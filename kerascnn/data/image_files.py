@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +68,18 @@ def add(found: Found, file: Path, hidden: bool) -> None:
         found.refused.append(f"{file} is {wrong}, or remove it.")
     elif not hidden:
         found.others[ending or "without ending"] += 1
+
+
+def count(place: Path, without: Iterable[Path]) -> int:
+    """Count the files that are images by their names, read here or not.
+
+    Args:
+        place: a file, or a folder to look through.
+        without: folders to leave out, also where links lead to them.
+    """
+    above = frozenset(map(_identity, without))
+    files = walk(place, above) if place.is_dir() else [place]
+    return sum(file.suffix.lower() in (*ENDINGS, *_NOT_READ) for file in files)
 
 
 def walk(

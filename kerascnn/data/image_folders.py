@@ -20,7 +20,7 @@ from kerascnn import UsageError
 from kerascnn.data import image_files
 from kerascnn.data.folders import check_folder
 from kerascnn.data.image_files import Found
-from kerascnn.text import expanded, one_line
+from kerascnn.text import expanded, one_line, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,8 +66,8 @@ class ImageFolder:
         self.classes = tuple(self._found["train"])
 
     @property
-    def unused(self) -> list[str]:
-        """Names of the folders beside train and test that hold images too."""
+    def unused(self) -> str:
+        """How many images lie beside train and test, and where; empty for none."""
         return _unused(self._roles)
 
     @cached_property
@@ -148,7 +148,7 @@ class Findings:
         images: how many images lie in classes, with those that can't be decoded.
         sizes: those that can, by size (height, width).
         others: how many files are passed over, by the endings of names.
-        unused: the folders beside train and test that hold images too.
+        unused: how many images lie beside train and test, and where.
     """
 
     faults: list[str]
@@ -156,7 +156,7 @@ class Findings:
     images: int
     sizes: dict[tuple[int, int], list[Path]]
     others: Counter[str]
-    unused: list[str]
+    unused: str
 
 
 def check(folder: str | os.PathLike) -> Findings:
@@ -331,19 +331,19 @@ def _loose(role: Path) -> Found:
     return loose
 
 
-def _unused(roles: dict[str, Path]) -> list[str]:
-    """Names of the folders beside those of the roles that hold images, in classes or
-    not."""
-    return [
-        each.name
-        for each in sorted(roles["train"].parent.iterdir())
-        if each.is_dir() and each not in roles.values() and each.name[0] != "."
-        if any(
-            file.suffix.lower() in image_files.ENDINGS
-            for pattern in ("*", "*/*")
-            for file in each.glob(pattern)
-        )
-    ]
+def _unused(roles: dict[str, Path]) -> str:
+    """How many images lie beside the folders of the roles, at any depth, and where."""
+    folder = roles["train"].parent
+    counts: Counter[str] = Counter()
+    others = *roles.values(), folder, *folder.resolve().parents
+    for each in sorted(folder.iterdir()):
+        place = each.name if each.is_dir() else f"{folder.name} itself"
+        counts[place] += image_files.count(each, others)
+    return ", ".join(
+        f"{count:,} image{'s' * (count > 1)} in {printable(place)}"
+        for place, count in counts.items()
+        if count
+    )
 
 
 def _faults(roles: dict[str, Path], found: dict[str, dict[str, Found]]) -> list[str]:

@@ -91,8 +91,7 @@ def _from_images(
         return loaded
     notice = (
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
-        f"images, from {loaded.source}; those in {', '.join(images.unused)} are not "
-        "used."
+        f"images, from {loaded.source}; not used: {images.unused}."
     )
     return replace(loaded, notice=notice)
 

@@ -135,9 +135,28 @@ def test_images_beside_train_and_test_are_said_to_be_unused(pets, capsys):
     Image.fromarray(noise(9, 7, 3)).save(pets / "val" / "cat" / "a.png")
     notice = data.load(str(pets)).notice
     assert "20 training and 4 test images" in notice
-    assert notice.endswith("; those in val are not used.")
+    assert notice.endswith("; not used: 1 image in val.")
     assert main(["data", "check", str(pets)]) == 0
-    assert "Not used: the images in val." in capsys.readouterr().out
+    assert "Not used: 1 image in val." in capsys.readouterr().out
+
+
+def test_images_beside_the_roles_are_counted_wherever_they_lie(pets, tmp_path, capsys):
+    places = ["a.png", "b.HEIC", "val/c.png", "val/cat/deep/er/c.jpg", "raw.png/d.gif"]
+    places += [".trash/e.bmp", "notes.txt", "val/labels.csv", "train2/cat/f.webp"]
+    for place in places:
+        (pets / place).parent.mkdir(parents=True, exist_ok=True)
+        (pets / place).write_bytes(b"x")
+    (pets / "val" / "back").symlink_to(pets / "val")
+    for name, target in (("all", pets), ("again", pets / "train"), ("up", tmp_path)):
+        (pets / name).symlink_to(target)
+    (pets / "gone.png").symlink_to(pets / "nowhere")
+    said = (
+        "1 image in .trash, 3 images in pets itself, 1 image in raw.png, "
+        "1 image in train2, 2 images in val"
+    )
+    assert data.load(str(pets)).notice.endswith(f"; not used: {said}.")
+    assert main(["data", "check", str(pets)]) == 0
+    assert f"Not used: {said}." in capsys.readouterr().out
 
 
 def test_a_changed_file_is_decoded_again(pets):
