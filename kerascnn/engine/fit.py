@@ -103,6 +103,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         self._steps = steps
         self._autosave = autosave
         self._epoch = plan.initial_epoch
+        self.counts: Any = None  # of the step that was called last
         self._counts: Any = None
         self._random = False
         self._sums: list[Any] = []
@@ -136,9 +137,7 @@ class _Callbacks(keras.callbacks.CallbackList):
             self._sums = [ops.copy(variable) for variable in self._measured()]
         if self.skips(batch):
             return
-        assert isinstance(logs, dict)
-        # No metric: Keras must not find the counts in the logs of the epoch.
-        counts = logs.pop("guard")
+        counts = self.counts
         super().on_train_batch_end(batch, logs)
         # The step before is over; this one may still be under way.
         self._check()
@@ -215,8 +214,7 @@ def fit(
         trained.train_function = None
     trained.make_train_function()
     whole: Any = trained.train_function
-    if plan.initial_step:
-        trained.train_function = functools.partial(_train_or_skip, whole, hooks)
+    trained.train_function = functools.partial(_train_or_skip, whole, hooks)
     try:
         model.fit(
             batches,
@@ -239,16 +237,23 @@ def evaluate(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
 
 
 def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any):
-    """Call a model's training function, but not for steps that were done before."""
+    """Call a model's training function, but not for steps that were done before.
+
+    The guard's counts go to the hooks: they are no metric, and neither Keras's epoch
+    nor a callback that calls `train_on_batch` must find them in the logs.
+    """
+    on_jax = keras.backend.backend() == "jax"
     if not hooks.skips(hooks.step):
-        return whole(*arguments)
-    match keras.backend.backend():
-        case "jax":
-            state, iterator = arguments
-            next(iterator)
-            return hooks.no_logs, state
-        case "tensorflow":
-            next(arguments[0])
+        found = whole(*arguments)
+        logs = found[0] if on_jax else found
+        hooks.counts = logs.pop("guard")
+        return found
+    if on_jax:
+        state, iterator = arguments
+        next(iterator)
+        return hooks.no_logs, state
+    if keras.backend.backend() == "tensorflow":
+        next(arguments[0])
     return hooks.no_logs
 
 

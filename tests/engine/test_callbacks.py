@@ -243,6 +243,14 @@ def _evaluate(model, name):
     model.evaluate(SPLITS[0].images, SPLITS[0].labels, batch_size=8, verbose=0)
 
 
+def _fit(model, name):
+    model.fit(SPLITS[0].images, SPLITS[0].labels, batch_size=8, epochs=2, verbose=0)
+
+
+def _train_on_batch(model, name):
+    model.train_on_batch(SPLITS[0].images[:8], SPLITS[0].labels[:8])
+
+
 def _iterations(model, name):
     model.optimizer.iterations.assign_add(2)
 
@@ -259,6 +267,8 @@ def _everything(model, name):
         *((_stop, hook) for hook in ("train_begin", "epoch_begin", "test_end")),
         *((_stop_evaluating, hook) for hook in ("test_begin", "epoch_begin")),
         *((_evaluate, hook) for hook in ("epoch_begin", "test_begin", "epoch_end")),
+        *((_fit, hook) for hook in HOOKS),
+        *((_train_on_batch, hook) for hook in HOOKS),
         (_set_weights, "test_begin"),
         *((_schedule_set, hook) for hook in ("epoch_begin", "epoch_end")),
     ],
@@ -269,6 +279,27 @@ def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):
             write(self.model, name)
 
     assert_alike(lambda: [with_hooks(each, [hook])])
+
+
+class Steps(keras.callbacks.Callback):
+    """Trains on a batch in one hook, and keeps what Keras returns."""
+
+    def __init__(self, hook):
+        super().__init__()
+        self.returned = []
+        setattr(self, f"on_{hook}", self.step)
+
+    def step(self, *numbers, logs=None):
+        batch = SPLITS[1].images[:8], SPLITS[1].labels[:8]
+        for as_dict in (True, False):
+            found = self.model.train_on_batch(*batch, return_dict=as_dict)
+            self.returned.append(found if as_dict else [float(x) for x in found])
+
+
+@pytest.mark.parametrize("hook", [*HOOKS, "train_batch_begin", "train_batch_end"])
+def test_a_batch_that_a_callback_trains_on_returns_what_keras_does(hook):
+    engines = ("fit",) if "batch" in hook else ("fit", "epoch")
+    assert_alike(lambda: [Steps(hook)], engines=engines)
 
 
 def test_logs_that_a_callback_changes_reach_the_next_one():
@@ -352,6 +383,9 @@ def test_the_result_is_the_saved_models(mine, engine, tmp_path, capsys):
     accuracy = (logits.argmax(-1) == test.labels[:512]).mean()
     assert run.result["test_accuracy"] == pytest.approx(accuracy)
     printed = capsys.readouterr().out
+    others = run.result["of_the_last_epochs_weights"]
+    assert ("train_accuracy" in others) == run.result["evaluated_again"]
+    assert ("curve.png are still the last epoch's" in printed) == bool(others)
     assert ("evaluated once more" in printed) == run.result["evaluated_again"]
     assert ("EarlyStopping by val_loss" in printed) == (mine is RESTORED)
     assert run.result["evaluated_again"] or mine is RESTORED
