@@ -62,8 +62,8 @@ ORDER = {
         *("backend", "machine", "caches", "determinism", "prepare"),
     ],
     "training": [
-        *("__init__", "options", "callback_values", "callback_state", "checkpoint"),
-        *("build", "progress", "resume", "autosave", "run"),
+        *("__init__", "options", "callback_state", "checkpoint"),
+        *("build", "forecast", "progress", "resume", "autosave", "run"),
     ],
     "twins": [
         *("rules", "twin", "initial"),

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import platform
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,14 +18,13 @@ from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
 from kerascnn.bench import against, measure
 from kerascnn.engine import counts as counting
+from kerascnn.process import estimate, settings
 from kerascnn.process import machine as this_machine
 from kerascnn.process.backend import installed
 from kerascnn.report import records, speed
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
-    import keras
-
     from kerascnn.bench.measure import Result
     from kerascnn.recipe import Recipe
 
@@ -311,37 +309,9 @@ def torch_forms() -> list[str]:
     return list(TORCH) if "torch" in installed() else []
 
 
-def training_operations(model: keras.Model) -> int:
-    """Count the floating-point operations of one training step on one image."""
-    # A multiplication and an addition for each weight and place it is used at, three
-    # times: forward, inputs' gradient (which the first layer needs not), weights'
-    # gradient.
-    counts = counting.multiplications(model)
-    return 2 * (3 * sum(counts) - sum(counts[:1]))
-
-
 def _operations(recipe: Recipe) -> int:
     """Count a recipe's, without drawing the weights of its network."""
-    return training_operations(without_weights(recipe.network))
-
-
-def matmul_peak() -> float:
-    """Return the speed of a large float32 matrix product, in operations a second."""
-    # At JAX's default precision, which on a GPU is TensorFloat-32.
-    import jax
-    import jax.numpy as jnp
-
-    # A GPU is done with the smaller one before it has called the next.
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    a = jax.random.normal(jax.random.key(0), (size, size), "float32")
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(a, a).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)
+    return counting.training_operations(without_weights(recipe.network))
 
 
 def report(
@@ -353,7 +323,8 @@ def report(
     as_json: bool,
 ) -> None:
     """Print a benchmark as a table, or as JSON; ratios are to this package's time."""
-    peak = matmul_peak()
+    with settings.computing():
+        peak = estimate.matmul_peak()
     ours = next((r.seconds for r in results if r.name == OURS), None)
     if ours is None:
         raise UsageError("; ".join(missing))

@@ -25,6 +25,17 @@ def results(model: keras.Model) -> list[int]:
     return [math.prod(layer.output.shape[1:]) for layer in _with_kernels(model)]
 
 
+def training_operations(model: keras.Model) -> int:
+    """Count the floating-point operations of one training step on one image.
+
+    A multiplication and an addition for each weight and place it is used at, three
+    times: forward, the gradient of the inputs, the gradient of the weights. The first
+    layer needs no gradient of its inputs. Everything else is left out.
+    """
+    counts = multiplications(model)
+    return 2 * (3 * sum(counts) - sum(counts[:1]))
+
+
 def _with_kernels(model: keras.Model) -> Iterator[keras.Layer]:
     import keras
 

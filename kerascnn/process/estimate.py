@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from kerascnn import text
 
@@ -17,10 +21,17 @@ class Estimate:
     `total` is in any unit of work; with `at_most` less may be enough.
     """
 
-    def __init__(self, what: str, total: float, at_most: bool = False):
+    def __init__(
+        self,
+        what: str,
+        total: float,
+        at_most: bool = False,
+        say: Callable[[str], None] = text.say,
+    ):
         self.what = what
         self.total = total
         self.at_most = at_most
+        self.say = say
         self._first: tuple[float, float] | None = None
         self._said = False
 
@@ -39,4 +50,38 @@ class Estimate:
         left = (now - began) / (done - before) * (self.total - done)
         if left > WORTH:
             most = "at most " if self.at_most else ""
-            text.say(f"{self.what}: {most}about {text.duration(left)} more.")
+            self.say(f"{self.what}: {most}about {text.duration(left)} more.")
+
+
+def matmul_peak(turns: int = 5) -> float:
+    """Return the speed of a large float32 matrix product, in operations a second.
+
+    On the backend in use, at its default precision: on a GPU TensorFloat-32 for JAX.
+
+    Args:
+        turns: The fastest of so many counts.
+    """
+    import keras
+    import numpy as np
+
+    ops: Any = keras.ops
+    # A GPU is done with the smaller one before it has called the next.
+    size = 8192 if _on_gpu() else 2048
+    a = ops.convert_to_tensor(np.random.default_rng(0).random((size, size), "float32"))
+    ops.convert_to_numpy(ops.matmul(a, a)[0, 0])
+    times = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        ops.convert_to_numpy(ops.matmul(a, a)[0, 0])  # waits for the product
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def _on_gpu() -> bool:
+    if os.environ["KERAS_BACKEND"] == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    if os.environ["KERAS_BACKEND"] == "torch":
+        return sys.modules["torch"].cuda.is_available()
+    return bool(sys.modules["tensorflow"].config.list_physical_devices("GPU"))

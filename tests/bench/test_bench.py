@@ -15,6 +15,7 @@ import torch
 from kerascnn import UsageError, data, recipe, twins
 from kerascnn.bench import measure, plain_torch, with_keras
 from kerascnn.cli import bench, commands
+from kerascnn.engine import counts
 from kerascnn.twins import rules
 from kerascnn.without_weights import without_weights
 
@@ -25,7 +26,7 @@ def test_operations_of_a_step_are_counted_as_by_hand():
     others = 10 * 10 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10
     expected = 2 * (2 * first + 3 * others)  # no gradient of the images
     network = without_weights(recipe.load("fashion_lenet").network)
-    assert bench.training_operations(network) == expected
+    assert counts.training_operations(network) == expected
 
 
 @pytest.mark.parametrize(
