@@ -19,6 +19,7 @@ from kerascnn.data import Split
 from kerascnn.engine import epoch as epoch_module
 from kerascnn.engine import finite
 from kerascnn.engine.plan import Plan
+from kerascnn.process import settings
 from kerascnn.process.estimate import Estimate
 from kerascnn.process.signals import Signals
 from kerascnn.recipe import Recipe
@@ -122,6 +123,7 @@ class Trainer:
         self.times.append((self.paused - start) / epochs)
 
 
+@settings.computing()
 def measure(recipe: Recipe, images: int, epochs: int, rounds: int) -> list[Result]:
     """Let every form train some epochs in turns; the first turn warms up."""
     # In one process: between two, steps differ by more than a checkpoint costs.

@@ -15,7 +15,7 @@ from kerascnn import acceleration, text
 from kerascnn.acceleration import dispatch
 from kerascnn.bench import page
 from kerascnn.bench.thresholds import in_turns
-from kerascnn.process import machine
+from kerascnn.process import machine, settings
 
 COLUMNS = ("operation", "XLA's own", "fast", "times", "where")
 
@@ -112,6 +112,7 @@ class Operations:
     def __post_init__(self):
         text.check_positive(self, "batch", "rounds")
 
+    @settings.computing()
     def __call__(self) -> None:
         found = {}
         for name in OPERATIONS:

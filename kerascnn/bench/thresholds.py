@@ -18,6 +18,7 @@ from rich.table import Table
 
 from kerascnn import text
 from kerascnn.acceleration import dispatch, fast_convolution
+from kerascnn.process import settings
 
 
 class Case(NamedTuple):
@@ -141,6 +142,7 @@ class Thresholds:
     def __post_init__(self):
         text.check_positive(self, "batch", "rounds")
 
+    @settings.computing()
     def __call__(self) -> None:
         rows = [
             measure(name, case, self.batch, self.rounds)

@@ -39,7 +39,7 @@ class SameBatch(keras.utils.PyDataset):
         return self.batch.images, self.batch.labels
 
 
-@settings.keras_defaults()
+@settings.computing()
 def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
     """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does."""
     ours = contender == "kerascnn" or ablation.switch_off(contender)
@@ -54,7 +54,7 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
     else:
         steps = kerascnn_steps if ours else keras_steps
         work = steps(recipe, scaled_batch(recipe, batch))
-    return settings.keras_defaults()(work)
+    return settings.computing()(work)
 
 
 def scaled_batch(recipe: Recipe, batch: int) -> Split:

@@ -22,6 +22,7 @@ from kerascnn import text as texts
 from kerascnn.parity.mistakes import MISTAKES
 from kerascnn.process import cores
 from kerascnn.process.backend import use_backend
+from kerascnn.process.estimate import Estimate
 from kerascnn.training.options import BACKENDS, Backend, Folder, Integer
 from kerascnn.twins import check_torch
 
@@ -138,7 +139,12 @@ class Parity:
         ordered = sorted(names, key=lambda name: -size[name])
         jobs = min(self.jobs or cores.available(), len(names))
         results, left_out = [], []
-        for result in worker.results(ordered, jobs, self.accelerate, self.steps):
+        # At most, because the largest come first.
+        progress = Estimate(f"{len(names)} comparisons", len(names), at_most=True)
+        progress.after(0)
+        answers = worker.results(ordered, jobs, self.accelerate, self.steps)
+        for number, result in enumerate(answers, 1):
+            progress.after(number)
             if reason := result.get("left_out"):
                 if not self.all:
                     raise UsageError(reason)

@@ -148,5 +148,5 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             after SIGTERM.
     """
     signals.stop_quietly()
-    lesson = settings.keras_defaults()(main)
+    lesson = settings.computing()(main)
     sys.exit(parsing.run(lambda: lesson(sys.argv[1:])))

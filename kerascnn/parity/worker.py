@@ -35,7 +35,7 @@ def share_cores(number: int, of: int) -> None:
     torch.set_num_threads(max(1, cores.available() // 2))
 
 
-@settings.keras_defaults()
+@settings.computing()
 def result(
     name: str, accelerate: bool, mistake: str | None, steps: int | None
 ) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -95,41 +93,6 @@ def settings(devices: int = 1) -> dict[str, Any]:
             "subnormal numbers are zero": not torch.tensor(1e-42).mul(1.0).item(),
         }
     return found
-
-
-# With other values of these, Keras raises errors wherever it adds a bias or draws.
-_KERASS_OWN = {
-    "jax_numpy_rank_promotion": "allow",
-    "jax_default_prng_impl": "threefry2x32",
-    "jax_legacy_prng_key": "allow",
-    "jax_transfer_guard_host_to_device": "allow",
-    "jax_transfer_guard_device_to_host": "allow",
-    "jax_transfer_guard_device_to_device": "allow",
-}
-
-
-@contextlib.contextmanager
-def as_keras_needs(say: Callable[[str], None]) -> Iterator[None]:
-    """Set aside, in a `with` block, the settings of JAX under which Keras can't train.
-
-    Args:
-        say: Is told, in a line, of each that is set aside.
-    """
-    before = {}
-    if keras.backend.backend() == "jax":
-        config = sys.modules["jax"].config
-        for name, needed in _KERASS_OWN.items():
-            value = getattr(config, name, None)
-            harmless = (None, needed, "warn", "log", "log_explicit")
-            if value not in harmless:
-                before[name] = value
-                say(f"{name} is {value}, and Keras needs {needed}: set aside here.")
-                config.update(name, needed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            config.update(name, value)
 
 
 def _plain(value: Any) -> Any:

@@ -14,14 +14,14 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerascnn import UsageError, processes
-from kerascnn.process import settings
+from kerascnn import UsageError, processes, text
+from kerascnn.process import estimate, prepare, settings
 from kerascnn.process.backend import BACKENDS, installed
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]
         }
         try:
             with processes.Child(__name__, words, environment) as child:
-                results.append(Result(**child.answer()))
+                while "said" in (found := child.answer()):
+                    text.say(found["said"])
+                results.append(Result(**found))
         except processes.EndedError as error:
             raise UsageError(f"{name} failed on {backend}: {error.why}") from error
     return results, missing
@@ -157,17 +159,17 @@ def drawn(start: Any, shape: Sequence[int], dice: np.random.Generator) -> np.nda
     )
 
 
-@settings.keras_defaults()
-def train(name: str, steps: int, batch: int) -> Result:
-    """Train a recipe on the backend in use."""
+@settings.computing()
+def train(
+    name: str, steps: int, batch: int, say: Callable[[str], None] = text.say
+) -> Result:
+    """Train a recipe on the backend in use; `say` is told how long that will take."""
     import keras
 
     from kerascnn import recipe as recipes
     from kerascnn.parity import images
-    from kerascnn.process import machine, prepare
+    from kerascnn.process import machine
     from kerascnn.training import build
-
-    prepare.prepare_process()
 
     recipe = build.without_random(recipes.load(name))
     build.set_seed(0)
@@ -184,6 +186,8 @@ def train(name: str, steps: int, batch: int) -> Result:
         model = accelerate(model)
     build.compile_model(model, recipe)
     losses, times = [], []
+    many = f"{steps} steps on {keras.backend.backend()}"
+    progress = estimate.Estimate(many, steps, say=say)
     for step in range(steps):
         start = time.perf_counter()
         first = step % BATCHES * batch
@@ -193,6 +197,7 @@ def train(name: str, steps: int, batch: int) -> Result:
         )
         losses.append(float(logs["loss"]))
         times.append(time.perf_counter() - start)
+        progress.after(step + 1)
     return Result(
         keras.backend.backend(),
         losses,
@@ -206,7 +211,14 @@ def main() -> None:
     """Train as the arguments say."""
     name, steps, batch = sys.argv[1:]
     processes.answers()
-    processes.answer(dataclasses.asdict(train(name, int(steps), int(batch))))
+    prepare.prepare_process()
+    try:
+        found = train(
+            name, int(steps), int(batch), lambda line: processes.answer({"said": line})
+        )
+    except UsageError as error:
+        sys.exit(str(error))
+    processes.answer(dataclasses.asdict(found))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Learns:
 
     def __call__(self) -> None:
         from kerascnn import data
-        from kerascnn.process import determinism, estimate, prepare
+        from kerascnn.process import estimate, prepare
         from kerascnn.process.signals import Signals
         from kerascnn.report import records
         from kerascnn.training import build
@@ -108,8 +108,7 @@ class Learns:
         kept = (
             "the trainings that had ended are kept" if self.add else "nothing is kept"
         )
-        ready = determinism.as_keras_needs(text.say)
-        with ready, Signals(text.say, saves=False) as signals:
+        with settings.computing(), Signals(text.say, saves=False) as signals:
             for (recipe, dataset, batch_size), work in zip(chosen, works, strict=True):
                 fingerprint = describe.fingerprint(describe.describe(recipe))
                 for seed in range(self.seeds):

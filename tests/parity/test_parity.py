@@ -46,8 +46,9 @@ from kerascnn.parity import images as pictures
 from kerascnn.parity import transforms as compared_transforms
 from kerascnn.parity.check import checked
 from kerascnn.parity.torch_step import Branches, TorchTrainer, _mean, _mean_in_turn
-from kerascnn.process import caches
+from kerascnn.process import caches, estimate
 from kerascnn.recipe import Course, Recipe
+from kerascnn.text import duration
 from kerascnn.twins import lecture_1
 from kerascnn.twins import rules as torchvision
 from kerascnn.twins.initial import kaiming_normal
@@ -522,6 +523,25 @@ def test_many_recipes_are_compared_at_once(capsys, monkeypatch):
     assert capsys.readouterr().err == (
         "kerascnn: no recipe has a PyTorch twin: nothing was compared.\n"
     )
+
+
+def test_many_comparisons_are_estimated_once_the_first_is_over(capsys, monkeypatch):
+    clock = [0.0]
+    timer = types.SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(estimate, "time", timer)
+
+    def results(names, *others):
+        for name in names:
+            clock[0] += 90
+            yield {"recipe": name, "left_out": f"{name} has no twin."}
+
+    monkeypatch.setattr(worker, "results", results)
+    assert main(["parity", "--all"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "about" in line]
+    many = len(recipes.names())
+    assert lines == [
+        f"{many} comparisons: at most about {duration(90 * (many - 1))} more."
+    ]
 
 
 def test_a_recipe_that_does_not_fit_its_twin_has_failed(capsys, monkeypatch):

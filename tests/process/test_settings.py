@@ -6,19 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import pytest
 from keras import layers
 
+import kerascnn
 from kerascnn import UsageError, describe, recipe, transforms
+from kerascnn.bench import with_keras
+from kerascnn.parity import worker
 from kerascnn.process import settings
 from kerascnn.recipe import Course, Recipe
 from kerascnn.report import card
+from kerascnn.studies import backends
 from kerascnn.training import build
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
 from kerascnn.without_weights import without_weights
+
+ROOT = str(Path(kerascnn.__file__).parents[1])
 
 # One that is not Keras's own for each setting, and for the types each other one.
 OTHERS = [
@@ -207,3 +214,65 @@ def test_keras_json_changes_no_run(tmp_path):
         found.append(json.loads(result.read_text())["weights_sha256"])
     assert found[0] == found[1]
     assert "image_data_format='channels_first'" in done.stderr
+
+
+# What the commands that compute call in their processes.
+COMPUTING = {
+    "backends": lambda: backends.train("fashion_mlp", 2, 8),
+    "parity": lambda: worker.result("fashion_mlp", True, None, 2),
+    "bench": lambda: with_keras.build("kerascnn", "fashion_mlp", 8, 0, False)(1),
+    "stock": lambda: with_keras.build("keras-jax", "fashion_mlp", 8, 0, False)(1),
+    "operations": lambda: settings.computing()(lambda: keras.ops.ones(3) + 1)(),
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the settings are JAX's")
+@pytest.mark.parametrize("name", COMPUTING)
+@pytest.mark.parametrize(
+    ("switch", "value"),
+    [("jax_numpy_rank_promotion", "raise"), ("jax_no_execution", True)],
+)
+def test_whatever_computes_sets_aside_what_keras_cannot_compute_under(
+    name, switch, value, capsys
+):
+    import jax
+
+    if name == "parity":
+        pytest.importorskip("torch")
+    before = getattr(jax.config, switch)
+    jax.config.update(switch, value)
+    try:
+        COMPUTING[name]()
+        assert getattr(jax.config, switch) == value
+    finally:
+        jax.config.update(switch, before)
+    assert f"{switch} is {value}, and Keras needs" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the devices are JAX's")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["kerascnn", "run", "fashion_mlp", "--data", "sample", "--limit", "64"],
+        ["kerascnn", "learns", "fashion_mlp", "--data", "sample", "--steps", "1"],
+        ["kerascnn", "parity", "fashion_mlp", "--steps", "1"],
+        ["kerascnn", "bench", "thresholds"],
+        ["kerascnn.lessons.padding"],
+    ],
+    ids=lambda words: words[-1] if len(words) == 1 else words[1],
+)
+def test_a_device_that_is_not_there_is_a_line(words, tmp_path):
+    if "parity" in words:
+        pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_PLATFORMS": "rocm", "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "kerascnn: " in line]
+    assert len(lines) == 1
+    assert "JAX finds no device to compute on" in lines[0]
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """One recipe on three backends: where their losses part, and that all conform."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
 from kerascnn.cli.commands import main
+from kerascnn.process import estimate
 from kerascnn.studies import backends
 from kerascnn.studies.backends import Result
 from kerascnn.without_weights import without_weights
@@ -39,6 +41,39 @@ def test_losses_part_at_the_first_step_beyond():
         pytest.approx(1.0),
         pytest.approx(0.1),
     ]
+
+
+def test_what_a_backend_says_of_its_time_is_passed_on(capsys, monkeypatch):
+    answers = [{"said": "5 steps on jax: about 3 min more."}]
+    answers += [dataclasses.asdict(result("jax", [1.0]))]
+
+    class Child:
+        def __init__(self, *words):
+            self.left = list(answers)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def answer(self):
+            return self.left.pop(0)
+
+    monkeypatch.setattr(backends.processes, "Child", Child)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
+    results, missing = backends.compare("fashion_mlp", 5, 8)
+    assert (len(results), missing) == (3, [])
+    assert capsys.readouterr().err == "5 steps on jax: about 3 min more.\n" * 3
+
+
+def test_a_backend_says_how_long_it_will_take(monkeypatch):
+    monkeypatch.setattr(estimate, "LOOK", 0.0)
+    monkeypatch.setattr(estimate, "WORTH", 0.0)
+    said = []
+    backends.train("fashion_mlp", 4, 8, said.append)
+    (line,) = said
+    assert line.startswith(f"4 steps on {os.environ['KERAS_BACKEND']}: about ")
 
 
 def weights_of(name):
@@ -121,6 +156,7 @@ import json, pathlib, sys
 import keras, numpy as np
 from kerascnn import recipe as recipes
 from kerascnn.parity import images
+from kerascnn.process import estimate
 from kerascnn.studies import backends
 from kerascnn.training import build
 

@@ -154,6 +154,8 @@ def test_spaces_between_flags_are_no_other_flags(copied, monkeypatch):
         ("jax_numpy_rank_promotion", "raise"),
         ("jax_default_prng_impl", "rbg"),
         ("jax_legacy_prng_key", "error"),
+        ("jax_no_tracing", True),
+        ("jax_no_execution", True),
     ],
 )
 def test_what_keras_cannot_train_under_is_set_aside_and_said(
@@ -166,6 +168,25 @@ def test_what_keras_cannot_train_under_is_set_aside_and_said(
         assert getattr(jax.config, name) == value
     assert run.finished
     assert f"{name} is {value}, and Keras needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["epoch", "fit"])
+def test_a_run_without_jit_has_the_numbers_of_one_with(tmp_path, engine):
+    metrics = []
+    for disabled in (False, True):
+        options = Overrides(
+            data="sample",
+            limit=24,
+            epochs=2,
+            batch_size=16,
+            engine=engine,
+            out=tmp_path / str(disabled),
+        )
+        with changed("jax_disable_jit", disabled):
+            run = training_run.train(recipe.load("fashion_lenet"), options)
+        assert run.finished
+        metrics.append([(m["loss"], m["test_loss"]) for m in run.metrics])
+    assert metrics[0] == [pytest.approx(pair, rel=1e-4) for pair in metrics[1]]
 
 
 def test_an_epoch_with_64_bit_types_has_the_numbers_of_fit(tmp_path):
