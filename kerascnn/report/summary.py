@@ -31,6 +31,7 @@ def text(run: Run) -> str:
         evaluated += f"   (on {share:.0%} of the training set, held out)"
     elif "limit" in config["overrides"]:
         evaluated += f"   (on {data['test_images']:,} images)"
+    others = result.get("of_the_last_epochs_weights")
     lines = [
         "",
         f"{config['recipe']}: {epochs} in {duration(result['seconds'])} on "
@@ -39,7 +40,8 @@ def text(run: Run) -> str:
         evaluated,
         _accuracy(
             "train accuracy", result["train_accuracy"], whose, figures.get("train")
-        ),
+        )
+        + "   (of the last epoch, by other weights)" * bool(others),
         f"  course          {course.source}"
         + (f": {course.says}" if course.says and "test" in figures else ""),
         f"  run folder      {run.folder}",
@@ -52,6 +54,10 @@ def text(run: Run) -> str:
         lines.append(
             "  The weights that are kept are not those of the last epoch's evaluation: "
             "they were evaluated once more."
+        )
+    if others:
+        lines.append(
+            f"  {', '.join(others[:-1])} and {others[-1]} are still the last epoch's."
         )
     if result.get("steps_left_out"):
         lines.append(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from kerascnn.process.estimate import Estimate
 from kerascnn.text import notebook
@@ -16,6 +18,40 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kerascnn.runs import Run
+
+
+# What an engine measures in each epoch; the evaluation's have `val_` before them.
+MEASURED = ("loss", "accuracy", "crossentropy")
+# The most numbers that the record takes of an array, and letters of anything else.
+_MOST = 100
+
+
+def measured(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return an epoch's own measurements; NaN where a callback has put another value.
+
+    Args:
+        logs: The logs of the epoch, which callbacks may change.
+    """
+    found = {}
+    for name in (*MEASURED, *(f"val_{name}" for name in MEASURED)):
+        value = _recorded((logs or {}).get(name))
+        found[name] = value if isinstance(value, float) else float("nan")
+    return found
+
+
+def _recorded(value: Any) -> Any:
+    """Return a value of the logs as JSON has it: a number, a few numbers, or a text."""
+    if value is None or isinstance(value, str):
+        return value
+    if not getattr(value, "shape", ()):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)
+    with contextlib.suppress(Exception):  # whatever an object makes of the question
+        is_tensor = keras.ops.is_tensor(value)
+        array = np.asarray(keras.ops.convert_to_numpy(value) if is_tensor else value)
+        if array.dtype.kind in "biuf" and array.size <= _MOST:
+            return array.astype(float).tolist()
+    return " ".join(repr(value).split())[:_MOST]
 
 
 class Record(keras.callbacks.Callback):
@@ -69,10 +105,11 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Write the record."""
         metrics = {
-            f"{self.evaluated}_{name[4:]}" if name.startswith("val_") else name: float(
-                value
-            )
-            for name, value in (logs or {}).items()
+            f"{self.evaluated}_{name[4:]}" if name.startswith("val_") else name: value
+            for name, value in (
+                {name: _recorded(value) for name, value in (logs or {}).items()}
+                | measured(logs)
+            ).items()
         }
         self.weights_sha256 = self._sha256
         self.run.add_metrics(
@@ -135,11 +172,11 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Print the epoch's line."""
-        logs = logs or {}
+        numbers = measured(logs)
         line = (
             f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
-            f"  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:6.2%}"
-            f"  {self.evaluated} accuracy {logs['val_accuracy']:6.2%}"
+            f"  loss {numbers['loss']:.4f}  accuracy {numbers['accuracy']:6.2%}"
+            f"  {self.evaluated} accuracy {numbers['val_accuracy']:6.2%}"
             f"  {time.perf_counter() - self._start:.1f} s"
             f"{', compiling included' if self._compiles else ''}"
         )

@@ -21,8 +21,8 @@ from kerascnn.engine.plan import Plan, for_sample
 from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
-from kerascnn.text import say
-from kerascnn.training import build, checkpoint, resume
+from kerascnn.text import one_line, say
+from kerascnn.training import build, checkpoint, forecast, resume
 from kerascnn.training.autosave import Autosave, check_start
 from kerascnn.training.build import compiled, image_size
 from kerascnn.training.options import Overrides
@@ -68,16 +68,23 @@ def train(
         said = ", ".join(f"{name}={value!r}" for name, value in others.items())
         say(f"Keras's settings {said} do not hold here: recipes have its defaults.")
     overrides = overrides or Overrides()
-    with settings.keras_defaults(), determinism.as_keras_needs(say):
+    with settings.computing(say):
         # Before it is entered it notes nothing.
         signals = Signals(say)
         heard = signals if listen else contextlib.nullcontext(signals)
-        if overrides.resume is None:
-            return _train(recipe, overrides, None, heard, draw, tell)
-        run = runs.Run(overrides.resume)
-        with run.lock():
-            overrides = resume.options(run, overrides, given)
-            return _train(recipe, overrides, run, heard, draw, tell)
+        try:
+            if overrides.resume is None:
+                return _train(recipe, overrides, None, heard, draw, tell)
+            run = runs.Run(overrides.resume)
+            with run.lock():
+                overrides = resume.options(run, overrides, given)
+                return _train(recipe, overrides, run, heard, draw, tell)
+        except ImportError as error:  # of what a callback or a layer imports when used
+            raise UsageError(
+                f"{recipe.name} needs what can't be imported here "
+                f"({one_line(error, most=300)}): install that package, or take out "
+                "of the recipe what needs it."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +140,9 @@ def _train(
         _announce(case)
         if start:
             case = _from(start, case)
+        images = case.train, case.test
+        if large := forecast.line(recipe.name, case.model, case.plan, *images):
+            print(large, flush=True)
         progress = Progress(case.plan.epochs, case.steps, validation=case.held_out)
         images = min(case.steps * case.plan.batch_size, len(case.train))
         record = Record(run, images, case.kept, validation=case.held_out)
@@ -433,6 +443,10 @@ def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
         **{f"{case.evaluated}_{name}": value for name, value in measured.items()},
         "evaluated_again": again and finished,
         "train_accuracy": last["accuracy"],
+        # What no one has measured of the weights that are kept.
+        "of_the_last_epochs_weights": ["train_accuracy", "metrics.jsonl", "curve.png"]
+        if again
+        else [],
         "seconds": round(autosave.seconds, 3),
         "peak_memory_bytes": machine.peak_memory(),
         "steps_left_out": left_out,
