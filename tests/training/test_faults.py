@@ -267,6 +267,46 @@ def test_twenty_kills_change_nothing(place, whole, engine):
     assert kill_often(place, engine, kills=20, seed=2) == whole(engine)
 
 
+CUT = """
+from kerascnn.engine import placement
+placement.WORTH = 0  # so that a net as small as this one is cut among devices
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_killed_run_goes_on_with_other_devices_only_where_they_change_no_bit(
+    place, tmp_path, cut
+):
+    (tmp_path / "small.py").write_text(
+        SCRIPT.replace("import keras\n", "import keras\n" + CUT * cut, 1)
+    )
+    one = {"KERASCNN_CACHE_DIR": str(place / "cache"), "JAX_NUM_CPU_DEVICES": "1"}
+    two = one | {"JAX_NUM_CPU_DEVICES": "2"}
+    words = [*OPTIONS, "--engine", "epoch"]
+    assert run(tmp_path, *words, "--out", "whole", **one)[0] == 0
+    process = start(tmp_path, *words, "--out", "killed", STEP_SECONDS="0.05", **one)
+    killed = tmp_path / "killed"
+    wait_for(lambda: len(checkpoint.numbered(killed)) > 1, process)
+    process.kill()
+    process.communicate()
+    forced = Path(shutil.copytree(killed, tmp_path / "forced"))
+    before = {p: p.read_bytes() for p in killed.rglob("*") if p.is_file()}
+    code, _, error = run(tmp_path, "--resume", "killed", **two)
+    if cut:
+        assert code == 2
+        assert len(error.splitlines()) == 1
+        assert "number of devices was 1 and is 2" in error
+        assert before == {p: p.read_bytes() for p in killed.rglob("*") if p.is_file()}
+        code, _, error = run(tmp_path, "--resume", "forced", "--force", **two)
+        assert code == 0, error
+        assert "force" in Run(forced).config["overrides"]
+        assert Run(forced).config["settings"]["number of devices"] == 2
+        code, _, error = run(tmp_path, "--resume", "killed", **one)
+    assert code == 0, error
+    assert hashes(killed) == hashes(tmp_path / "whole")
+
+
 # Signals, in this process.
 
 
