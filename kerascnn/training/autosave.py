@@ -18,7 +18,7 @@ from kerascnn.engine import finite
 from kerascnn.process.signals import Interrupted, Signals
 from kerascnn.runs import evaluated
 from kerascnn.training import callback_state, checkpoint
-from kerascnn.training.progress import Record, learning_rate
+from kerascnn.training.progress import Record, learning_rate, measured
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
@@ -67,7 +67,7 @@ class Autosave(keras.callbacks.Callback):
         self._random: list[Any] | None = None
         self._states: tuple[list, dict[str, np.ndarray]] | None = None
         self._variables: dict[str, list[Any]] = {}
-        self._made: callback_state.Begun | None = None
+        self._made: callback_state.Walk | None = None
         self.counted = 0  # steps that `finite` had counted before `start`
         self._saved = (self.start.epoch, self.start.step) if self.start else None
         self._last = time.perf_counter()
@@ -158,10 +158,10 @@ class Autosave(keras.callbacks.Callback):
 
     def _improved(self, logs: Mapping[str, Any] | None) -> bool:
         """Whether an epoch did better on the held-out images than all before."""
-        loss = (logs or {}).get("val_loss", float("inf"))
+        loss = measured(logs)["val_loss"]
         if not self.validation or not loss < self._best:
             return False
-        self._best = float(loss)
+        self._best = loss
         return True
 
     def _inside(self) -> bool:

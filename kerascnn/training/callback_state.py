@@ -1,98 +1,93 @@
 """The state of Keras callbacks as plain JSON values and arrays, without pickle.
 
-A callback's state is what its attributes hold, and what its own functions keep in
-closures, defaults, globals and class attributes: plain values, arrays, lists, sets and
-dictionaries, random generators, variables, open files, and objects made of these. The
-recipe makes callbacks, objects and functions anew; `restore` fills them in their place,
-so that what two of them share stays shared.
+A callback's state is what its attributes hold, and what its own functions and classes
+keep from call to call in closures, defaults, globals and class attributes: numbers,
+texts, arrays, lists, tuples and dictionaries of these, operations of `keras.ops`, and
+files that it writes. The recipe makes callbacks, functions and what can't change anew;
+`restore` fills lists and dictionaries in their place, so that what two share stays
+shared.
 
-What is of another kind, such as a generator, is named in `left_out`: the state of such
-a callback can't be proved whole.
+All else, such as a set, a random generator or an object, is named in `left_out`: the
+state of such a callback can't be proved whole.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import contextlib
+import dis
+import enum
+import fractions
 import functools
-import random
+import io
+import logging
+import operator
+import os
+import pathlib
+import re
+import sys
+import sysconfig
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.training import callback_values as values
 
 # Attributes that are made again from the others.
 _DERIVED = {
     "CSVLogger": {"writer"},
-    "ProgbarLogger": {"progbar"},
     "TensorBoard": {
         *("_writers", "_prev_summary_state", "_summary_module"),
         "_batch_trace_context",
     },
 }
 _REFUSED = {"BackupAndRestore": "the epoch that it brings back by itself"}
+# Values that nothing can change; the recipe makes those that were there from the start.
+_IMMUTABLE = (
+    *(types.ModuleType, type, logging.Logger, re.Pattern, np.dtype, keras.DTypePolicy),
+    *(pathlib.PurePath, bytes, complex, range, slice, frozenset, enum.Enum),
+    *(fractions.Fraction, int, type(Ellipsis), type(NotImplemented)),
+)
+_OPERATIONS = {
+    value: name for name, value in vars(keras.ops).items() if callable(value)
+}
+_LIBRARIES = tuple(
+    str(Path(sysconfig.get_paths()[name]))
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+_PACKAGE = Path(__file__).parents[1]
 
 
-@dataclasses.dataclass
-class Begun:
-    """What callbacks were when a training began: what the recipe makes again.
-
-    Args:
-        references: Functions, objects and immutable values, by the path to them.
-        hidden: What functions and classes kept then, encoded, by path.
-        arrays: The arrays of `hidden`.
-    """
-
-    references: dict[str, Any]
-    hidden: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-
-
-def begin(callbacks: Sequence[keras.callbacks.Callback]) -> Begun:
-    """Return what callbacks are before a training changes them."""
-    walk = _Walk(callbacks, None)
-    _, hidden = walk.all()
-    return Begun(walk.references, hidden, walk.arrays)
+def begin(callbacks: Sequence[keras.callbacks.Callback]) -> Walk:
+    """Return what callbacks hold before a training changes them."""
+    return Walk(callbacks)
 
 
 def capture(
-    callbacks: Sequence[keras.callbacks.Callback], begun: Begun | None = None
+    callbacks: Sequence[keras.callbacks.Callback], begun: Walk | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Return the state of callbacks.
+    """Return the state of callbacks: JSON values of each, and arrays by name.
 
-    Args:
-        callbacks: The callbacks.
-        begun: What they were when the training began; without it, whatever a recipe
-            might make is taken for made by it.
-
-    Returns:
-        For each callback, as JSON values, its class, its `attributes`, what its
-        functions keep (`hidden`), and a phrase for all else by name (`left_out`); and
-        the arrays that these refer to, copied, by names that begin with `callbacks/`.
+    Without `begun`, whatever a recipe might make is taken for made by it.
     """
-    walk = _Walk(callbacks, begun)
-    states, hidden = walk.all()
-    for path, value in hidden.items():
+    walk = Walk(callbacks, begun)
+    for path, value in walk.hidden.items():
         if begun is None or not _is_same(path, value, walk.arrays, begun):
-            states[int(path.split("/")[1])]["hidden"][path] = value
-    return states, walk.arrays
+            walk.states[int(path.split("/")[1])]["hidden"][path] = value
+    return walk.states, walk.arrays
 
 
-def _is_same(path: str, value: Any, arrays: Mapping, begun: Begun) -> bool:
+def _is_same(path: str, value: Any, arrays: Mapping, begun: Walk) -> bool:
     """Whether a function still keeps what it kept when the training began."""
     if path not in begun.hidden or begun.hidden[path] != value:
         return False
-    names = [name for name in {*arrays, *begun.arrays} if name.startswith(path)]
     return all(
-        name in arrays
-        and name in begun.arrays
-        and np.array_equal(arrays[name], begun.arrays[name])
-        for name in names
+        np.array_equal(arrays.get(name, ()), begun.arrays.get(name, ()))
+        for name in {*arrays, *begun.arrays}
+        if name.startswith(path)
     )
 
 
@@ -102,21 +97,10 @@ def restore(
     arrays: Mapping[str, np.ndarray],
     renewed: Collection[str] = (),
 ) -> None:
-    """Give callbacks back their state.
-
-    Args:
-        callbacks: The callbacks, made by the same recipe.
-        states: As `capture` returned them.
-        arrays: Likewise.
-        renewed: Names of attributes to leave as the recipe has made them.
-
-    Raises:
-        UsageError: The callbacks are of other classes.
-    """
+    """Give callbacks back their state, but for attributes that are `renewed`."""
     check(callbacks, states)
-    fresh = _Walk(callbacks, None)
-    fresh.all()
-    read: dict[str, Any] = {}
+    fresh = Walk(callbacks)
+    read: dict[str, Any] = {f"callbacks/{i}": c for i, c in enumerate(callbacks)}
     for index, (callback, state) in enumerate(zip(callbacks, states, strict=True)):
         attributes = vars(callback)
         decode = functools.partial(_decode, arrays=arrays, read=read, owner=callback)
@@ -168,58 +152,43 @@ class _UnknownError(TypeError):
     """A value that can't be written so that `restore` brings it back."""
 
 
-class _Walk:
-    """One walk through all that callbacks hold."""
+class Walk:
+    """One walk through all that callbacks hold: their `states` as JSON values.
 
-    def __init__(self, callbacks: Sequence[Any], begun: Begun | None):
-        self.callbacks = callbacks
+    What their functions keep is `hidden`, and `places` holds how to set it, by path;
+    `references` are values that only the recipe can make.
+    """
+
+    def __init__(self, callbacks: Sequence[Any], begun: Walk | None = None):
         self.begun = begun
         self.arrays: dict[str, np.ndarray] = {}
         self.references: dict[str, Any] = {}
-        self.places: dict[str, tuple[Any, Any]] = {}
-        self._hidden: dict[str, Any] = {}
+        self.places: dict[str, tuple[Any, Callable[[Any], None]]] = {}
+        self.hidden: dict[str, Any] = {}
         self._seen: dict[int, str] = {}
         self._alive: list[Any] = []  # an id is another's once its object is gone
-        self._trained: set[int] = set()
-        for callback in callbacks:
-            if (model := getattr(callback, "_model", None)) is not None:
-                optimizer = getattr(model, "optimizer", None)
-                variables = [
-                    *model.variables,
-                    *(optimizer.variables if optimizer else ()),
-                ]
-                self._trained |= {id(variable) for variable in variables}
+        for index, callback in enumerate(callbacks):
+            self._remember(callback, f"callbacks/{index}")
+        self.states = [self._state(*each) for each in enumerate(callbacks)]
 
-    def all(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the callbacks' states, and what their functions keep by path."""
-        states = []
-        for index, callback in enumerate(self.callbacks):
-            path = f"callbacks/{index}"
-            self._remember(callback, path)
-            attributes, missing = {}, {}
-            for cls in type(callback).__mro__:
-                if why := _REFUSED.get(cls.__name__):
-                    missing[""] = why
-            for name, value in list(vars(callback).items()):
-                if name in _passed_over(callback):
-                    continue
-                try:
-                    attributes[name] = self.encode(value, f"{path}/{name}")
-                except (_UnknownError, RecursionError) as unknown:
-                    missing[name] = f"{name}: {_phrase(unknown)}"
+    def _state(self, index: int, callback: Any) -> dict[str, Any]:
+        cls, path = type(callback), f"callbacks/{index}"
+        attributes, missing = {}, {}
+        if why := [_REFUSED[c.__name__] for c in cls.__mro__ if c.__name__ in _REFUSED]:
+            missing[""] = why[0]
+        for name, value in list(vars(callback).items()):
+            if name in _passed_over(callback):
+                continue
             try:
-                self._class(type(callback), path)
+                attributes[name] = self.encode(value, f"{path}/{name}")
             except (_UnknownError, RecursionError) as unknown:
-                missing["()"] = _phrase(unknown)
-            states.append(
-                {
-                    "class": type(callback).__name__,
-                    "attributes": attributes,
-                    "hidden": {},
-                    "left_out": missing,
-                }
-            )
-        return states, self._hidden
+                missing[name] = f"{name}: {_phrase(unknown)}"
+        try:
+            self._class(cls, path)
+        except (_UnknownError, RecursionError) as unknown:
+            missing["()"] = _phrase(unknown)
+        state = {"class": cls.__name__, "attributes": attributes}
+        return state | {"hidden": {}, "left_out": missing}
 
     def _remember(self, value: Any, path: str) -> None:
         self._seen[id(value)] = path
@@ -231,138 +200,89 @@ class _Walk:
             return value
         if isinstance(value, float):  # as text: JSON has no infinity
             return {"float": value.hex()}
-        if isinstance(value, np.generic) and value.dtype.kind in "biufV":
-            self.arrays[path] = np.array(value)
-            return {"scalar": path}
-        if callable(value) and (name := values.name(value)):
-            return {"operation": name}
+        if isinstance(value, types.FunctionType) and value in _OPERATIONS:
+            return {"operation": _OPERATIONS[value]}
         if id(value) in self._seen:
             return {"again": self._seen[id(value)]}
         self._remember(value, path)
-        if keras.ops.is_tensor(value):
-            try:
-                self.arrays[path] = np.array(keras.ops.convert_to_numpy(value))
-            except TypeError as error:  # a JAX key
-                raise _UnknownError(values.kind(value)) from error
-            return {"tensor": path}
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biufV":
+        is_array = isinstance(value, np.ndarray | np.generic)
+        if is_array and value.dtype.kind in "biufV":
             self.arrays[path] = np.array(value)
-            return {"array": path}
-        if isinstance(value, list | tuple | set | dict | collections.deque):
-            return self._container(value, path)
-        return self._recipes_own(value, path)
-
-    def _container(self, value: Any, path: str) -> Any:
-        if type(value) not in (list, tuple, set, dict):
-            self._as_begun(value, path, lambda before: type(before) is type(value))
-        if isinstance(value, dict):
+            return {"array" if isinstance(value, np.ndarray) else "scalar": path}
+        if type(value) in (list, tuple):
+            parts = [self.encode(x, f"{path}/{i:04}") for i, x in enumerate(value)]
+            return parts if type(value) is list else {"tuple": parts}
+        if type(value) is dict:
             items = [
-                [
-                    self.encode(key, f"{path}/{i:04}k"),
-                    self.encode(item, f"{path}/{key}"),
-                ]
-                for i, (key, item) in enumerate(value.items())
+                [self.encode(key, f"{path}/{i:04}k"), self.encode(x, f"{path}/{key}")]
+                for i, (key, x) in enumerate(value.items())
             ]
             return {"items": items}
-        items = [self.encode(item, f"{path}/{i:04}") for i, item in enumerate(value)]
-        if type(value) is list:
-            return items
-        return {"tuple" if isinstance(value, tuple) else "collection": items}
+        return self._recipes_own(value, path)
 
     def _recipes_own(self, value: Any, path: str) -> Any:
-        """Encode what only the recipe can make: functions, objects, generators."""
-        if isinstance(value, values.IMMUTABLE):
+        """Encode what only the recipe can make: what can't change, files, functions."""
+        if isinstance(value, _IMMUTABLE):
             self._as_begun(value, path, lambda before: before == value)
-            return {"recipe": None}
-        if isinstance(value, keras.Variable):
-            return {"variables": self._variables([value], path)}
-        if isinstance(value, values.WITH_VARIABLES):
+        elif isinstance(value, io.TextIOWrapper):
             self._as_begun(value, path, lambda before: type(before) is type(value))
-            return {"variables": self._variables(value.variables, path)}
-        if isinstance(
-            value, np.random.Generator | np.random.RandomState | random.Random
-        ):
-            self._as_begun(value, path, lambda before: type(before) is type(value))
-            return {"random": self.encode(values.random_state(value), f"{path}/state")}
-        if values.is_file(value):
-            self._as_begun(value, path, lambda before: values.is_file(before))
-            if (content := values.content(value)) is None:
-                raise _UnknownError("a file that can't be read again")
-            self.arrays[path] = content
+            self.arrays[path] = _content(value)
             return {"file": path}
-        if isinstance(value, functools.partial):
-            self._as_begun(value, path, lambda before: type(before) is type(value))
-            parts = [value.func, value.args, value.keywords]
-            return {"partial": self.encode(parts, f"{path}/parts")}
-        if isinstance(value, types.MethodType):
-            self._as_begun(value, path, lambda before: _is_alike(before, value))
-            self._function(value.__func__, f"{path}()")
-            return {"method": self.encode(value.__self__, f"{path}/self")}
-        if callable(value) and not values.is_object(value):
+        elif callable(value) and hasattr(value, "__name__"):
+            is_method = isinstance(value, types.MethodType)
+            if is_method and id(value.__self__) not in self._seen:
+                raise _UnknownError(f"a method of {_kind(value.__self__)}")
             self._as_begun(value, path, lambda before: _is_alike(before, value))
             self._function(value, f"{path}()")
-            return {"recipe": None}
-        if not values.is_object(value):
-            raise _UnknownError(values.kind(value))
-        self._as_begun(value, path, lambda before: type(before) is type(value))
-        self._class(type(value), path)
-        attributes = {
-            name: self.encode(item, f"{path}/{name}")
-            for name, item in list(vars(value).items())
-        }
-        return {"object": attributes}
+        else:
+            raise _UnknownError(_kind(value))
+        return {"recipe": None}
 
-    def _variables(self, variables: Sequence[Any], path: str) -> list[str]:
-        names = []
-        for i, variable in enumerate(variables):
-            if id(variable) in self._trained:
-                names.append("")  # the checkpoint has it already
-                continue
-            names.append(f"{path}/{i:04}")
-            self.arrays[names[-1]] = np.array(keras.ops.convert_to_numpy(variable))
-        return names
-
-    def _as_begun(self, value: Any, path: str, is_alike: Any) -> None:
+    def _as_begun(self, value: Any, path: str, is_alike: Callable[[Any], bool]) -> None:
         """Raise `_UnknownError` unless the recipe makes such a value here again."""
         self.references[path] = value
         if self.begun is not None and not (
             path in self.begun.references and is_alike(self.begun.references[path])
         ):
-            raise _UnknownError(f"{values.kind(value)} that training has made")
+            raise _UnknownError(f"{_kind(value)} that training has made")
 
     def _class(self, cls: type, path: str) -> None:
-        """Look at what the classes and methods of an own object keep."""
+        """Look at what the class of a callback and its methods keep."""
         for each in cls.__mro__:
-            if each is object or values.is_librarys(each) or id(each) in self._seen:
+            if each is object or _is_librarys(each) or id(each) in self._seen:
                 continue
             self._remember(each, path)
             for name, value in list(vars(each).items()):
-                value = getattr(value, "__func__", value)
                 where = f"{path}/{each.__name__}.{name}"
-                if isinstance(value, types.FunctionType):
+                if hasattr(value, "__get__"):
                     self._function(value, f"{where}()")
-                elif not name.startswith(("__", "_abc")) and not hasattr(
-                    value, "__get__"
-                ):
+                elif not name.startswith(("__", "_abc")):
                     place = functools.partial(setattr, each, name)
                     self._keep(where, name, value, place)
 
     def _function(self, function: Any, path: str) -> None:
         """Look at what a function of the recipe's keeps from call to call."""
-        if not hasattr(function, "__code__") or values.is_librarys(function):
+        function = getattr(function, "__func__", function)
+        if not hasattr(function, "__code__") or _is_librarys(function):
             return
         if id(function) in self._seen and self._seen[id(function)] != path[:-2]:
             return
         self._remember(function, path[:-2])
-        for name, value, place in values.kept(function):
+        for name, value, place in _kept(function):
             self._keep(f"{path}{name}", name, value, place)
 
     def _keep(self, path: str, name: str, value: Any, place: Any) -> None:
         self.places[path] = value, place
         try:
-            self._hidden[path] = self.encode(value, path)
+            self.hidden[path] = self.encode(value, path)
         except _UnknownError as unknown:
             raise _UnknownError(f"{name}: {unknown}") from unknown
+
+
+def _kind(value: Any) -> str:
+    """Return what to call a value: "a generator"."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _is_alike(before: Any, now: Any) -> bool:
@@ -374,6 +294,85 @@ def _phrase(unknown: BaseException) -> str:
     if isinstance(unknown, RecursionError):
         return "objects in objects without end"
     return str(unknown)
+
+
+def _is_librarys(value: Any) -> bool:
+    """Whether a function or class is installed, not the recipe's."""
+    if code := getattr(value, "__code__", None):
+        file = code.co_filename
+    else:
+        file = getattr(sys.modules.get(value.__module__), "__file__", None) or ""
+    if Path(file).is_relative_to(_PACKAGE):
+        return not Path(file).is_relative_to(_PACKAGE / "recipes")
+    return file == "" or file.startswith(("<frozen", *_LIBRARIES))
+
+
+def _kept(function: Any) -> Iterator[tuple[str, Any, Callable[[Any], None]]]:
+    """Yield what a function keeps from call to call: name, value, and how to set it."""
+    code, there = function.__code__, function.__globals__
+    for word, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty one
+            yield word, cell.cell_contents, functools.partial(_fill, cell)
+    for word in ("__defaults__", "__kwdefaults__"):
+        if value := getattr(function, word):
+            yield word, value, functools.partial(setattr, function, word)
+    for space, words in (
+        (vars(function), {*vars(function)}),
+        (there, _globals(code) & there.keys()),
+    ):
+        for word in sorted(words):
+            place = functools.partial(operator.setitem, space, word)
+            yield word, space[word], place
+
+
+def _fill(cell: types.CellType, value: Any) -> None:
+    cell.cell_contents = value
+
+
+def _globals(code: types.CodeType) -> set[str]:
+    """Return the names of globals that code uses or sets."""
+    used = ("LOAD_GLOBAL", "STORE_GLOBAL")
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in used}
+    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return names.union(*map(_globals, inner))
+
+
+def _content(file: Any) -> np.ndarray:
+    """Return the bytes so far of a file that is being written."""
+    if file.closed:
+        return np.zeros(0, "uint8")
+    if not file.writable() or not Path(file.name).is_file():
+        raise _UnknownError("a file that can't be written again")
+    file.flush()
+    return np.frombuffer(Path(file.name).read_bytes(), "uint8")
+
+
+def _write_back(file: Any, saved: bytes) -> None:
+    """Give a file that was opened again the bytes that it had.
+
+    Rows of steps that will be trained again are cut off. A file that is appended to and
+    holds other bytes by now stays as it is.
+    """
+    if file.closed:
+        return
+    file.flush()
+    path = Path(file.name)
+    if "a" not in file.mode or path.read_bytes().startswith(saved):
+        with path.open("r+b") as opened:
+            opened.write(saved)
+            opened.truncate()
+    file.seek(0, os.SEEK_END)
+
+
+def _operation(name: str, owner: Any) -> Any:
+    """Return an operation of Keras by its name, or raise `UsageError`."""
+    found = getattr(keras.ops, name, None)
+    if not isinstance(found, types.FunctionType) or found not in _OPERATIONS:
+        raise UsageError(
+            f"the checkpoint of {type(owner).__name__} names {name!r}, which is no "
+            "operation of keras.ops: start the run anew."
+        )
+    return found
 
 
 def _decode(
@@ -389,83 +388,41 @@ def _decode(
     decode = functools.partial(_decode, arrays=arrays, read=read, owner=owner)
 
     def items(content: Sequence[Any]) -> Iterator[Any]:
-        there = list(present) if isinstance(present, list | tuple) else []
-        for i, item in enumerate(content):
-            yield decode(item, f"{path}/{i:04}", there[i] if i < len(there) else None)
+        there = [*present] if isinstance(present, list | tuple) else []
+        for i, (x, old) in enumerate(
+            zip(content, [*there, *[None] * len(content)], strict=False)
+        ):
+            yield decode(x, f"{path}/{i:04}", old)
 
-    if isinstance(value, list):
-        found = list(items(value))
-        if type(present) is list:
-            present[:] = found
-            found = present
-        read[path] = found
-        return found
-    if not isinstance(value, dict):
+    if not isinstance(value, dict | list):
         return value
-    ((kind, content),) = value.items()
+    ((kind, content),) = value.items() if isinstance(value, dict) else [("list", value)]
     match kind:
         case "float":
             return float.fromhex(content)
         case "scalar":
             return arrays[content][()]
         case "again":
-            return read.get(content, owner if content.count("/") == 1 else present)
+            return read.get(content, present)
         case "operation":
-            return values.named(content, owner)
-        case "tensor":
-            found = keras.ops.convert_to_tensor(arrays[content])
+            return _operation(content, owner)
         case "array":
-            found = values.array(arrays[content], present)
+            found = np.array(arrays[content])
+        case "list":
+            found = present if type(present) is list else []
+            found[:] = list(items(content))
         case "tuple":
-            parts = list(items(content))
-            is_named = hasattr(present, "_fields")
-            found = type(present)(*parts) if is_named else tuple(parts)
-        case "collection":
-            found = present if isinstance(present, set | collections.deque) else set()
-            parts = list(items(content))
+            found = tuple(items(content))
+        case "items":
+            found = present if isinstance(present, dict) else {}
+            pairs = []
+            for i, (key, x) in enumerate(content):
+                key = decode(key, f"{path}/{i:04}k", None)
+                pairs.append((key, decode(x, f"{path}/{key}", found.get(key))))
             found.clear()
-            (found.update if isinstance(found, set) else found.extend)(parts)
-        case "items" | "dict":  # "dict" in checkpoints of format 1
-            pairs = content if kind == "items" else content.items()
-            there = present if isinstance(present, dict) else {}
-            parts = [
-                (key, decode(item, f"{path}/{key}", there.get(key)))
-                for key, item in (
-                    (decode(key, f"{path}/{i:04}k", None), item)
-                    for i, (key, item) in enumerate(pairs)
-                )
-            ]
-            found = there
-            found.clear()
-            found.update(parts)
-        case "object":
-            for name, item in content.items():
-                there = vars(present).get(name)
-                vars(present)[name] = decode(item, f"{path}/{name}", there)
-            for name in set(vars(present)) - set(content):
-                del vars(present)[name]
-            found = present
-        case "partial":
-            parts = [present.func, present.args, present.keywords]
-            function, arguments, keywords = decode(content, f"{path}/parts", parts)
-            present.__setstate__((function, arguments, keywords, vars(present)))
-            found = present
-        case "method":
-            decode(content, f"{path}/self", getattr(present, "__self__", None))
-            found = present
-        case "random":
-            values.set_random_state(present, decode(content, f"{path}/state", None))
-            found = present
-        case "variables":
-            own = (
-                [present] if isinstance(present, keras.Variable) else present.variables
-            )
-            for variable, name in zip(own, content, strict=True):
-                if name:
-                    variable.assign(arrays[name])
-            found = present
+            found.update(pairs)
         case "file":
-            values.write_back(present, arrays[content])
+            _write_back(present, arrays[content].tobytes())
             found = present
         case _:  # the recipe's own function or value
             found = present
