@@ -144,8 +144,8 @@ def _train(
         if large := forecast.line(recipe.name, case.model, case.plan, *images):
             print(large, flush=True)
         progress = Progress(case.plan.epochs, case.steps, validation=case.held_out)
-        images = min(case.steps * case.plan.batch_size, len(case.train))
-        record = Record(run, images, case.kept, validation=case.held_out)
+        trained_on = min(case.steps * case.plan.batch_size, len(case.train))
+        record = Record(run, trained_on, case.kept, validation=case.held_out)
         autosave = Autosave(
             run=run,
             identity=resume.identity(run.config),
