@@ -35,7 +35,8 @@ def restart(variables: Mapping[str, str]) -> NoReturn:
 def restart_for_memory() -> None:
     """Start a program again where glibc can keep its memory: first of all, once."""
     if needed := memory.variables():
-        restart(needed)
+        # A file of the user's may import Keras before this package.
+        restart(needed | ({"KERAS_BACKEND": MISSED_BACKEND} if MISSED_BACKEND else {}))
 
 
 def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> None:
