@@ -1,16 +1,10 @@
 """Convolutions whose gradients are fast on a CPU, for any functional Keras model.
 
 XLA on a CPU computes the weight gradient of a convolution, and the gradient of a max
-pooling, several times slower than the forward pass: most of a training step is spent
-there. `accelerate(model)` returns a model that computes the same from the same weights
-with faster gradients, and with a BatchNorm that reads the images fewer times. On a GPU
-or a TPU it runs the stock operations, and on another Keras backend than JAX it returns
-the model it was given.
-
-    fast = kerascnn.accelerate(model)
-    fast.compile(...)
-    fast.fit(...)
-    model.save("trained.keras")  # plain Keras: the weights are the same variables
+pooling, several times slower than the forward pass. `accelerate(model)` returns a model
+that computes the same from the same weights with faster gradients, and with a BatchNorm
+that reads the images fewer times. On a GPU or a TPU it runs the stock operations, and
+on another Keras backend than JAX it is the model it was given.
 """
 
 from kerascnn.acceleration.activations import fast_silu

@@ -24,14 +24,5 @@ _silu.defvjp(lambda x: (_silu(x), x), _silu_backward)
 
 
 def fast_silu(x):
-    """SiLU, `x * sigmoid(x)`, whose derivative keeps `x` alone on a CPU.
-
-    Reverse derivatives, of any order, are exact.
-
-    Args:
-        x: floating-point numbers of shape `(batch, ...)`.
-
-    Returns:
-        An array of the same shape and type.
-    """
+    """SiLU, `x * sigmoid(x)`; its derivatives of any order keep `x` alone on a CPU."""
     return on_each_device(_silu, jnp.asarray(x))

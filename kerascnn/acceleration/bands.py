@@ -1,8 +1,8 @@
 """Convolutions of few channels: a band matrix makes some pixels of a row at once.
 
-Some pixels of a row of the output follow from the rows of the image under the kernel
-by one matrix: the kernel's rows, repeated along a diagonal band. Much of it is zeros,
-but with few channels one product of long lines is faster than many of short ones.
+Some pixels of a row of the output follow from the rows of the image under the kernel by
+one matrix: the kernel's rows, repeated along a diagonal band. Much of it is zeros, but
+with few channels one product of long lines is faster than many of short ones.
 """
 
 import functools
@@ -34,11 +34,8 @@ def pixels_under(band, strides, taps):
 
 
 def band_width(width, filters, stride, taps):
-    """How many pixels of the output one band makes: a divisor of their number.
-
-    Enough for a product of long lines, and no more: each further pixel adds to the
-    zeros. Measured on two AVX-512 cores.
-    """
+    """How many pixels of the output one band makes: a divisor of their number."""
+    # Enough for a product of long lines; each further pixel adds to the zeros.
     enough = (
         n
         for n in range(1, width)
@@ -48,14 +45,7 @@ def band_width(width, filters, stride, taps):
 
 
 def _lines(x, strides, padding, taps, height, width, band):
-    """The pixels under each band, `(images, height, bands, pixels * channels)`.
-
-    Args:
-        x: images.
-        strides, padding, taps: the convolution's.
-        height, width: its output's.
-        band: pixels of the output that a band makes.
-    """
+    """The pixels under each band, `(images, height, bands, pixels * channels)`."""
     images, channels = x.shape[0], x.shape[3]
     step, bands = band * strides[1], width // band
     before = padding[1][0]
@@ -71,11 +61,7 @@ def _lines(x, strides, padding, taps, height, width, band):
 
 
 def _banded(kernel, stride, band):
-    """The kernel once for each pixel that a band makes, as a matrix.
-
-    Returns:
-        `(rows * pixels * channels, band * filters)`, for the pixels under a band.
-    """
+    """The kernel once for each pixel of a band: `(under a band, band * filters)`."""
     last = (band - 1) * stride
     columns = [
         jnp.pad(kernel, ((0, 0), (at, last - at), (0, 0), (0, 0)))

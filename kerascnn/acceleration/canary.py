@@ -11,13 +11,11 @@ from kerascnn.acceleration import winograd
 
 @functools.cache
 def trusted():
-    """Whether this process computes convolutions in tiles right.
-
-    XLA for the CPU has had releases that computed wrong values without an error
-    (jax#39103). Once per process, at first use, a small convolution and its weight
-    gradient, in tiles, are compared with NumPy's; if they differ, the stock operation
-    is used for all.
-    """
+    """Whether this process computes convolutions in tiles right."""
+    # XLA for the CPU has had releases that computed wrong values without an error
+    # (jax#39103). Once per process a small convolution and its weight gradient, in
+    # tiles, are compared with NumPy's; if they differ, the stock operation is used for
+    # all.
     if jax.default_backend() != "cpu":
         return True
     rng = np.random.default_rng(0)

@@ -64,10 +64,8 @@ def summed_convolution(x, kernel, strides, padding):
 
 
 def gathered_convolution(x, kernel, strides, padding, finish):
-    """Matrix products over a few images at a time.
-
-    All that the kernel covers stands side by side in the channels.
-    """
+    """Matrix products over a few images at a time."""
+    # All that the kernel covers stands side by side in the channels.
     shape = output_shape(x, kernel, strides, padding)
     size = images_a_block(shape[0], 4096 // math.prod(shape[1:3]))
     matrix = kernel.reshape(-1, shape[3])
@@ -82,14 +80,12 @@ def gathered_convolution(x, kernel, strides, padding, finish):
 
 
 def strided_input_gradient(g, kernel, strides, padding, size):
-    """One matrix product, whose results are added up where the kernel has been.
-
-    In the padded image, a pixel in row a, a + stride, a + 2 stride, ... has met only
-    the kernel's rows a, a + stride, ..., and so with columns. So the pixels fall into
-    stride * stride classes: each is a sum of shifted results, and they are interleaved
-    at the end. The results hold as many numbers as `g` has, times the kernel's taps,
-    divided by its filters and times its channels.
-    """
+    """One matrix product, whose results are added up where the kernel has been."""
+    # In the padded image, a pixel in row a, a + stride, a + 2 stride, ... has met only
+    # the kernel's rows a, a + stride, ..., and so with columns. So the pixels fall into
+    # stride * stride classes: each is a sum of shifted results, and they are
+    # interleaved at the end. The results hold as many numbers as `g` has, times the
+    # kernel's taps, divided by its filters and times its channels.
     images, height, width, filters = g.shape
     taps = kernel.shape[:2]
     results = jnp.dot(g.reshape(-1, filters), kernel.reshape(-1, filters).T)
@@ -118,11 +114,9 @@ def strided_input_gradient(g, kernel, strides, padding, size):
 
 
 def weight_gradient(x, g, strides, padding, taps):
-    """Matrix products over a few images at a time.
-
-    The images shifted along a row of the kernel stand side by side in the channels, so
-    that one product gives the gradient of the row; with few channels, of all rows.
-    """
+    """Matrix products over a few images at a time."""
+    # The images shifted along a row of the kernel stand side by side in the channels,
+    # so that one product gives the gradient of the row; with few channels, of all rows.
     channels, filters = x.shape[3], g.shape[3]
     height, width = g.shape[1:3]
 

@@ -90,14 +90,7 @@ def explicit_padding(
 def uncovered(
     images: tuple[int, ...], kernel: tuple[int, ...], padding: Padding, dtypes=()
 ) -> str:
-    """Why the stock operation computes all maps of a convolution; "" if it does not.
-
-    Args:
-        images: shape, `(batch, height, width, channels)`.
-        kernel: shape, `(rows, columns, channels, filters)`.
-        padding: as `explicit_padding` returns it.
-        dtypes: of images and kernel.
-    """
+    """Why the stock operation computes all maps of a convolution; "" if it does not."""
     if any(dtype != jnp.float32 for dtype in dtypes):
         return "another type than float32"
     if not all(isinstance(size, int) and size > 0 for size in (*images, *kernel)):
@@ -201,11 +194,9 @@ def winograd_pays(kernel, strides) -> str:
 
 
 def _bands_pay(image, kernel, strides, padding) -> str:
-    """Why bands are faster; "" where they are not.
-
-    With few channels all else is slow, and lines may be longer, as long as the band is
-    not: a width that is prime has but one, mostly zeros.
-    """
+    """Why bands are faster; "" where they are not."""
+    # With few channels all else is slow, and lines may be longer, as long as the band
+    # is not: a width that is prime has but one, mostly zeros.
     (_, pixels, channels), (_, columns, _, filters) = image, kernel
     _, width = _output_size(image, kernel, strides, padding)
     band = band_width(width, filters, strides[1], columns)

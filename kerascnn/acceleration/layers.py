@@ -30,12 +30,7 @@ class _Sharing:
 
     @classmethod
     def sharing(cls, layer, **changes):
-        """The fast twin of a built layer, with its variables and its `trainable`.
-
-        Args:
-            layer: the layer.
-            changes: what is to differ in the configuration.
-        """
+        """The fast layer of a built one, with its variables and `trainable`."""
         config = layer.get_config()
         # Of a function of the user's, it holds a name alone.
         objects = {
@@ -162,10 +157,7 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
     _last = None
 
     def affine_input(self, y):
-        """The affine input of `y`, if `y` is the layer's last result; else `()`.
-
-        For `affine_input` of `fast_convolution`.
-        """
+        """The affine input of `y`, if `y` is the layer's last result; else `()`."""
         return self._last[1] if self._last and self._last[0]() is y else ()
 
     def _keep(self, y, affine_input):
@@ -241,14 +233,9 @@ FAST_LAYERS = {
 
 
 def is_fast_in_a_loop(layer):
-    """Whether a CPU computes a built layer as fast inside `jax.lax.scan` as outside.
-
-    The gradients of XLA's own convolutions take many times as long there (`kerascnn
-    bench operations`).
-
-    Args:
-        layer: the layer; all but convolutions are fast.
-    """
+    """Whether a CPU computes a built layer as fast inside `jax.lax.scan` as outside."""
+    # The gradients of XLA's own convolutions take many times as long there (`kerascnn
+    # bench operations`).
     if not isinstance(layer, keras.layers.Conv2D):
         return True
     covered = type(layer) is Conv2D and layer._is_covered

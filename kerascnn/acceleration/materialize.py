@@ -19,11 +19,9 @@ def _never(x):
 # `jax.jit` compiles once for a shape; where it is traced, it leaves nothing behind.
 @functools.partial(jax.jit, inline=True)
 def stored_on_cpu(x, witness=None):
-    """`stored` on a CPU, which asks a number of `witness`, or of `x` itself.
-
-    A witness is an array that has been computed before: of `x`, XLA would compile all
-    that it is computed from once more, for that one number.
-    """
+    """`stored` on a CPU, which asks a number of `witness`, or of `x` itself."""
+    # A witness is an array that has been computed before: of `x`, XLA would compile all
+    # that it is computed from once more, for that one number.
     never = _never(x if witness is None else witness)
     return lax.while_loop(
         lambda state: state[0], lambda state: (state[0], -state[1]), (never, x)
@@ -35,16 +33,11 @@ _stored = by_platform(stored_on_cpu, lambda x: x, elementwise=True)
 
 @jax.custom_vjp
 def stored(x):
-    """`x`, on a CPU computed and stored before anything that uses it.
-
-    XLA fuses chains of elementwise operations and would compute each element of an
-    intermediate result again for each use, six times in the tiles. It drops
-    `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
-    one never turns, a fact that XLA cannot see.
-
-    Args:
-        x: Numbers, of any shape and any type but booleans.
-    """
+    """`x`, no booleans, on a CPU computed and stored before anything that uses it."""
+    # XLA fuses chains of elementwise operations and would compute each element of an
+    # intermediate result again for each use, six times in the tiles. It drops
+    # `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
+    # one never turns, a fact that XLA cannot see.
     return _stored(x)
 
 

@@ -10,12 +10,10 @@ _PART, WHOLE = PartitionSpec(BATCH), PartitionSpec()
 
 
 def on_each_device(function, images, *others, result=_PART):
-    """`function` of images and others; each device of a mesh takes its images.
-
-    `images` may be a tuple of arrays, of equally many. Left to itself, XLA would send
-    images from device to device for the loops over blocks. The result is one for each
-    image, or, as `WHOLE`, the same on all.
-    """
+    """`function` of images and others; each device of a mesh takes its images."""
+    # `images` may be a tuple of arrays, of equally many. Left to itself, XLA would send
+    # images from device to device for the loops over blocks. The result is one for each
+    # image, or, as `WHOLE`, the same on all.
     if not may_be_cut(images):
         return function(images, *others)
     return jax.shard_map(

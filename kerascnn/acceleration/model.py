@@ -144,11 +144,9 @@ _OF_COMPILE_AND_FIT = {
 
 
 def _copy_attributes(original, made, fast_layers):
-    """Set what the user has set in a layer or a model, and Keras has not.
-
-    A layer of the graph becomes its fast one, a method bound to the original is bound
-    to what was made.
-    """
+    """Set what the user has set in a layer or a model, and Keras has not."""
+    # A layer of the graph becomes its fast one, a method bound to the original is bound
+    # to what was made.
     for name, value in list(vars(original).items()):
         private = name.startswith("_") and not isinstance(original, keras.Model)
         if name in vars(made) or name in _OF_COMPILE_AND_FIT or private:
@@ -174,11 +172,9 @@ def _is_patched(layer):
 
 
 def _compile_alike(model, made):
-    """Compile with the objects that a model was compiled with, not with copies.
-
-    Keras's public `get_compile_config` writes a configuration down, from which a
-    function or an optimiser of the user's cannot be read again.
-    """
+    """Compile with the objects that a model was compiled with, not with copies."""
+    # Keras's public `get_compile_config` writes a configuration down, from which a
+    # function or an optimiser of the user's cannot be read again.
     settings = getattr(model, "_compile_config", None)
     if settings is None:
         raise UsageError(

@@ -10,14 +10,9 @@ def by_platform(fast, stock, of_images=False, elementwise=False):
     """A function that a CPU computes as `fast`, everything else as `stock`.
 
     Eager calls compile once for a shape, because `jax.jit` traces both. Under
-    `jax.vmap`, `stock` is vectorised, on a CPU too.
-
-    Args:
-        fast: a function of arrays, and of constants as keyword arguments.
-        stock: another function of the same value.
-        of_images: whether the first argument and the result are batches of images, so
-            that a vectorised call with one kernel is one call with a larger batch.
-        elementwise: whether the result is the first argument.
+    `jax.vmap`, `stock` is vectorised, on a CPU too, but `of_images` makes one call with
+    a larger batch of a vectorised call with one kernel. `elementwise` says that the
+    result is the first argument.
     """
 
     @functools.partial(jax.jit, static_argnames="constants", inline=True)

@@ -58,13 +58,9 @@ _NUMBERS_PER_BLOCK = 10240
 
 @dataclasses.dataclass(frozen=True)
 class _Tiling:
-    """How an output is cut into squares, and a kernel into pieces.
+    """How an output is cut into `counts` squares of side `m`, each from `n * n` pixels.
 
-    Attributes:
-        n: pixels along a side of what a square follows from.
-        m: pixels along a square's side.
-        counts: rows and columns of squares.
-        pieces: pieces along a side of the kernel, of `n - m + 1` taps each.
+    The kernel is cut into `pieces` along a side, of `n - m + 1` taps each.
     """
 
     n: int
@@ -109,11 +105,9 @@ def _tiling(taps, height, width):
 
 @functools.cache
 def _winograd_matrices(taps, n):
-    """Matrices (inputs, kernel, outputs) of the one-dimensional algorithm.
-
-    With `d` the n inputs and `k` the kernel, the m outputs are
-    `outputs @ ((kernel @ k) * (inputs @ d))`.
-    """
+    """Matrices (inputs, kernel, outputs) of the one-dimensional algorithm."""
+    # With `d` the n inputs and `k` the kernel, the m outputs are `outputs @ ((kernel @
+    # k) * (inputs @ d))`.
     points = np.array(_POINTS[n])
     m = n - taps + 1
     inputs = np.zeros((n, n))
@@ -130,11 +124,9 @@ def _winograd_matrices(taps, n):
 
 
 def _apply(matrix, parts, axis=0):
-    """`matrix` times the list of arrays `parts`, the products stacked at `axis`.
-
-    One loop over the result, with the coefficients read from an array. Written as one
-    expression per row, it would be as many loops to compile.
-    """
+    """`matrix` times the list of arrays `parts`, the products stacked at `axis`."""
+    # One loop over the result, with the coefficients read from an array. Written as one
+    # expression per row, it would be as many loops to compile.
     shape = [1] * (parts[0].ndim + 1)
     shape[axis] = len(matrix)
     terms = (
@@ -152,18 +144,7 @@ def _images_per_block(images, tiling, channels, filters):
 
 
 def _transformed_tiles(matrix, block, counts, step, witness):
-    """Both one-dimensional transforms of every square of a block.
-
-    Args:
-        matrix: of shape `(n, pixels)`, for squares of `pixels` x `pixels`.
-        block: of shape `(images, height, width, channels)`.
-        counts: the numbers of rows and of columns of squares.
-        step: pixels from one square to the next.
-        witness: see `stored_on_cpu`.
-
-    Returns:
-        The transformed squares, `(n * n, tiles, channels)`.
-    """
+    """Both transforms of every square of a block, `(n * n, tiles, channels)`."""
     pixels = matrix.shape[1]
     images, height, width, channels = block.shape
     lines = block.reshape(images, height, width * channels)
@@ -175,13 +156,8 @@ def _transformed_tiles(matrix, block, counts, step, witness):
 
 
 def _spectrum(tiling, kernel, turned=False):
-    """The kernel at each point, its pieces side by side in the channels.
-
-    To be called before the loop over the blocks, so as not to be computed each time.
-
-    Returns:
-        An array of shape `(n * n, pieces * pieces * channels, filters)`.
-    """
+    """The kernel at each point, `(n * n, pieces * pieces * channels, filters)`."""
+    # To be called before the loop over the blocks, so as not to be computed each time.
     n, m, pieces = tiling.n, tiling.m, tiling.pieces
     weights = tiling.matrices[1]
     if turned:
@@ -195,16 +171,7 @@ def _spectrum(tiling, kernel, turned=False):
 
 
 def _tiles_of_pieces(tiles, tiling, witness):
-    """For each piece of the kernel, the transformed squares that it meets.
-
-    Args:
-        tiles: of shape `(n * n, images * rows * columns, channels)`, of the grid.
-        tiling: the tiling.
-        witness: see `stored_on_cpu`.
-
-    Returns:
-        A list of arrays `(n * n, tiles, channels)`, in the outputs' order.
-    """
+    """For each piece of the kernel, the transformed squares that it meets, in order."""
     if tiling.pieces == 1:
         return [tiles]
     points, _, channels = tiles.shape
@@ -244,28 +211,18 @@ def _product(tiles, spectrum, contracted):
 
 
 def _both_axes(matrix, x):
-    """`matrix` applied to the first and to the second axis of `x`.
-
-    As one product: for a kernel that is as fast as two loops, and compiled in far less
-    time and memory.
-
-    Args:
-        matrix: of shape `(rows, columns)`.
-        x: of shape `(columns * columns, channels, filters)`.
-
-    Returns:
-        An array of shape `(rows * rows, channels, filters)`.
-    """
+    """`matrix` applied to the first and to the second axis of `x`."""
+    # As one product: for a kernel that is as fast as two loops, and compiled in far
+    # less time and memory.
     both = jnp.asarray(np.kron(matrix, matrix), x.dtype)
     return jnp.dot(both, x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
 
 
 def convolution(x, kernel, padding, turned=False, finish=lambda y: y):
-    """The convolution with the kernel as it is, or with the turned kernel.
-
-    Turning a kernel of one piece by 180 degrees and swapping its channels costs nothing
-    here: the transform takes its taps in reverse, the matrix products the other side.
-    """
+    """The convolution with the kernel as it is, or with the turned kernel."""
+    # Turning a kernel of one piece by 180 degrees and swapping its channels costs
+    # nothing here: the transform takes its taps in reverse, the matrix products the
+    # other side.
     images, height, width, _ = output_shape(x, kernel, (1, 1), padding)
     tiling = _tiling(len(kernel), height, width)
     n, m, (rows, columns) = tiling.n, tiling.m, tiling.counts
@@ -295,11 +252,9 @@ def convolution(x, kernel, padding, turned=False, finish=lambda y: y):
 
 
 def input_gradient(g, kernel, padding, size):
-    """The transpose of the same algorithm with respect to the images.
-
-    As many products as forward, where the turned convolution would take one for each
-    square of the larger image; in return, the squares of the result overlap.
-    """
+    """The transpose of the same algorithm with respect to the images."""
+    # As many products as forward, where the turned convolution would take one for each
+    # square of the larger image; in return, the squares of the result overlap.
     images, height, width, filters = g.shape
     tiling = _tiling(len(kernel), height, width)
     n, m, (rows, columns) = tiling.n, tiling.m, tiling.grid
@@ -325,17 +280,7 @@ def input_gradient(g, kernel, padding, size):
 
 
 def _overlapping(matrix, parts, axis, step):
-    """Squares' lines `matrix @ parts`, added up where they overlap.
-
-    Args:
-        matrix: of shape `(n, n)`.
-        parts: n arrays with the squares along `axis`.
-        axis: the axis of the squares; the result has pixels there.
-        step: pixels from one square to the next.
-
-    Returns:
-        The lines; each has `step * squares + n - step` pixels.
-    """
+    """Squares' lines `matrix @ parts`, added up where they overlap."""
     n, squares = len(matrix), parts[0].shape[axis]
     pieces = -(-n // step)
     total = 0
