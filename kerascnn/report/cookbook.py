@@ -141,11 +141,9 @@ _LEFT_OUT = ("description", "options", "recipe_file")
 
 
 def record_of(run: Run) -> dict[str, Any]:
-    """Return what the cookbook keeps of a run, or raise `UsageError` if it keeps none.
-
-    The cookbook keeps runs of a recipe as it stands, on the full set, to the last
-    epoch, and all of their records but the paths of the machine.
-    """
+    """Return what the cookbook keeps of a run; `UsageError` if it keeps none."""
+    # It keeps runs of a recipe as it stands, on the full set, to the last epoch, and
+    # all of their records but the paths of the machine.
     config, mistake = run.config, None
     try:
         if file := config.get("recipe_file"):

@@ -44,11 +44,9 @@ def show(old: Recipe, new: Recipe, console: Console | None = None) -> None:
 
 
 def between(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]]:
-    """Return how two descriptions differ: by part, lines that begin with -, + or space.
-
-    Where the layers are the same one for one, the settings that change are named, each
-    once for all layers that change; else the layers are listed.
-    """
+    """Return how two descriptions differ: by part, lines with -, + or space first."""
+    # Where the layers are the same one for one, the settings that change are named,
+    # each once for all layers that change; else the layers are listed.
     return {
         part: _lines(old[part], new[part])
         for part in recipes.PARTS
@@ -125,11 +123,9 @@ def _setting(sign: str, key: str, layer: dict[str, Any]) -> str:
 
 
 def _varying(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the settings whose values in the two lists are not the same.
-
-    They are compared class by class, but for how weights start: there a layer of
-    another class may take the place of one that goes.
-    """
+    """Return the settings whose values in the two lists are not the same."""
+    # They are compared class by class, but for how weights start: there a layer of
+    # another class may take the place of one that goes.
     sides = []
     for layers in (old, new):
         values = collections.defaultdict(set)

@@ -1,8 +1,4 @@
-"""Do whole trainings of a recipe and of its PyTorch twin end alike?
-
-Each side's accuracies give an interval for its mean; what the two intervals say is also
-the cookbook's table of what `kerascnn parity RECIPE --train --add` has found.
-"""
+"""Do whole trainings of a recipe and of its PyTorch twin end alike?"""
 
 from __future__ import annotations
 
@@ -81,10 +77,8 @@ def judge(sides: Mapping[str, Sequence[float]], classes: int) -> tuple[str, str]
 
 
 def section(fingerprints: Mapping[str, str]) -> str:
-    """Return the section of `recipes/README.md`, empty where nothing was found.
-
-    Only records of the recipe, the twin and the data as the latest ones are count.
-    """
+    """Return the section of `recipes/README.md`, empty where nothing was found."""
+    # Only records of the recipe, the twin and the data as the latest ones are count.
     latest = {
         (record["recipe"], record["epochs"]): record
         for record in records.read("trainings")

@@ -49,11 +49,8 @@ def lecture(item: Outline) -> str:
 
 
 def in_order(outlines: Sequence[Outline]) -> list[Outline]:
-    """Sort recipes by lecture, and within one so that each follows its `after`.
-
-    Where several follow the same one, they come in the order of their sources:
-    solution 1 before solution 2.
-    """
+    """Sort recipes by lecture, and within one so that each follows its `after`."""
+    # Several that follow the same one come in the order of their sources.
 
     ordered: list[Outline] = []
 

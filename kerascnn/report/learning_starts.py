@@ -27,11 +27,9 @@ def section(fingerprints: Mapping[str, str]) -> str:
 def rows(
     found: Sequence[dict[str, Any]], fingerprints: Mapping[str, str]
 ) -> list[list[str]]:
-    """Return a row for each recipe and batch size, in the order of `fingerprints`.
-
-    Only records of a recipe as it is now count, and of each seed the one that was given
-    the most steps: a longer trial of a seed begins with the shorter one.
-    """
+    """Return a row for each recipe and batch size, in the order of `fingerprints`."""
+    # Only records of a recipe as it is now count, and of each seed the one that was
+    # given the most steps: a longer trial of a seed begins with the shorter one.
     longest: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for record in found:
         name = record["recipe"]

@@ -70,11 +70,9 @@ def trained(case: Mapping[str, Any]) -> dict[str, dict[int, float]]:
 def counted(
     records: Sequence[dict[str, Any]], fingerprint: str
 ) -> list[dict[str, Any]]:
-    """Choose the records that a recipe's figure is made of.
-
-    Those of the recipe as it is now, and of each seed the first: to run a seed again is
-    no second draw, and must not improve the figure.
-    """
+    """Choose the records that a recipe's figure is made of."""
+    # Those of the recipe as it is now, and of each seed the first: to run a seed again
+    # is no second draw, and must not improve the figure.
     chosen: dict[int, dict[str, Any]] = {}
     for record in records:
         if record["fingerprint"] == fingerprint:
@@ -83,10 +81,8 @@ def counted(
 
 
 def measured(name: str) -> list[dict[str, Any]]:
-    """Return a recipe's counted records without building the recipe.
-
-    Its fingerprint is read off its card, `recipes/NAME/README.md`.
-    """
+    """Return a recipe's counted records without building the recipe."""
+    # Its fingerprint is read off its card, `recipes/NAME/README.md`.
     card = FOLDER / name / "README.md"
     found = card.exists() and re.search("[0-9a-f]{64}", card.read_text("utf-8"))
     return counted(read(f"{name}/runs"), found[0]) if found else []
@@ -98,11 +94,9 @@ def has_learned(accuracy: float, classes: int) -> bool:
 
 
 def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Choose the records of the seeds that did better than guessing, if any did.
-
-    A network that stays at chance, as deep ones of sigmoids may with some seeds, has
-    another outcome, not a low one: no mean describes the two together.
-    """
+    """Choose the records of the seeds that did better than guessing, if any did."""
+    # A network that stays at chance, as deep ones of sigmoids may with some seeds, has
+    # another outcome, not a low one: no mean describes the two together.
     return [
         record
         for record in records

@@ -84,11 +84,9 @@ def tell(run: Run) -> None:
 
 
 def compared(config: dict[str, Any]) -> dict[str, str | None]:
-    """Return the course's figures by split, where they are of a run's own images.
-
-    Those of another data set are none to compare with; on held-out images there is none
-    for the test set.
-    """
+    """Return the course's figures by split, where they are of a run's own images."""
+    # Those of another data set are none to compare with; on held-out images there is
+    # none for the test set.
     course = Course(**config["course"])
     if "dataset" in config["overrides"]:
         return {}

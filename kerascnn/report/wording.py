@@ -21,12 +21,7 @@ NAMED = (
 
 
 def call(kind: str, config: Mapping[str, Any], more: tuple[str, ...] = ()) -> str:
-    """Write a layer as a student would: its class and what matters of its settings.
-
-    Example:
-        >>> call("Conv2D", {"filters": 32, "kernel_size": (3, 3), "use_bias": True})
-        'Conv2D(32, 3 × 3)'
-    """
+    """Write a layer as a student would, such as `Conv2D(32, 3 × 3)`."""
     if name := scaling(kind, config) or _initializer(kind, config):
         return name
     strides = config.get("strides")
@@ -61,22 +56,12 @@ def text(value: Any) -> str:
 
 
 def rule(value: Any) -> str:
-    """Write the value of a setting, alike for layers that differ in size only.
-
-    Example:
-        >>> rule({"class": "RandomUniform", "minval": -0.05, "maxval": 0.05})
-        "PyTorch's default (uniform, ±1/√n)"
-    """
+    """Write the value of a setting, alike for layers that differ in size only."""
     return re.sub(r"(?<=±1/√)\d+", "n", text(value))
 
 
 def scaling(kind: str, config: Mapping[str, Any]) -> str | None:
-    """Name a `Rescaling` of raw pixels as the lectures do; `None` if they have none.
-
-    Example:
-        >>> scaling("Rescaling", {"scale": 1 / 127.5, "offset": -1.0})
-        'pm1 (-1..1)'
-    """
+    """Name a `Rescaling` of raw pixels as the lectures do; `None` if they have none."""
     if kind != "Rescaling":
         return None
     scales, offsets = (
