@@ -248,11 +248,7 @@ class Optax(keras.Optimizer):
         self._settable = rate is not None and not scheduled
 
     def build(self, variables: Any) -> None:
-        """Start the transformation's state, in variables of this optimiser.
-
-        Args:
-            variables: The list of variables to train.
-        """
+        """Start the transformation's state, in variables of this optimiser."""
         if self.built:
             return
         import jax
@@ -352,10 +348,7 @@ def _no_rate() -> None:
 
 
 def _injected_learning_rate(transformation: Any) -> tuple[float | None, bool]:
-    """Return the learning rate in a transformation's state, and if it's a schedule's.
-
-    The rate is None if there is none, or more than one.
-    """
+    """Return the one learning rate in a state, or None, and if it's a schedule's."""
     import jax
 
     try:

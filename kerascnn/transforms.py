@@ -211,27 +211,12 @@ class RandomCrop(_RandomTransform):
         self.padding = padding
 
     def draw(self, images_shape: Any) -> Any:
-        """The place of each image's crop in its padded image.
-
-        Args:
-            images_shape: (batch, height, width, channels).
-
-        Returns:
-            (batch, 2) int32: first row and first column, in 0..2 padding.
-        """
+        """Each crop's place, (batch, 2) int32: row and column in 0..2 padding."""
         places = self._uniform((images_shape[0], 2)) * (2 * self.padding + 1)
         return ops.cast(ops.floor(places), "int32")
 
     def transform(self, images: Any, offsets: Any) -> Any:
-        """Crop each image at its offset.
-
-        Args:
-            images: (batch, height, width, channels), any dtype.
-            offsets: (batch, 2) integers, as `draw` returns them.
-
-        Returns:
-            The crops: shape and dtype of `images`.
-        """
+        """Crop each image, of any dtype, at its offset, as `draw` returns them."""
         _, height, width, _ = images.shape
         shifts = ops.cast(offsets, "int32")[:, :, None, None] - self.padding
         rows = ops.arange(height, dtype="int32")[:, None] + shifts[:, 0]
@@ -306,15 +291,7 @@ class RandomErasing(_RandomTransform):
         self.value = tuple(value) if isinstance(value, Sequence) else value
 
     def draw(self, images_shape: Any) -> Any:
-        """The rectangle erased from each image.
-
-        Args:
-            images_shape: (batch, height, width, channels).
-
-        Returns:
-            (batch, 4) int32: first row, first column, height, width; height and width
-            are 0 where nothing is erased.
-        """
+        """Each image's rectangle, (batch, 4) int32: row, column, height, width."""
         batch, image_height, image_width, _ = images_shape
         # All numbers from one call: each call adds to the time that JAX compiles.
         numbers = self._uniform((batch, 2 * self.tries + 3))
@@ -341,15 +318,7 @@ class RandomErasing(_RandomTransform):
         return ops.cast(ops.where(erased, boxes, 0.0), "int32")
 
     def transform(self, images: Any, boxes: Any) -> Any:
-        """Write `value` into each image's rectangle.
-
-        Args:
-            images: (batch, height, width, channels), any dtype.
-            boxes: (batch, 4) integers, as `draw` returns them.
-
-        Returns:
-            The images with the rectangles: shape and dtype of `images`.
-        """
+        """Write `value` into each image's rectangle, as `draw` returns them."""
         images = ops.convert_to_tensor(images)
         _, image_height, image_width, channels = images.shape
         boxes = ops.cast(boxes, "int32")
@@ -419,27 +388,12 @@ class RandomRotation(_RandomTransform):
         self.degrees = ends
 
     def draw(self, images_shape: Any) -> Any:
-        """Each image's angle.
-
-        Args:
-            images_shape: (batch, height, width, channels).
-
-        Returns:
-            (batch,) float32: degrees, counter-clockwise.
-        """
+        """Each image's angle, (batch,) float32: degrees, counter-clockwise."""
         low, high = self.degrees
         return low + (high - low) * self._uniform((images_shape[0],))
 
     def transform(self, images: Any, angles: Any) -> Any:
-        """Rotate each image by its angle.
-
-        Args:
-            images: (batch, height, width, channels), any dtype.
-            angles: (batch,) floats, degrees counter-clockwise.
-
-        Returns:
-            The rotated images: shape and dtype of `images`.
-        """
+        """Rotate each image, of any dtype, by its angle."""
         _, height, width, _ = images.shape
         radians = ops.cast(angles, "float32")[:, None, None] * (math.pi / 180)
         cosine, sine = ops.cos(radians), ops.sin(radians)
