@@ -24,14 +24,10 @@ ops: Any = keras.ops
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of one split for `fit`, in an order that seed and epoch decide.
+    """Batches of one split for `fit`, in an order that seed and epoch decide."""
 
-    Args:
-        split: The images and labels.
-        plan: The order and size of the batches. Without one, the batches follow the
-            split's order and hold every example exactly once, as evaluation wants it.
-        batch_size: Images a batch where there is no plan.
-    """
+    # Without a plan they hold every example once, in the split's order, for an
+    # evaluation.
 
     def __init__(self, split: Split, plan: Plan | None = None, batch_size: int = 256):
         super().__init__()
@@ -60,11 +56,10 @@ class Batches(keras.utils.PyDataset):
 
 
 class _Order(keras.callbacks.Callback):
-    """Tell the batches which epoch begins.
+    """Tell the batches which epoch begins."""
 
-    `PyDataset.on_epoch_end` can't count them: `fit` also calls it before the first
-    epoch, when it has looked at a batch to build the model.
-    """
+    # `PyDataset.on_epoch_end` can't count them: `fit` also calls it before the first
+    # epoch, when it has looked at a batch to build the model.
 
     def __init__(self, batches: Batches):
         super().__init__()
@@ -75,11 +70,10 @@ class _Order(keras.callbacks.Callback):
 
 
 class _Callbacks(keras.callbacks.CallbackList):
-    """The callbacks of one `fit`; between its steps, `finite.check` and the autosave.
+    """The callbacks of one `fit`; between steps, `finite.check` and the autosave."""
 
-    The autosave is no callback of batches here, because Keras hands those the logs of
-    each step as numbers, and waits for the device to have them.
-    """
+    # The autosave is no callback of batches here, because Keras hands those the logs of
+    # each step as numbers, and waits for the device to have them.
 
     def __init__(
         self,
@@ -182,20 +176,8 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     autosave: Autosave | None = None,
 ) -> None:
-    """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch.
-
-    Args:
-        model: A compiled model that takes raw images.
-        train: The training set.
-        test: The set to evaluate on; its metrics are the logs that begin with `val_`.
-        plan: Epochs, batches and their order.
-        callbacks: Keras callbacks.
-        autosave: What saves the run and brings it back.
-
-    Raises:
-        NotFiniteError: The loss or a gradient was not finite; the model is as it was
-            before that step.
-    """
+    """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch."""
+    # After a `NotFiniteError` the model is as it was before that step.
     model.optimizer.build(model.trainable_variables)
     finite.counts(model.optimizer)
     build_metrics(model)  # a checkpoint's are put back before they are used
