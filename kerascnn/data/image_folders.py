@@ -39,13 +39,6 @@ class ImageFolder:
     examples. Folders inside a class's folder belong to the class. A file that is an
     image by its name or its content is read, or refused by name; files that are no
     images are passed over, and `check` counts them.
-
-    Args:
-        folder: the folder that holds `train` and `test`.
-
-    Raises:
-        UsageError: the folder is laid out otherwise, a class is empty, training and
-            test classes differ, or an image lies where it would not count.
     """
 
     version = "folder"
@@ -97,20 +90,7 @@ class ImageFolder:
     def chunks(
         self, role: str, image_size: tuple[int, int] | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decode "train" or "test".
-
-        Args:
-            role: "train" or "test".
-            image_size: height and width to bring the images to, see `fitted`.
-
-        Yields:
-            uint8 images (n, height, width, 3), or 1 where all are grey, and int32
-            labels (n,), some at a time.
-
-        Raises:
-            UsageError: an image can't be used, or the images are of unequal size and no
-                size is given.
-        """
+        """Yield a role's images, grey where all are, and labels, some at a time."""
         files, shape = self.files[role], None
         for start in range(0, len(files), _CHUNK):
             images = []
@@ -160,14 +140,7 @@ class Findings:
 
 
 def check(folder: str | os.PathLike) -> Findings:
-    """Decode every image of a folder and collect all that is wrong.
-
-    Args:
-        folder: see `ImageFolder`.
-
-    Raises:
-        UsageError: the folder has no training or no test images.
-    """
+    """Decode every image of a folder and collect all that is wrong."""
     roles = _roles(expanded(folder).absolute())
     classes = _find(roles)
     found = Findings(_faults(roles, classes), [], 0, {}, Counter(), _unused(roles))
@@ -185,18 +158,10 @@ def check(folder: str | os.PathLike) -> Findings:
 
 
 def decode(file: Path) -> np.ndarray:
-    """Decode an image file as a viewer shows it.
+    """Decode an image file as a viewer shows it: uint8 (height, width, 3).
 
-    Args:
-        file: an image of 8 bits a channel: grey, colour or palette. A camera's note of
-            its orientation (EXIF) is obeyed.
-
-    Returns:
-        uint8 array (height, width, 3).
-
-    Raises:
-        UsageError: the file is damaged or huge, or has something that a guess would
-            change: several frames, transparency, inks (CMYK), more than 8 bits.
+    A camera's note of its orientation (EXIF) is obeyed. Raises `UsageError` for what a
+    guess would change: several frames, transparency, inks (CMYK), more than 8 bits.
     """
     from PIL import Image, ImageOps
 
@@ -251,11 +216,7 @@ def _refuse_guesses(file: Path, image: Image.Image) -> None:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether colours have more than 8 bits, which Pillow opens as if they had 8.
-
-    It says so only in how it will decode them: in a raw mode such as "RGB;16B" (PNG),
-    a largest value (PPM), or a tag (TIFF, whose planes have no such raw mode).
-    """
+    """Whether colours have more than 8 bits, which Pillow opens as if they had 8. #"""
     deep = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,))) > 8
     if image.format == "AVIF":
         with Path(image.filename).open("rb") as file:
