@@ -47,15 +47,7 @@ _EVERY = (
 
 
 def settings(devices: int = 1) -> dict[str, Any]:
-    """Return the settings of this process that decide the bits of a run.
-
-    Args:
-        devices: The number of devices among which a batch is cut.
-
-    Returns:
-        JSON values by name: only what the backend in use reads, and of the environment
-        only what is set.
-    """
+    """Return the settings of this process that decide the bits of a run. #"""
     backend = keras.backend.backend()
     found: dict[str, Any] = {
         "number of devices": devices,
