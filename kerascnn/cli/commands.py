@@ -22,10 +22,10 @@ class Command:
 
     name: str
     does: str
-    target: str
+    target: str  # module:name of a dataclass of options, or a function; imported late
     example: str = ""
-    more: tuple[tuple[str, str], ...] = ()
-    computes: bool = False
+    more: tuple[tuple[str, str], ...] = ()  # other examples, and what they do
+    computes: bool = False  # so long that what becomes of freed memory matters
 
     @property
     def found(self) -> typing.Any:
