@@ -216,7 +216,9 @@ def _refuse_guesses(file: Path, image: Image.Image) -> None:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether colours have more than 8 bits, which Pillow opens as if they had 8. #"""
+    """Whether colours have more than 8 bits, which Pillow opens as if they had 8."""
+    # Pillow says so only in how it will decode them: in a raw mode such as "RGB;16B"
+    # (PNG), a largest value (PPM), or a tag (TIFF, whose planes have no such raw mode).
     deep = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,))) > 8
     if image.format == "AVIF":
         with Path(image.filename).open("rb") as file:
@@ -237,13 +239,6 @@ def fitted(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     What `keras.layers.Resizing(height, width, crop_to_aspect_ratio=True,
     antialias=True)` computes, rounded to uint8; and torchvision's `Resize` followed by
     `CenterCrop`, up to rounding.
-
-    Args:
-        image: uint8 array (height, width, channels), 1 or 3 channels.
-        image_size: the new height and width.
-
-    Returns:
-        uint8 array (*image_size, channels).
     """
     from PIL import Image, ImageOps
 

@@ -47,7 +47,8 @@ _EVERY = (
 
 
 def settings(devices: int = 1) -> dict[str, Any]:
-    """Return the settings of this process that decide the bits of a run. #"""
+    """Return the settings of this process that decide the bits of a run."""
+    # Only what the backend in use reads, and of the environment only what is set.
     backend = keras.backend.backend()
     found: dict[str, Any] = {
         "number of devices": devices,
@@ -92,14 +93,7 @@ def _plain(value: Any) -> Any:
 
 
 def variables(backend: str) -> dict[str, str]:
-    """Return the environment variables that a deterministic run needs.
-
-    Args:
-        backend: Keras's backend.
-
-    Returns:
-        Names and values; they must be set before the backend starts.
-    """
+    """Return the environment variables that a deterministic run needs."""
     match backend:
         case "jax":
             flags = os.environ.get("XLA_FLAGS", "").split()
@@ -111,15 +105,10 @@ def variables(backend: str) -> dict[str, str]:
 
 
 def require() -> None:
-    """Have the backend compute the same each time, or refuse what it can't.
-
-    JAX then takes only kernels that add in a fixed order, and does not choose among
-    them by timing them; TensorFlow and PyTorch likewise, and they raise an error where
-    there is no such kernel.
-
-    Raises:
-        UsageError: The environment was not set before the backend started.
-    """
+    """Have the backend compute the same each time, or refuse what it can't."""
+    # JAX then takes only kernels that add in a fixed order, and does not choose among
+    # them by timing them; TensorFlow and PyTorch likewise, and they raise an error
+    # where there is no such kernel.
     backend = keras.backend.backend()
     for name, value in variables(backend).items():
         if os.environ.get(name) != value:
