@@ -38,15 +38,15 @@ class _Sharing:
             for name in config
             if callable(getattr(layer, name, None))
         }
-        twin = cls.from_config(config | objects | changes)
-        twin.autocast = layer.autocast  # not in the configuration
-        # A function, for Keras would count the layer itself among the twin's own.
-        twin._original = lambda: layer
-        return twin
+        fast = cls.from_config(config | objects | changes)
+        fast.autocast = layer.autocast  # not in the configuration
+        # A function, for Keras would count the layer itself among the fast one's.
+        fast._original = lambda: layer
+        return fast
 
     @property
     def trainable(self):
-        """Whether the layer trains: one switch for the twin and the original."""
+        """Whether the layer trains: one switch for the fast one and the original."""
         return self._original().trainable if self._original else super().trainable
 
     @trainable.setter
@@ -203,11 +203,11 @@ class Dropout(_Sharing, keras.layers.Dropout):
 
     @classmethod
     def sharing(cls, layer):
-        """The twin of a layer, which draws from the layer's own generator."""
-        twin = super().sharing(layer, rate=0)  # makes no generator
+        """The fast layer of one, which draws from the layer's own generator."""
+        fast = super().sharing(layer, rate=0)  # makes no generator
         if layer.rate:
-            twin.rate, twin.seed_generator = layer.rate, layer.seed_generator
-        return twin
+            fast.rate, fast.seed_generator = layer.rate, layer.seed_generator
+        return fast
 
     def build(self, input_shape):
         """Nothing; without it, Keras would let no generator in after `__init__`."""

@@ -172,7 +172,7 @@ class Epoch:
 
 @dataclasses.dataclass
 class Checkpoints:
-    """Time epochs with and without checkpoints, and without the guard, in turns."""
+    """Time epochs with and without checkpoints, and without looking for NaN."""
 
     recipe: Name = "fashion_lenet"
     """What to train."""
