@@ -72,11 +72,9 @@ def train(
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.
         cache_dir: Where the decoded images are kept.
-        engine: `"epoch"`, the whole step compiled (JAX); `"fit"`, `keras.Model.fit`;
-            `"auto"`, the first where it can.
+        engine: `"epoch"`, compiled whole (JAX); `"fit"`, Keras's own; `"auto"`: either.
         accelerate: Fast convolution gradients on a CPU (JAX).
-        backend: Must be Keras's, which the environment variable `KERAS_BACKEND` chooses
-            before Keras is imported.
+        backend: Must be Keras's; the environment's `KERAS_BACKEND` chooses it before.
         precision: Keras's dtype policy for the network.
         out: The run's folder (default: `runs/<recipe>/<time>` below the present one).
         checkpoint_minutes: Minutes between checkpoints inside an epoch; 0: every step.

@@ -1,5 +1,6 @@
 """The code is formatted, linted and typed as pyproject.toml says."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -20,6 +21,17 @@ def test_ruff_has_nothing_to_say(words):
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modules_and_functions_are_short():
+    """No module above 600 lines, no function above 80, its docstring included."""
+    for file in sorted((ROOT / "kerascnn").rglob("*.py")):
+        text = file.read_text("utf-8")
+        assert len(text.splitlines()) <= 600, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 80, f"{file}:{node.lineno} {node.name}: {lines} lines"
 
 
 # Keras annotates few of its functions: pyright infers their results from all backends

@@ -298,6 +298,37 @@ def draw(spread: dict[int, np.ndarray]) -> Figure:
     return figure
 
 
+def differences() -> list[list[str]]:
+    """Return how far the gradients are from autodiff's, and what they must give."""
+    x = np.random.default_rng(0).normal(2, 3, size=(8, 4, 4, 2))
+    gradient = np.random.default_rng(1).normal(size=x.shape)
+    gamma, beta = np.array([0.5, 2.0]), np.array([1.0, -1.0])
+    by_hand = backward(gradient, x, gamma)
+    by_autodiff = backward_by_autodiff(gradient, x, gamma, beta)
+    mean, variance, _ = statistics(x)
+    identity = forward(x, np.sqrt(variance + 1e-5), mean)
+    node = np.random.default_rng(0).normal(size=(256, 1))
+    rows = [
+        [f"gradient of {name}: by hand - by autodiff", _size(hand - auto)]
+        for name, hand, auto in zip(
+            ("x", "gamma", "beta"), by_hand, by_autodiff, strict=True
+        )
+    ]
+    return [
+        *rows,
+        ["gamma = sigma, beta = mean: output - input", _size(identity - x)],
+        ["gradient of a bias before BatchNorm - 0", _size(by_hand[0].sum((0, 1, 2)))],
+        [
+            "output with bias 1 before BatchNorm - without",
+            f"{effect_of_bias(node, 1, False):.1e}",
+        ],
+        [
+            "output with bias 1 before ReLU, BatchNorm - without",
+            f"{effect_of_bias(node, 1, True):.2f}",
+        ],
+    ]
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
     path = page.figure_path("batch_norm", arguments)
@@ -341,33 +372,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         ],
     )
 
-    x = np.random.default_rng(0).normal(2, 3, size=(8, 4, 4, 2))
-    gradient = np.random.default_rng(1).normal(size=x.shape)
-    gamma, beta = np.array([0.5, 2.0]), np.array([1.0, -1.0])
-    by_hand = backward(gradient, x, gamma)
-    by_autodiff = backward_by_autodiff(gradient, x, gamma, beta)
-    mean, variance, _ = statistics(x)
-    identity = forward(x, np.sqrt(variance + 1e-5), mean)
-    node = np.random.default_rng(0).normal(size=(256, 1))
-    rows = [
-        [f"gradient of {name}: by hand - by autodiff", _size(hand - auto)]
-        for name, hand, auto in zip(
-            ("x", "gamma", "beta"), by_hand, by_autodiff, strict=True
-        )
-    ]
-    rows += [
-        ["gamma = sigma, beta = mean: output - input", _size(identity - x)],
-        ["gradient of a bias before BatchNorm - 0", _size(by_hand[0].sum((0, 1, 2)))],
-        [
-            "output with bias 1 before BatchNorm - without",
-            f"{effect_of_bias(node, 1, False):.1e}",
-        ],
-        [
-            "output with bias 1 before ReLU, BatchNorm - without",
-            f"{effect_of_bias(node, 1, True):.2f}",
-        ],
-    ]
-    page.table("Forward and backward", ["compared", "largest difference"], rows)
+    page.table(
+        "Forward and backward", ["compared", "largest difference"], differences()
+    )
 
     images = data.load("cifar10", data="sample").train.images / np.float32(255)
     outputs = {
