@@ -117,7 +117,7 @@ def _load() -> float:
 def compare(
     names: Sequence[tuple[str, str, Sequence[str]]], rounds: int
 ) -> tuple[list[Result], list[str]]:
-    """Let contenders (name, label, words) work in turns; results, and failures."""
+    """Let contenders (name, label, words) take turns; return results and failures."""
     ready, missing = [], []
     if (load := _load()) > 1:
         say(

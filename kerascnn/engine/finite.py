@@ -75,7 +75,7 @@ def left_out(optimizer: keras.Optimizer) -> int:
 def judge(
     counts: Any, loss: Any, gradients: Sequence[Any], optimizer: keras.Optimizer
 ) -> tuple[Any, Any]:
-    """Decide, inside a training step, whether its update is kept; new counts."""
+    """Decide inside a training step whether its update is kept; count the steps."""
     # An optimiser that scales the loss (mixed_float16) expects gradients that overflow
     # and leaves those steps out itself: then only the loss counts.
     finite = ops.isfinite(loss)

@@ -48,7 +48,7 @@ class Result:
 
 
 def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]:
-    """Train a recipe on each backend; results, and a line for each that is missing."""
+    """Train a recipe on each backend; return results, and a line for each missing."""
     there = installed()
     missing = [f"{b} is not installed" for b in BACKENDS if b not in there]
     if len(there) < 2:

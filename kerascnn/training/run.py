@@ -48,7 +48,7 @@ def train(
     tell: Callable[[runs.Run], object] = lambda run: None,
     listen: bool = True,
 ) -> runs.Run:
-    """Train a recipe and write its run folder; the finished run.
+    """Train a recipe, write its run folder and return the run.
 
     The test set is evaluated after every epoch, for the curve, and decides nothing: the
     result is the last epoch's. With `Overrides.validation`, a part of the training set
