@@ -53,11 +53,16 @@ def compiled_loss(model: Any, images: Any, labels: Any) -> LossOf:
 
 
 def build_metrics(model: keras.Model) -> None:
-    """Make the metrics of a compiled model of logits; Keras does at their first use."""
+    """Make metrics and loss of a compiled model of logits, as Keras at their first use.
+
+    The loss too, because a `fit` inside a callback would look at a batch to make it, and
+    draw once more from the random numbers that shuffle the images.
+    """
     from keras import ops
 
-    logits = ops.zeros((1, model.output_shape[-1]))
-    model.compute_metrics(None, ops.zeros((1,), "int32"), logits)
+    labels, logits = ops.zeros((1,), "int32"), ops.zeros((1, model.output_shape[-1]))
+    model.compute_loss(None, labels, logits)
+    model.compute_metrics(None, labels, logits)
     model.reset_metrics()
 
 

@@ -52,7 +52,9 @@ _IMMUTABLE = (
     *(fractions.Fraction, int, type(Ellipsis), type(NotImplemented)),
 )
 _OPERATIONS = {
-    value: name for name, value in vars(keras.ops).items() if callable(value)
+    value: name
+    for name, value in vars(keras.ops).items()
+    if isinstance(value, types.FunctionType)
 }
 _LIBRARIES = tuple(
     str(Path(sysconfig.get_paths()[name]))
@@ -222,29 +224,21 @@ class Walk:
 
     def _recipes_own(self, value: Any, path: str) -> Any:
         """Encode what only the recipe can make: what can't change, files, functions."""
-        if isinstance(value, _IMMUTABLE):
-            self._as_begun(value, path, lambda before: before == value)
-        elif isinstance(value, io.TextIOWrapper):
-            self._as_begun(value, path, lambda before: type(before) is type(value))
+        is_file = isinstance(value, io.TextIOWrapper)
+        is_function = callable(value) and hasattr(value, "__name__")
+        if isinstance(value, types.MethodType):
+            is_function = id(value.__self__) in self._seen
+        if not isinstance(value, _IMMUTABLE) and not is_file and not is_function:
+            raise _UnknownError(_kind(value))
+        self.references[path] = value
+        if self.begun and not _is_alike(self.begun.references.get(path), value):
+            raise _UnknownError(f"{_kind(value)} that training has made")
+        if is_file:
             self.arrays[path] = _content(value)
             return {"file": path}
-        elif callable(value) and hasattr(value, "__name__"):
-            is_method = isinstance(value, types.MethodType)
-            if is_method and id(value.__self__) not in self._seen:
-                raise _UnknownError(f"a method of {_kind(value.__self__)}")
-            self._as_begun(value, path, lambda before: _is_alike(before, value))
+        if is_function:
             self._function(value, f"{path}()")
-        else:
-            raise _UnknownError(_kind(value))
         return {"recipe": None}
-
-    def _as_begun(self, value: Any, path: str, is_alike: Callable[[Any], bool]) -> None:
-        """Raise `_UnknownError` unless the recipe makes such a value here again."""
-        self.references[path] = value
-        if self.begun is not None and not (
-            path in self.begun.references and is_alike(self.begun.references[path])
-        ):
-            raise _UnknownError(f"{_kind(value)} that training has made")
 
     def _class(self, cls: type, path: str) -> None:
         """Look at what the class of a callback and its methods keep."""
@@ -286,8 +280,12 @@ def _kind(value: Any) -> str:
 
 
 def _is_alike(before: Any, now: Any) -> bool:
-    code = getattr(now, "__code__", None)
-    return before is now if code is None else getattr(before, "__code__", None) is code
+    """Whether the recipe makes what is there now, as it made what was there before."""
+    if isinstance(now, io.TextIOWrapper):
+        return type(before) is type(now)
+    if code := getattr(now, "__code__", None):
+        return getattr(before, "__code__", None) is code
+    return before is now or (isinstance(now, _IMMUTABLE) and before == now)
 
 
 def _phrase(unknown: BaseException) -> str:
@@ -364,17 +362,6 @@ def _write_back(file: Any, saved: bytes) -> None:
     file.seek(0, os.SEEK_END)
 
 
-def _operation(name: str, owner: Any) -> Any:
-    """Return an operation of Keras by its name, or raise `UsageError`."""
-    found = getattr(keras.ops, name, None)
-    if not isinstance(found, types.FunctionType) or found not in _OPERATIONS:
-        raise UsageError(
-            f"the checkpoint of {type(owner).__name__} names {name!r}, which is no "
-            "operation of keras.ops: start the run anew."
-        )
-    return found
-
-
 def _decode(
     value: Any,
     path: str,
@@ -405,7 +392,12 @@ def _decode(
         case "again":
             return read.get(content, present)
         case "operation":
-            return _operation(content, owner)
+            if content not in _OPERATIONS.values():
+                raise UsageError(
+                    f"the checkpoint of {type(owner).__name__} names {content!r}, "
+                    "which is no operation of keras.ops: start the run anew."
+                )
+            return getattr(keras.ops, content)
         case "array":
             found = np.array(arrays[content])
         case "list":

@@ -45,6 +45,9 @@ RECIPE = Recipe(
 )
 
 
+PLAIN = dataclasses.replace(RECIPE, optimizer=lambda: keras.optimizers.Adam(0.02))
+
+
 def split(seed: int, images: int) -> Split:
     """Noise, brighter in some rows by class."""
     rng = np.random.default_rng(seed)
@@ -247,10 +250,6 @@ def _fit(model, name):
     model.fit(SPLITS[0].images, SPLITS[0].labels, batch_size=8, epochs=2, verbose=0)
 
 
-def _train_on_batch(model, name):
-    model.train_on_batch(SPLITS[0].images[:8], SPLITS[0].labels[:8])
-
-
 def _iterations(model, name):
     model.optimizer.iterations.assign_add(2)
 
@@ -267,8 +266,7 @@ def _everything(model, name):
         *((_stop, hook) for hook in ("train_begin", "epoch_begin", "test_end")),
         *((_stop_evaluating, hook) for hook in ("test_begin", "epoch_begin")),
         *((_evaluate, hook) for hook in ("epoch_begin", "test_begin", "epoch_end")),
-        *((_fit, hook) for hook in HOOKS),
-        *((_train_on_batch, hook) for hook in HOOKS),
+        *((_fit, hook) for hook in ("train_begin", "epoch_end", "train_end")),
         (_set_weights, "test_begin"),
         *((_schedule_set, hook) for hook in ("epoch_begin", "epoch_end")),
     ],
@@ -278,7 +276,10 @@ def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):
         if numbers != [0]:  # in later epochs, where the hook has a number
             write(self.model, name)
 
-    assert_alike(lambda: [with_hooks(each, [hook])])
+    # Where weights are averages of their own, what trains in a callback ends stock
+    # Keras with an error: finalised weights and averages share their memory.
+    recipe = PLAIN if write is _fit else RECIPE
+    assert_alike(lambda: [with_hooks(each, [hook])], recipe)
 
 
 class Steps(keras.callbacks.Callback):
@@ -299,7 +300,7 @@ class Steps(keras.callbacks.Callback):
 @pytest.mark.parametrize("hook", [*HOOKS, "train_batch_begin", "train_batch_end"])
 def test_a_batch_that_a_callback_trains_on_returns_what_keras_does(hook):
     engines = ("fit",) if "batch" in hook else ("fit", "epoch")
-    assert_alike(lambda: [Steps(hook)], engines=engines)
+    assert_alike(lambda: [Steps(hook)], PLAIN, engines=engines)
 
 
 def test_logs_that_a_callback_changes_reach_the_next_one():
