@@ -259,9 +259,11 @@ def _roles(folder: Path) -> dict[str, Path]:
     check_folder(folder)
     test = next((t for t in TESTS if (folder / t).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
+        there = sorted(each.name for each in folder.iterdir())
+        more = f" and {len(there) - 5:,} more" * (len(there) > 5)
         raise UsageError(
             f"{folder} is no data set: expected train/CLASS/ and test/CLASS/ with "
-            "images in them."
+            f"images in them, and found {', '.join(there[:5]) or 'nothing'}{more}."
         )
     return {"train": folder / "train", "test": folder / test}
 
@@ -313,8 +315,8 @@ def _faults(roles: dict[str, Path], found: dict[str, dict[str, Found]]) -> list[
         )
     if len(found["train"]) < 2:
         faults.append(
-            f"{train} holds {', '.join(found['train']) or 'nothing'}: a network learns "
-            "to tell two classes or more apart."
+            f"{train} holds {', '.join(found['train']) or 'no class'}: a network "
+            "learns to tell two classes or more apart."
         )
     faults += [
         f"{roles[role] / name} holds no image: add some, or remove the class from "

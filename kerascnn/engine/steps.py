@@ -55,8 +55,8 @@ def compiled_loss(model: Any, images: Any, labels: Any) -> LossOf:
 def build_metrics(model: keras.Model) -> None:
     """Make metrics and loss of a compiled model of logits, as Keras at their first use.
 
-    The loss too, because a `fit` inside a callback would look at a batch to make it, and
-    draw once more from the random numbers that shuffle the images.
+    The loss too, because a `fit` inside a callback would look at a batch to make it,
+    and draw once more from the random numbers that shuffle the images.
     """
     from keras import ops
 

@@ -43,10 +43,10 @@ def _recorded(value: Any) -> Any:
     """Return a value of the logs as JSON has it: a number, a few numbers, or a text."""
     if value is None or isinstance(value, str):
         return value
-    if not getattr(value, "shape", ()):
-        with contextlib.suppress(TypeError, ValueError):
-            return float(value)
     with contextlib.suppress(Exception):  # whatever an object makes of the question
+        if not getattr(value, "shape", ()):
+            return float(value)
+    with contextlib.suppress(Exception):
         is_tensor = keras.ops.is_tensor(value)
         array = np.asarray(keras.ops.convert_to_numpy(value) if is_tensor else value)
         if array.dtype.kind in "biuf" and array.size <= _MOST:

@@ -149,9 +149,8 @@ def test_images_beside_the_roles_are_counted_wherever_they_lie(pets, tmp_path, c
     (pets / "val" / "back").symlink_to(pets / "val")
     for name, target in (("all", pets), ("again", pets / "train"), ("up", tmp_path)):
         (pets / name).symlink_to(target)
-    (pets / "gone.png").symlink_to(pets / "nowhere")
     said = (
-        "1 image in .trash, 3 images in pets itself, 1 image in raw.png, "
+        "1 image in .trash, 2 images in pets itself, 1 image in raw.png, "
         "1 image in train2, 2 images in val"
     )
     assert data.load(str(pets)).notice.endswith(f"; not used: {said}.")
@@ -458,8 +457,12 @@ def test_what_a_viewer_shows_is_what_is_decoded(tmp_path):
 
 
 def test_folders_laid_out_otherwise_are_refused(pets, tmp_path):
-    with pytest.raises(UsageError, match="expected train/CLASS/ and test/CLASS/"):
+    with pytest.raises(UsageError, match=r"expected train/CLASS/ .* and found pets\."):
         data.load(str(tmp_path))
+    for name in ("Train", "Test", *"abcde"):
+        (tmp_path / "others" / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="found Test, Train, a, b, c and 2 more"):
+        data.load(str(tmp_path / "others"))
     extra = pets / "test" / "fish"
     extra.mkdir()
     with pytest.raises(UsageError, match=r"different classes \(fish\)"):

@@ -151,5 +151,5 @@ def test_tensorboard_without_tensorflow_is_a_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setattr(module_utils.tensorflow, "module", None)
     monkeypatch.setattr(module_utils.tensorflow, "_available", None)
-    with pytest.raises(UsageError, match=r"fashion_mlp.* tensorflow.*install that"):
+    with pytest.raises(UsageError, match=r"fashion_mlp.*tensorflow.*install that"):
         trained(tmp_path, lambda: keras.callbacks.TensorBoard(str(tmp_path / "logs")))
