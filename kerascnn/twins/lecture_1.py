@@ -95,20 +95,10 @@ class FourConvolutions(nn.Module):
         return self.dense2(x)
 
 
-def fashion_conv_linear() -> nn.Module:
-    """The code of the first convolutional slide."""
-    return FourConvolutions(channels=1, flat=4 * 4 * 256, hidden=False)
-
-
-def fashion_conv() -> nn.Module:
-    """Its layer table, and case 1."""
-    return FourConvolutions(channels=1, flat=4 * 4 * 256, hidden=True)
-
-
-def cifar_conv() -> nn.Module:
-    """Case 2."""
-    return FourConvolutions(channels=3, flat=8 * 8 * 256, hidden=True)
-
+# The code of the first convolutional slide; its layer table, and case 1; case 2.
+fashion_conv_linear = functools.partial(FourConvolutions, 1, 4 * 4 * 256, hidden=False)
+fashion_conv = functools.partial(FourConvolutions, 1, 4 * 4 * 256, hidden=True)
+cifar_conv = functools.partial(FourConvolutions, 3, 8 * 8 * 256, hidden=True)
 
 lecture_1 = functools.partial(
     Twin, batch_size=1024, drop_last=True, transform=[Normalize((0.5,), (0.5,))]

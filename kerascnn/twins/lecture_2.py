@@ -106,26 +106,6 @@ class FashionDown(nn.Module):
         return self.dense2(x)
 
 
-def fashion_down_max() -> nn.Module:
-    """Downsampling 1."""
-    return FashionDown(nn.MaxPool2d(2, 2))
-
-
-def fashion_down_avg() -> nn.Module:
-    """Downsampling 2."""
-    return FashionDown(nn.AvgPool2d(2, 2))
-
-
-def fashion_down_resize() -> nn.Module:
-    """Downsampling 3."""
-    return FashionDown(ResizeLayer(0.5))
-
-
-def fashion_down_stride() -> nn.Module:
-    """Not in the lecture: completes its comparison."""
-    return FashionDown(nn.Identity(), stride=2)
-
-
 def fashion_padding() -> nn.Module:
     """The slide's `nn.Sequential`."""
     return nn.Sequential(
@@ -180,18 +160,6 @@ def edges_head(features: nn.Module) -> nn.Module:
         nn.Linear(16 * 16 * 5, 128),
         nn.ReLU(),
         nn.Linear(128, 10),
-    )
-
-
-def cifar_edges() -> nn.Module:
-    """Engineered features."""
-    return edges_head(EdgeDetectors())
-
-
-def cifar_edges_cnn() -> nn.Module:
-    """As many learned ones."""
-    return edges_head(
-        nn.Sequential(nn.Conv2d(1, 5, kernel_size=3, padding=1), nn.ReLU())
     )
 
 
@@ -272,11 +240,6 @@ class VGG16For128(nn.Module):
         return self.classifier(self.features(x))
 
 
-def cifar_vgg16_128() -> nn.Module:
-    """VGG16 with two hidden layers of 128; He's weights, as the slide sets none."""
-    return kaiming_normal(VGG16For128())
-
-
 # All of this lecture's loaders drop the last batch; where a slide shows no optimiser,
 # rate and batch size are those of its neighbours.
 slow = functools.partial(
@@ -292,15 +255,20 @@ grey = functools.partial(fast, transform=[Normalize(), Grayscale()])
 TWINS = {
     "fashion_pool": slow(FashionPool),
     "fashion_stride": slow(FashionStride),
-    "fashion_down_max": slow(fashion_down_max),
-    "fashion_down_avg": slow(fashion_down_avg),
-    "fashion_down_resize": slow(fashion_down_resize),
-    "fashion_down_stride": slow(fashion_down_stride),
+    # Downsampling 1 to 3; the fourth, which completes them, is not in the lecture.
+    "fashion_down_max": slow(lambda: FashionDown(nn.MaxPool2d(2, 2))),
+    "fashion_down_avg": slow(lambda: FashionDown(nn.AvgPool2d(2, 2))),
+    "fashion_down_resize": slow(lambda: FashionDown(ResizeLayer(0.5))),
+    "fashion_down_stride": slow(lambda: FashionDown(nn.Identity(), stride=2)),
     "fashion_padding": slow(fashion_padding),
-    "cifar_edges": grey(cifar_edges),
-    "cifar_edges_cnn": grey(cifar_edges_cnn),
+    # Engineered features, and as many learned ones.
+    "cifar_edges": grey(lambda: edges_head(EdgeDetectors())),
+    "cifar_edges_cnn": grey(
+        lambda: edges_head(nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU()))
+    ),
     "fashion_lenet_fc": fast(fashion_lenet_fc),
     "fashion_lenet_1x1": fast(fashion_lenet_1x1),
     "fashion_lenet": fast(fashion_lenet),
-    "cifar_vgg16_128": fast(cifar_vgg16_128, learning_rate=1e-4),
+    # He's weights, as the slide sets none.
+    "cifar_vgg16_128": fast(lambda: kaiming_normal(VGG16For128()), learning_rate=1e-4),
 }

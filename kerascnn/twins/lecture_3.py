@@ -150,25 +150,13 @@ def twelve(activation: type[nn.Module]) -> nn.Module:
     )
 
 
-def cifar_sigmoid_9() -> nn.Module:
-    """Nine convolutions, sigmoid."""
+def cifar_9(activation: type[nn.Module]) -> nn.Module:
+    """Nine convolutions, with sigmoid and with ReLU."""
     return xavier_uniform(
         nn.Sequential(
-            *nine(nn.Sigmoid),
+            *nine(activation),
             nn.Flatten(),
-            *(nn.Linear(256 * 4 * 4, 512), nn.Sigmoid()),
-            nn.Linear(512, 10),
-        )
-    )
-
-
-def cifar_relu_9() -> nn.Module:
-    """Nine convolutions, ReLU."""
-    return xavier_uniform(
-        nn.Sequential(
-            *nine(nn.ReLU),
-            nn.Flatten(),
-            *(nn.Linear(256 * 4 * 4, 512), nn.ReLU()),
+            *(nn.Linear(256 * 4 * 4, 512), activation()),
             nn.Linear(512, 10),
         )
     )
@@ -177,16 +165,6 @@ def cifar_relu_9() -> nn.Module:
 def cifar_relu_12() -> nn.Module:
     """Twelve convolutions; solutions 1 and 6 change the data and the rate alone."""
     return xavier_uniform(twelve(nn.ReLU))
-
-
-def cifar_he_12() -> nn.Module:
-    """Solution 3."""
-    return kaiming_normal(twelve(nn.ReLU))
-
-
-def cifar_silu_12() -> nn.Module:
-    """Solution 4."""
-    return xavier_uniform(twelve(nn.SiLU))
 
 
 def cifar_bn_12() -> nn.Module:
@@ -234,31 +212,17 @@ class SkipBlock(nn.Module):
         return torch.cat([x, res], dim=1) if self.concatenate else x + res
 
 
-def cifar_skip_12() -> nn.Module:
-    """Solution 5; the slide codes the first block."""
+def cifar_skip_12(concatenate: bool) -> nn.Module:
+    """Solution 5, whose first block the slide codes, and the variant that one names."""
+    times = 2 if concatenate else 1
     return xavier_uniform(
         nn.Sequential(
-            SkipBlock(3, 64, concatenate=False),
-            SkipBlock(64, 128, concatenate=False),
-            SkipBlock(128, 256, concatenate=False),
-            SkipBlock(256, 512, concatenate=False),
+            SkipBlock(3, 64, concatenate),
+            SkipBlock(times * 64, 128, concatenate),
+            SkipBlock(times * 128, 256, concatenate),
+            SkipBlock(times * 256, 512, concatenate),
             nn.Flatten(),
-            *(nn.Linear(512 * 2 * 2, 512), nn.ReLU()),
-            nn.Linear(512, 10),
-        )
-    )
-
-
-def cifar_skip_concat_12() -> nn.Module:
-    """Solution 5's variant, named on a slide."""
-    return xavier_uniform(
-        nn.Sequential(
-            SkipBlock(3, 64, concatenate=True),
-            SkipBlock(2 * 64, 128, concatenate=True),
-            SkipBlock(2 * 128, 256, concatenate=True),
-            SkipBlock(2 * 256, 512, concatenate=True),
-            nn.Flatten(),
-            *(nn.Linear(2 * 512 * 2 * 2, 512), nn.ReLU()),
+            *(nn.Linear(times * 512 * 2 * 2, 512), nn.ReLU()),
             nn.Linear(512, 10),
         )
     )
@@ -284,15 +248,17 @@ TWINS = {
     "fashion_sigmoid": lecture_3(fashion_sigmoid),
     "cifar_sigmoid": lecture_3(cifar_sigmoid),
     "cifar_sigmoid_3": lecture_3(cifar_sigmoid_3),
-    "cifar_sigmoid_9": lecture_3(cifar_sigmoid_9),
-    "cifar_relu_9": lecture_3(cifar_relu_9),
+    "cifar_sigmoid_9": lecture_3(lambda: cifar_9(nn.Sigmoid)),
+    "cifar_relu_9": lecture_3(lambda: cifar_9(nn.ReLU)),
     "cifar_relu_12": lecture_3(cifar_relu_12),
     "cifar_standard_12": lecture_3(cifar_relu_12, transform=[STANDARD]),
     "cifar_pm1_12": lecture_3(cifar_relu_12, transform=[PM1]),
     "cifar_bn_12": lecture_3(cifar_bn_12),
-    "cifar_he_12": lecture_3(cifar_he_12),
-    "cifar_silu_12": lecture_3(cifar_silu_12, transform=[STANDARD]),
-    "cifar_skip_12": lecture_3(cifar_skip_12),
-    "cifar_skip_concat_12": lecture_3(cifar_skip_concat_12),
+    "cifar_he_12": lecture_3(lambda: kaiming_normal(twelve(nn.ReLU))),
+    "cifar_silu_12": lecture_3(
+        lambda: xavier_uniform(twelve(nn.SiLU)), transform=[STANDARD]
+    ),
+    "cifar_skip_12": lecture_3(lambda: cifar_skip_12(concatenate=False)),
+    "cifar_skip_concat_12": lecture_3(lambda: cifar_skip_12(concatenate=True)),
     "cifar_low_lr_12": lecture_3(cifar_relu_12, learning_rate=1e-4),
 }
