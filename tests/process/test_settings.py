@@ -227,26 +227,29 @@ COMPUTING = {
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="the settings are JAX's")
-@pytest.mark.parametrize("name", COMPUTING)
 @pytest.mark.parametrize(
-    ("switch", "value"),
-    [("jax_numpy_rank_promotion", "raise"), ("jax_no_execution", True)],
+    "name",
+    [
+        "operations",
+        "backends",
+        "stock",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parity", "bench")),
+    ],
 )
-def test_whatever_computes_sets_aside_what_keras_cannot_compute_under(
-    name, switch, value, capsys
-):
+def test_whatever_computes_sets_aside_what_keras_cannot_compute_under(name, capsys):
     import jax
 
     if name == "parity":
         pytest.importorskip("torch")
-    before = getattr(jax.config, switch)
-    jax.config.update(switch, value)
+    before = jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     try:
         COMPUTING[name]()
-        assert getattr(jax.config, switch) == value
+        assert jax.config.jax_numpy_rank_promotion == "raise"
     finally:
-        jax.config.update(switch, before)
-    assert f"{switch} is {value}, and Keras needs" in capsys.readouterr().err
+        jax.config.update("jax_numpy_rank_promotion", before)
+    said = "jax_numpy_rank_promotion is raise, and Keras needs allow: set aside here."
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="the devices are JAX's")
@@ -254,10 +257,15 @@ def test_whatever_computes_sets_aside_what_keras_cannot_compute_under(
     "words",
     [
         ["kerascnn", "run", "fashion_mlp", "--data", "sample", "--limit", "64"],
-        ["kerascnn", "learns", "fashion_mlp", "--data", "sample", "--steps", "1"],
-        ["kerascnn", "parity", "fashion_mlp", "--steps", "1"],
-        ["kerascnn", "bench", "thresholds"],
         ["kerascnn.lessons.padding"],
+        *(
+            pytest.param(["kerascnn", *words], marks=pytest.mark.slow)
+            for words in (
+                ["learns", "fashion_mlp", "--data", "sample", "--steps", "1"],
+                ["parity", "fashion_mlp", "--steps", "1"],
+                ["bench", "thresholds"],
+            )
+        ),
     ],
     ids=lambda words: words[-1] if len(words) == 1 else words[1],
 )

@@ -170,6 +170,7 @@ def test_what_keras_cannot_train_under_is_set_aside_and_said(
     assert f"{name} is {value}, and Keras needs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 def test_a_run_without_jit_has_the_numbers_of_one_with(tmp_path, engine):
     metrics = []
