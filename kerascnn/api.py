@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shlex
 import signal
 import sys
 import warnings
@@ -48,6 +49,7 @@ def train(
     checkpoint_minutes: float = 10.0,
     on_nan: Literal["stop", "skip"] = "stop",
     deterministic: bool = False,
+    report: bool = True,
     resume: Folder = None,
     force: bool = False,
 ) -> Run:
@@ -81,6 +83,8 @@ def train(
         on_nan: At a step whose loss or gradient is not finite, `"stop"` the run or
             `"skip"` the step.
         deterministic: Make a GPU compute the same bits each time.
+        report: Write the page of the run, `report.html`, when it has finished; never
+            where the environment variable `KERASCNN_REPORT` is 0.
         resume: The folder of a run to go on with, with its own options but for those
             that are given here.
         force: Go on with it also where recipe, data, device or versions have changed.
@@ -152,13 +156,27 @@ def completed(
     given: Collection[str] | None = None,
     listen: bool = True,
 ) -> Run:
-    """Train a recipe; draw the curve and print the summary where it ends."""
+    """Train a recipe; draw the curve, print the summary, write the page at the end."""
     from kerascnn.report import plots, summary
     from kerascnn.training import run as training_run
 
-    return training_run.train(
+    run = training_run.train(
         recipe, overrides, given, draw=plots.curve, tell=summary.tell, listen=listen
     )
+    if overrides.report and os.environ.get("KERASCNN_REPORT") != "0":
+        _report(run)
+    return run
+
+
+def _report(run: Run) -> None:
+    """Write a finished run's page and name it; the run stands also where that fails."""
+    from kerascnn.text import one_line, say
+
+    try:
+        print(f"  page            {run.report()}", flush=True)
+    except Exception as error:
+        command = f"kerascnn report {shlex.quote(str(run.folder))}"
+        say(f"The page was not written ({one_line(error)}). `{command}` tries again.")
 
 
 def _quietly(

@@ -160,6 +160,23 @@ class Run:
         display(Image(filename=str(path)))
         return None
 
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the page of the run: one HTML file, which needs no network.
+
+        Args:
+            path: Where to; by default `report.html` in the run's folder.
+
+        Returns:
+            The file.
+
+        Raises:
+            UsageError: The run has no model yet, its data are gone or have changed, or
+                the file can't be written.
+        """
+        from kerascnn.page import document
+
+        return document.write(self, path and expanded(path))
+
     def _repr_png_(self) -> str | None:
         """What a notebook shows: the curve, if there is one."""
         with contextlib.suppress(UsageError):

@@ -34,6 +34,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+# Runs of most tests need no page; those of tests/page write theirs.
+os.environ.setdefault("KERASCNN_REPORT", "0")
+
 # Two devices wherever the tests run; `devices.mesh` says when they are used.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 

@@ -22,6 +22,7 @@ ROOMS = [
         "engine",
         "training",
         "report",
+        "page",
         "api",
     ),
     *("twins", "parity", "bench", "studies", "cli", "recipes", "lessons"),
@@ -29,10 +30,29 @@ ROOMS = [
 # What these may not import though it comes before them, so that they stay apart.
 APART = {
     "acceleration": {"optim", "transforms", "process"},
-    "bench": {"parity", "report"},
-    "lessons": {"bench", "parity", "report", "runs", "studies", "training", "twins"},
-    "parity": {"report"},
-    "recipes": {"bench", "data", "parity", "report", "runs", "studies", "twins"},
+    "bench": {"page", "parity", "report"},
+    "lessons": {
+        "bench",
+        "page",
+        "parity",
+        "report",
+        "runs",
+        "studies",
+        "training",
+        "twins",
+    },
+    "page": {"engine"},
+    "parity": {"page", "report"},
+    "recipes": {
+        "bench",
+        "data",
+        "page",
+        "parity",
+        "report",
+        "runs",
+        "studies",
+        "twins",
+    },
     "report": {"engine", "training"},
     "twins": {"acceleration", "data", "engine", "report", "training"},
 }
@@ -40,7 +60,7 @@ APART = {
 BESIDES = {
     "engine": {"training.autosave.Autosave"},
     "recipe": {"report.card"},
-    "runs": {"report.plots"},
+    "runs": {"page.document", "report.plots"},
 }
 
 ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}
@@ -69,6 +89,10 @@ ORDER = {
         *("rules", "twin", "initial"),
         *("lecture_1", "lecture_2", "lecture_3", "lecture_4", "__init__"),
     ],
+    "page": [
+        *("__init__", "findings", "pictures", "charts", "looking", "evidence"),
+        *("panels", "document", "figures"),
+    ],
     "parity": [
         *("__init__", "images", "weights", "keras_step", "torch_step"),
         *("shared_randomness", "mistakes", "breaking", "check", "batches"),
@@ -76,7 +100,7 @@ ORDER = {
     ],
     "studies": ["__init__", "learns", "parity_training", "backends"],
     "cli": [
-        *("__init__", "parsing", "run", "recipes", "data", "bench", "parity"),
+        *("__init__", "parsing", "run", "report", "recipes", "data", "bench", "parity"),
         *("commands", "completion"),
     ],
 }

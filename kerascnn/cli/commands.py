@@ -74,6 +74,13 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "report",
+        "writes the page of a run, one HTML file; with --figures its figures too",
+        "cli.report:Report",
+        "RUN",
+        computes=True,
+    ),
+    Command(
         "learns",
         "says by which step recipes stop guessing, over several seeds",
         "studies.learns:Learns",

@@ -74,6 +74,8 @@ class Overrides:
     """Make a GPU compute the same bits each time. It costs speed: XLA takes only
     kernels that add in a fixed order and tries out no others; TensorFlow and PyTorch
     refuse operations that have none. A CPU computes the same bits anyway."""
+    report: bool = True
+    """Write the page of the run, report.html, when it has finished."""
     resume: Folder = None
     """Go on with the run in this folder, with its own options."""
     force: bool = False

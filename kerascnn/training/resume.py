@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kerascnn.training.checkpoint import Checkpoint
 
 # Where the data lie and how a run is kept may differ from one start to the next.
-_OWN = ("resume", "force", "out")
+_OWN = ("resume", "force", "out", "report")
 _FOLDERS = ("data_dir", "cache_dir")
 
 

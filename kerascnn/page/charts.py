@@ -1,0 +1,314 @@
+"""Charts as SVG inside a page: drawn here, so that they need no script and print well.
+
+A chart of points carries its values in `data-chart`; the page's script reads them
+aloud under the pointer, and without a script the legend shows the last ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+# Sizes in the unit of SVG's viewBox, in which the text has 11.
+WIDTH, HEIGHT = 380, 230
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 36
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A line of a chart.
+
+    Args:
+        name: What the legend calls it.
+        role: `"train"` or `"test"`: its colour and dashes.
+        values: One for each point; `None` where there is none.
+    """
+
+    name: str
+    role: str
+    values: Sequence[float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A value to compare with, as a horizontal line."""
+
+    name: str
+    role: str
+    value: float
+
+
+def tag(name: str, *children: object, **attributes: object) -> Markup:
+    """Return an element; `stroke_width` is `stroke-width`, `class_` is `class`."""
+    words = [
+        f'{key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    ]
+    inside = Markup("").join(children)
+    return Markup("<{}>{}</{}>").format(Markup(" ".join([name, *words])), inside, name)
+
+
+def percent(value: float) -> str:
+    """Write a share: `87.5%`."""
+    return f"{100 * value:.4g}%"
+
+
+def number(value: float) -> str:
+    """Write a number in four digits."""
+    return f"{value:.4g}"
+
+
+def lines(
+    name: str,
+    points: Sequence[int],
+    series: Sequence[Series],
+    *,
+    axis: str,
+    unit: str = "epoch",
+    write: Callable[[float], str] = number,
+    levels: Sequence[Level] = (),
+    from_zero: bool = True,
+) -> Markup:
+    """Draw lines over epochs, with a legend that shows the last values.
+
+    Args:
+        name: What the chart shows, read aloud in its place.
+        points: Whole numbers along the x axis.
+        series: The lines.
+        axis: What the y axis says.
+        unit: What the x axis says.
+        write: How a value is written.
+        levels: Values to compare with.
+        from_zero: Whether the y axis begins at 0.
+    """
+    known = [v for each in series for v in each.values if v is not None]
+    known += [level.value for level in levels]
+    ticks = _ticks(*_range(known, from_zero))
+    across = _scale(min(points), max(points), LEFT, WIDTH - RIGHT)
+    up = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    drawn = [*_grid(ticks, up, write), _x_axis(points, across, unit)]
+    drawn.append(_text(LEFT - 34, TOP - 3, axis, class_="axis"))
+    for level in levels:
+        y, kind = up(level.value), f"level {level.role}"
+        drawn.append(tag("line", class_=kind, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
+    for each in series:
+        drawn += _line(each, points, across, up)
+    drawn.append(tag("line", class_="cursor", y1=TOP, y2=HEIGHT - BOTTOM, x1=0, x2=0))
+    data = {
+        "x": [round(across(point), 1) for point in points],
+        "at": [f"{unit} {point}" for point in points],
+        "values": [
+            ["–" if v is None else write(v) for v in each.values] for each in series
+        ],
+    }
+    last = [column[-1] for column in data["values"]]
+    svg = tag(
+        "svg",
+        *drawn,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        tabindex="0",
+        aria_label=f"{name}. " + _spoken(series, last, data["at"][-1]),
+        data_chart=json.dumps(data),
+    )
+    return tag("div", svg, _legend(series, last, data["at"][-1], levels), class_="plot")
+
+
+def reliability(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray):
+    """Draw accuracy by confidence: bars to the accuracy, the diagonal to compare."""
+    bins, low = len(counts), 62
+    bottom = HEIGHT + 60 - BOTTOM
+    up = _scale(0, 1, bottom - low, TOP)
+    across = _scale(0, 1, LEFT, WIDTH - RIGHT)
+    few = _scale(0, max(counts.max(), 1), bottom, bottom - low + 16)
+    drawn = _grid([0, 0.25, 0.5, 0.75, 1], up, percent)
+    drawn.append(_text(LEFT - 34, TOP - 3, "accuracy", class_="axis"))
+    width = across(1 / bins) - across(0) - 2
+    for at in range(bins):
+        x = across(at / bins) + 1
+        edges = f"{at / bins:.0%} to {(at + 1) / bins:.0%} sure"
+        if not counts[at]:
+            continue
+        says = (
+            f"{edges}: {counts[at]:,} images, on average {confidence[at]:.1%} sure, "
+            f"{accuracy[at]:.1%} right"
+        )
+        bar, gap = up(accuracy[at]), up(confidence[at])
+        drawn.append(
+            tag(
+                "g",
+                tag("title", says),
+                _rect(x, bar, width, up(0) - bar, "bar"),
+                _rect(x, min(bar, gap), width, abs(bar - gap), "gap"),
+                _rect(x, few(counts[at]), width, bottom - few(counts[at]), "count"),
+            )
+        )
+    drawn.append(
+        tag("line", class_="diagonal", x1=across(0), y1=up(0), x2=across(1), y2=up(1))
+    )
+    drawn.append(_text(LEFT, bottom - low + 12, "images in each bin", class_="axis"))
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        drawn.append(
+            _text(across(share), bottom + 14, percent(share), text_anchor="middle")
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    says = "confidence: the probability of the predicted class"
+    drawn.append(_text(middle, bottom + 30, says, class_="axis", text_anchor="middle"))
+    return tag(
+        "svg",
+        *drawn,
+        viewBox=f"0 0 {WIDTH} {bottom + 36}",
+        role="img",
+        aria_label="Accuracy by confidence, and the number of images in each bin.",
+    )
+
+
+def interval(low: float, value: float, high: float, floor: float) -> Markup:
+    """Draw a share's interval as a bar of one line, from `floor` to 1."""
+    across = _scale(floor, 1, 0, 100)
+    return tag(
+        "svg",
+        _rect(0, 5.5, 100, 1, "rail"),
+        _rect(across(low), 3, across(high) - across(low), 6, "between"),
+        _rect(across(value) - 0.6, 0, 1.2, 12, "value"),
+        class_="interval",
+        viewBox="0 0 100 12",
+        preserveAspectRatio="none",
+        aria_hidden="true",
+    )
+
+
+def histogram(values: np.ndarray, bins: int = 40) -> Markup:
+    """Draw how values are distributed around zero."""
+    span = max(float(abs(values).max()), 1e-12)
+    counts, _ = np.histogram(values, bins, (-span, span))
+    width, height = 160, 56
+    up = _scale(0, counts.max(), height, 2)
+    step = width / bins
+    path = "".join(
+        f"L{_short(at * step)} {_short(up(c))}H{_short((at + 1) * step)}"
+        for at, c in enumerate(counts)
+    )
+    ends = [
+        _text(0, height + 13, number(-span)),
+        _text(width / 2, height + 13, "0", text_anchor="middle"),
+        _text(width, height + 13, number(span), text_anchor="end"),
+    ]
+    return tag(
+        "svg",
+        tag("path", class_="bar", d=f"M0 {height}{path}V{height}Z"),
+        tag("line", class_="zero", x1=width / 2, x2=width / 2, y1=0, y2=height),
+        *ends,
+        viewBox=f"0 0 {width} {height + 16}",
+        role="img",
+        aria_label=f"Weights from {number(-span)} to {number(span)}, around zero.",
+    )
+
+
+def _range(known: Sequence[float], from_zero: bool) -> tuple[float, float]:
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if from_zero:
+        low = min(low, 0.0)
+    return (low, high) if high > low else (low, low + (abs(low) or 1.0))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return about five round numbers from below `low` to above `high`."""
+    raw = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next(each for each in (1, 2, 2.5, 5, 10) if each * power >= raw)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def _scale(low: float, high: float, start: float, end: float):
+    span = (high - low) or 1.0
+    middle = 0.5 if high == low else None
+
+    def place(value: float) -> float:
+        share = (value - low) / span if middle is None else middle
+        return start + share * (end - start)
+
+    return place
+
+
+def _grid(ticks: Sequence[float], up, write: Callable[[float], str]) -> list[Markup]:
+    drawn = []
+    for value in ticks:
+        y = up(value)
+        drawn.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
+        drawn.append(_text(LEFT - 5, y + 3.5, write(value), text_anchor="end"))
+    return drawn
+
+
+def _x_axis(points: Sequence[int], across, unit: str) -> Markup:
+    first, last = min(points), max(points)
+    step = max(math.ceil((last - first) / 6), 1)
+    step = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, step) if n >= step)
+    marks = [n for n in range(first, last + 1) if n % step == 0]
+    if not marks or marks[0] - first > step / 2:
+        marks.insert(0, first)
+    y = HEIGHT - BOTTOM
+    drawn = [_text(across(n), y + 15, str(n), text_anchor="middle") for n in marks]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    drawn.append(_text(middle, y + 30, unit, class_="axis", text_anchor="middle"))
+    return tag("g", *drawn)
+
+
+def _line(series: Series, points: Sequence[int], across, up) -> list[Markup]:
+    """Draw a line, broken where a value is missing, and dots where points are few."""
+    path, gap = "", True
+    dots = []
+    for point, value in zip(points, series.values, strict=True):
+        if value is None:
+            gap = True
+            continue
+        x, y = _short(across(point)), _short(up(value))
+        path += f"{'M' if gap else 'L'}{x} {y}"
+        gap = False
+        if len(points) < 12:
+            dots.append(tag("circle", class_=series.role, cx=x, cy=y, r=2.6))
+    return [tag("path", class_=f"line {series.role}", d=path or None), *dots]
+
+
+def _legend(
+    series: Sequence[Series], last: list[str], at: str, levels: Sequence[Level]
+) -> Markup:
+    items = [
+        tag("li", each.name, " ", tag("b", value, class_="now"), class_=each.role)
+        for each, value in zip(series, last, strict=True)
+    ]
+    items += [tag("li", level.name, class_=f"level {level.role}") for level in levels]
+    return tag(
+        "div",
+        tag("span", at, class_="at"),
+        tag("ul", *items),
+        class_="legend",
+        aria_live="polite",
+    )
+
+
+def _spoken(series: Sequence[Series], last: list[str], at: str) -> str:
+    pairs = zip(series, last, strict=True)
+    return f"At {at}: " + ", ".join(f"{each.name} {value}" for each, value in pairs)
+
+
+def _text(x: float, y: float, words: str, **attributes: object) -> Markup:
+    return tag("text", words, x=x, y=y, **attributes)
+
+
+def _rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
+    return tag(
+        "rect", class_=kind, x=x, y=y, width=max(width, 0), height=max(height, 0)
+    )
+
+
+def _short(value: object) -> object:
+    """Round a place: a tenth of a unit is less than a pixel."""
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value

@@ -1,0 +1,208 @@
+"""The page of a run: one HTML file that needs nothing else, neither server nor network.
+
+Its content security policy lets it load nothing but the pictures inside it, and run
+nothing but its own script, which it names by hash: a class or a path that looks like
+markup stays text, because Jinja2 escapes it, and would not run if it did not.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kerascnn import UsageError, __version__, runs
+from kerascnn.page import panels
+from kerascnn.page.evidence import Evidence, command, gather
+from kerascnn.page.findings import wilson
+from kerascnn.recipe import Course
+from kerascnn.report.summary import compared
+from kerascnn.runs import Run
+from kerascnn.text import duration
+
+NAME = "report.html"
+_FOLDER = Path(__file__).parent / "templates"
+
+
+def write(run: Run, path: Path | None = None) -> Path:
+    """Write a run's page.
+
+    Args:
+        run: A run that has ended.
+        path: Where to; by default `report.html` in the run's folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: The run has no model yet, its data are gone, or the file can't be
+            written.
+    """
+    return save(render(gather(run)), path or run.folder / NAME)
+
+
+def save(text: str, path: Path) -> Path:
+    """Write a page whole or not at all.
+
+    Raises:
+        UsageError: The file can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} can't be written ({error.strerror or error}): name another file "
+            "with --out."
+        ) from error
+    return path
+
+
+def render(evidence: Evidence) -> str:
+    """Return the page's HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"share": _share, "signed": _signed}
+    style = (_FOLDER / "page.css").read_text("utf-8")
+    script = (_FOLDER / "page.js").read_text("utf-8")
+    groups = list(panels.grouped(evidence))
+    return environment.get_template("page.html").render(
+        style=Markup(style),
+        script=Markup(script),
+        policy="; ".join(
+            (
+                "default-src 'none'",
+                "img-src data:",
+                f"style-src '{_hash(style)}'",
+                f"script-src '{_hash(script)}'",
+                "base-uri 'none'",
+                "form-action 'none'",
+            )
+        ),
+        head=head(evidence),
+        made=made(evidence),
+        groups=groups,
+        sheets=[s for *_, found in groups for panel in found for s in panel.sheets],
+        version=__version__,
+    )
+
+
+def head(evidence: Evidence) -> dict[str, Any]:
+    """Return what the top of the page says: figures, machine, what to bear in mind."""
+    config, result = evidence.config, evidence.result
+    data, environment = config["data"], config["environment"]
+    course = Course(**config["course"])
+    ours = runs.evaluated(result, "accuracy")
+    images = len(evidence.outcome)
+    right = int(evidence.outcome.right.sum())
+    if ours is None:
+        ours = right / images
+    low, high = wilson(round(ours * images), images)
+    figures = {} if evidence.held_out else compared(config)
+    printed = figures.get("test")
+    epochs = result["epochs"]
+    return {
+        "name": config["recipe"],
+        "idea": evidence.idea.partition("\n")[0],
+        "when": environment["time"][:10],
+        "accuracy": ours,
+        "of": evidence.evaluated,
+        "images": images,
+        "low": low,
+        "high": high,
+        "course": printed,
+        "source": course.source,
+        "says": course.says,
+        "gap": 100 * (ours - course.test) if printed and course.test else None,
+        "inside": bool(printed and course.test and low <= course.test <= high),
+        "train": result["train_accuracy"],
+        "time": duration(result["seconds"]),
+        "epochs": f"{epochs} epoch{'s' * (epochs != 1)}, "
+        f"batches of {config['batch_size']}",
+        "device": environment["device"],
+        "processor": environment["processor"],
+        "backend": f"{environment['backend']} "
+        f"{environment['versions'][environment['backend']]}",
+        "cores": environment["cores"],
+        "data": data["name"],
+        "train_images": data["train_images"],
+        "notes": _notes(evidence, right / images, ours),
+    }
+
+
+def made(evidence: Evidence) -> list[tuple[str, str, bool]]:
+    """Return what it takes to do the run again: a name, a value, whether it is code."""
+    config, result = evidence.config, evidence.result
+    environment, data = config["environment"], config["data"]
+    memory = result.get("peak_memory_bytes")
+    versions = ", ".join(f"{n} {v}" for n, v in environment["versions"].items())
+    rows = [
+        ("command", command(config), True),
+        ("started", environment["time"], False),
+        ("seed", str(config["seed"]), False),
+        ("engine", f"{config['engine']}, {config['precision']}", False),
+        ("device", f"{environment['device']}, {environment['processor']}", False),
+        ("system", f"{environment['system']}, {environment['cores']} cores", False),
+        ("peak memory", f"{memory / 2**20:,.0f} MiB" if memory else "", False),
+        ("versions", versions, False),
+        ("commit", environment.get("commit") or "", True),
+        ("data", f"{data['name']} {data['version']}", False),
+        ("data, SHA-256", data["sha256"], True),
+        ("recipe, fingerprint", config["fingerprint"], True),
+        ("weights, SHA-256", result.get("weights_sha256") or "", True),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _notes(evidence: Evidence, counted: float, ours: float) -> list[str]:
+    """Return what a reader must bear in mind, in sentences."""
+    config, result, notes = evidence.config, evidence.result, []
+    data = config["data"]
+    if data["sample"]:
+        notes.append(
+            f"Trained on the bundled sample, {data['train_images']:,} images: the "
+            "figures do not show how far the recipe gets on the full set."
+        )
+    if config["overrides"]:
+        changed = ", ".join(config["overrides"]).replace("_", " ")
+        notes.append(f"Changed from the recipe: {changed}.")
+    if evidence.held_out:
+        notes.append(
+            f"Evaluated on {config['validation']:.0%} of the training set, held out; "
+            "the course's figures are of the test set."
+        )
+    if not result["finished"]:
+        notes.append("The run was interrupted: this is what it had learned by then.")
+    if left_out := result.get("steps_left_out"):
+        notes.append(
+            f"{left_out} steps were left out: their loss or gradient was not finite."
+        )
+    if abs(counted - ours) > 0.001:
+        notes.append(
+            f"On this machine the model gets {counted:.2%} of the images right; the "
+            f"run recorded {ours:.2%}."
+        )
+    return notes
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return "sha256-" + base64.b64encode(digest).decode()
+
+
+def _share(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}%"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
