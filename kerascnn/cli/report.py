@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from kerascnn import UsageError
+from kerascnn.process import prepare
 from kerascnn.runs import Run
 from kerascnn.text import expanded
 
@@ -40,6 +41,7 @@ class Report:
     def __call__(self) -> None:
         run = Run(expanded(self.run))
         _ = run.result  # where there is none, that is the reason
+        prepare.prepare_process()
 
         from kerascnn.page import document, evidence, figures
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BATCH = 250  # divides 10,000, the test sets' size
 STAGES = 6
+FINE = 4
 CHANNELS = 8
 
 
@@ -151,8 +152,8 @@ def feature_maps(net: keras.Model, values: Any) -> list[Stage]:
 def grad_cam(net: keras.Model, values: Any, classes: np.ndarray) -> Attention | None:
     """Return where a network finds a class in images (Selvaraju et al., 2017).
 
-    The maps are those of the last layer, before any pooling at the network's end, that
-    everything after it is computed from.
+    The maps are those of the last layer that everything after it is computed from,
+    leaving out pooling and, where there are finer maps, those of under `FINE` pixels.
 
     Args:
         net: The network, from images to logits.
@@ -166,7 +167,8 @@ def grad_cam(net: keras.Model, values: Any, classes: np.ndarray) -> Attention | 
 
     layers = [each for each in _with_maps(net) if _kind(each) is not None]
     layers.reverse()
-    for layer in sorted(layers, key=lambda each: _kind(each) == "Pooling"):
+    layers.sort(key=lambda each: (_side(each) < FINE, _kind(each) == "Pooling"))
+    for layer in layers:
         head = keras.Model(net.input, layer.output)
         try:
             tail = keras.Model(layer.output, net.output)
@@ -233,6 +235,10 @@ def _with_maps(net: keras.Model) -> list[Any]:
             if len(shape) == 4 and None not in shape[1:] and min(shape[1:3]) > 1:
                 found.append(layer)
     return found
+
+
+def _side(layer: Any) -> int:
+    return min(layer.output.shape[1:3])
 
 
 def _kind(layer: Any) -> str | None:

@@ -1,0 +1,110 @@
+"""The page in a browser: nothing is loaded, nothing fails, all of it can be used."""
+
+import os
+import sys
+from pathlib import Path
+
+import chromium
+import pytest
+
+from kerascnn.page import document
+
+pytestmark = [
+    pytest.mark.skipif(not chromium.path(), reason="no Chromium: set CHROME_PATH"),
+    pytest.mark.skipif(sys.platform == "win32", reason="speaks over POSIX pipes"),
+]
+
+
+@pytest.fixture(scope="module")
+def file(found, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    return document.save(document.render(found), path)
+
+
+@pytest.fixture
+def page(file, tmp_path):
+    browser = chromium.Page(tmp_path / "profile")
+    browser.see(1280)
+    browser.open(file)
+    yield browser
+    told = [e["entry"]["text"] for e in browser.heard("Log.entryAdded")]
+    told += [
+        e["exceptionDetails"]["text"] for e in browser.heard("Runtime.exceptionThrown")
+    ]
+    told += [str(e["args"]) for e in browser.heard("Runtime.consoleAPICalled")]
+    asked = {
+        e["request"]["url"][:40] for e in browser.heard("Network.requestWillBeSent")
+    }
+    browser.close()
+    assert not told
+    assert not {url for url in asked if not url.startswith(("file:", "data:"))}
+    assert len({url for url in asked if url.startswith("file:")}) == 1
+
+
+WIDE = "document.documentElement.scrollWidth"
+
+
+def test_a_cell_opens_its_images(page):
+    assert (
+        page.value("getComputedStyle(document.querySelector('.cell')).display")
+        == "none"
+    )
+    page.click("table.confusion a[data-cell]")
+    opened = "[...document.querySelectorAll('.cell.open')].map(e => e.id)"
+    name = page.value("document.querySelector('table.confusion a').hash.slice(1)")
+    assert page.value(opened) == [name]
+    tile = f"document.querySelector('#{name} .tile').getBoundingClientRect().width"
+    assert page.value(tile) > 40
+    # The keyboard goes from cell to cell, and Escape closes.
+    for key in ("ArrowRight", "ArrowDown", "Escape"):
+        page.send("Input.dispatchKeyEvent", type="keyDown", key=key)
+    assert page.value(opened) == []
+
+
+def test_a_chart_says_the_values_under_the_pointer(page):
+    said = "document.querySelector('.legend .at').textContent"
+    assert page.value(said) == "epoch 2"
+    page.value("document.querySelector('.plot svg').scrollIntoView({block: 'center'})")
+    x, y = page.middle(".plot svg", 0.13)
+    page.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert page.value(said) == "epoch 1"
+    page.value("document.querySelector('.plot svg').focus()")
+    page.send("Input.dispatchKeyEvent", type="keyDown", key="End")
+    assert page.value(said) == "epoch 2"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_is_wider_than_the_window(page, width, dark):
+    page.see(width, dark=dark)
+    assert page.value(WIDE) <= width
+    back = "getComputedStyle(document.body).backgroundColor"
+    assert (page.value(back) == "rgb(255, 255, 255)") is not dark
+
+
+def test_the_page_prints(page):
+    data = page.send("Page.printToPDF", printBackground=False)["data"]
+    assert len(data) > 1 << 16
+
+
+def test_without_scripts_a_link_opens_the_images(page, file):
+    page.send("Emulation.setScriptExecutionDisabled", value=True)
+    page.open(file)
+    page.click("table.confusion a[data-cell]")
+    assert (
+        page.value("getComputedStyle(document.querySelector(':target')).display")
+        == "block"
+    )
+
+
+@pytest.mark.skipif("AXE_PATH" not in os.environ, reason="no axe-core: set AXE_PATH")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_has_nothing_serious_to_say(page, width, dark):
+    page.see(width, dark=dark)
+    page.value(Path(os.environ["AXE_PATH"]).read_text("utf-8") + "; 0")
+    found = page.value(
+        "axe.run().then(r => r.violations.map(v => [v.impact, v.id, "
+        "v.nodes.slice(0, 3).map(n => n.html.slice(0, 120))]))"
+    )
+    assert [each for each in found if each[0] in ("serious", "critical")] == []
