@@ -91,7 +91,7 @@ ORDER = {
     ],
     "page": [
         *("__init__", "findings", "pictures", "charts", "looking", "evidence"),
-        *("panels", "document", "figures"),
+        *("panels", "document", "figures", "comparison"),
     ],
     "parity": [
         *("__init__", "images", "weights", "keras_step", "torch_step"),
@@ -100,7 +100,17 @@ ORDER = {
     ],
     "studies": ["__init__", "learns", "parity_training", "backends"],
     "cli": [
-        *("__init__", "parsing", "run", "report", "recipes", "data", "bench", "parity"),
+        *(
+            "__init__",
+            "parsing",
+            "run",
+            "report",
+            "compare",
+            "recipes",
+            "data",
+            "bench",
+            "parity",
+        ),
         *("commands", "completion"),
     ],
 }

@@ -81,6 +81,13 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "compare",
+        "compares runs on the same images: accuracies, classes, which images changed",
+        "cli.compare:Compare",
+        "RUN RUN",
+        computes=True,
+    ),
+    Command(
         "learns",
         "says by which step recipes stop guessing, over several seeds",
         "studies.learns:Learns",
