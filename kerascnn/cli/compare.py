@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from kerascnn import UsageError
+from kerascnn.cli.report import File, check_file
 from kerascnn.process import prepare
 from kerascnn.runs import Run
 from kerascnn.text import duration, expanded
 
 if TYPE_CHECKING:
     from kerascnn.page.comparison import Beside
-
-# Below this an uneven split of the changed images is taken for more than chance.
-CHANCE = 0.05
 
 
 @dataclasses.dataclass
@@ -33,31 +31,38 @@ class Compare:
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")
     ]
     """The runs' folders, two or more."""
+    out: File = None
+    """Write them as a page too, with the images that changed: one HTML file."""
     json: bool = False
     """Print the numbers, and which images changed, as JSON."""
 
     def __post_init__(self):
         if len(self.runs) < 2:
             raise UsageError("expected two runs or more: `kerascnn compare RUN RUN`.")
+        check_file(self.out)
 
     def __call__(self) -> None:
         runs = [Run(expanded(path)) for path in self.runs]
         for run in runs:
             _ = run.result  # where there is none, that is the reason
         prepare.prepare_process()
-        from kerascnn.page import comparison
+        from kerascnn.page import comparison, document
 
         found = comparison.beside(runs)
         if self.json:
             print(json.dumps([record(each) for each in found], indent=2))
         else:
             show(found)
+        if self.out is not None:
+            path = document.save(comparison.render(found), expanded(self.out))
+            if not self.json:
+                print(path)
 
 
 def record(beside: Beside) -> dict[str, Any]:
     """Return a run's comparison as JSON values."""
     config, result = beside.run.config, beside.run.result
-    classes = beside.outcome.classes
+    shares = [None if share != share else share for share in beside.per_class.tolist()]
     return {
         "run": str(beside.run.folder),
         "recipe": config["recipe"],
@@ -67,7 +72,7 @@ def record(beside: Beside) -> dict[str, Any]:
         "seconds": result["seconds"],
         "accuracy": beside.accuracy,
         "interval": list(beside.interval),
-        "classes": dict(zip(classes, beside.per_class.tolist(), strict=True)),
+        "classes": dict(zip(beside.outcome.classes, shares, strict=True)),
         "gained": beside.gained.tolist(),
         "lost": beside.lost.tolist(),
         "p": beside.chance,
@@ -80,29 +85,20 @@ def show(found: list[Beside]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from kerascnn.page import comparison
+
     console, first = Console(), found[0]
-    images = len(first.outcome)
+    images, letters = len(first.outcome), [*map(comparison.letter, range(len(found)))]
     title = f"{first.run.config['data']['name']}, {images:,} images"
     table = Table(title=title, title_justify="left")
-    for head in (
-        "",
-        "run",
-        "seed",
-        "time",
-        "accuracy",
-        "95 %",
-        "points",
-        "+",
-        "-",
-        "p",
-    ):
+    heads = "", "run", "seed", "time", "accuracy", "95 %", "points", "+", "-", "p"
+    for head in heads:
         table.add_column(head, justify="left" if head in ("", "run") else "right")
     for number, each in enumerate(found):
-        config, (low, high) = each.run.config, each.interval
-        changed = ", ".join(config["overrides"])
-        name = config["recipe"] + (f" ({changed})" if changed else "")
+        low, high = each.interval
+        name, seed = comparison.label(each.run), str(each.run.config["seed"])
         cells = [
-            *(_letter(number), name, str(config["seed"])),
+            *(letters[number], name, seed),
             duration(each.run.result["seconds"]),
             f"{each.accuracy:.2%}",
             f"{low:.1%} to {high:.1%}",
@@ -114,16 +110,16 @@ def show(found: list[Beside]) -> None:
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(
-        f"+ images that {_letter(0)} got wrong and the run right; - the other way; p: "
-        "McNemar's test.\n"
+        "+ images that A got wrong and the run right; - the other way; p: McNemar's "
+        "test.\n"
     )
-    for number, each in enumerate(found[1:], 1):
-        console.print(f"{_letter(number)} beside {_letter(0)}: {verdict(each, first)}")
+    for name, each in zip(letters[1:], found[1:], strict=True):
+        console.print(f"{name} beside A: {comparison.verdict(each)}")
     console.print()
     table = Table(title="accuracy by class", title_justify="left")
     table.add_column("class")
-    for number in range(len(found)):
-        table.add_column(_letter(number), justify="right")
+    for name in letters:
+        table.add_column(name, justify="right")
     for index, name in enumerate(first.outcome.classes):
         shares = [each.per_class[index] for each in found]
         changes = [f" {100 * (share - shares[0]):+5.1f}" for share in shares]
@@ -134,22 +130,3 @@ def show(found: list[Beside]) -> None:
     recipes = list(dict.fromkeys(each.run.config["recipe"] for each in found))
     for other in recipes[1:]:
         print(f"What differs: kerascnn diff {recipes[0]} {other}")
-
-
-def verdict(each: Beside, first: Beside) -> str:
-    """Say in a sentence whether a run is better than the first on these images."""
-    gained, lost = len(each.gained), len(each.lost)
-    if gained + lost == 0:
-        return "they answer alike, right and wrong."
-    counts = f"{gained + lost:,} images changed, {gained:,} for the better"
-    if each.chance >= CHANCE:
-        return f"no difference that chance does not explain ({counts})."
-    better = "better" if gained > lost else "worse"
-    return (
-        f"{better}, beyond what chance explains ({counts}). Another seed of the same "
-        "recipe may differ as much: compare several."
-    )
-
-
-def _letter(number: int) -> str:
-    return chr(ord("A") + number) if number < 26 else str(number + 1)

@@ -19,6 +19,16 @@ File = Annotated[
 ]
 
 
+def check_file(out: Path | None) -> None:
+    """Raise `UsageError` where no file can be written."""
+    if out is None:
+        return
+    if expanded(out).is_dir():
+        raise UsageError(f"--out {out} is a folder: name a file in it.")
+    if not expanded(out).parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it.")
+
+
 @dataclasses.dataclass
 class Report:
     """Write the page of a run: one HTML file that needs no network."""
@@ -35,8 +45,7 @@ class Report:
     def __post_init__(self):
         if self.svg and self.figures is None:
             raise UsageError("--svg is for --figures FOLDER: give the folder too.")
-        if self.out is not None and expanded(self.out).is_dir():
-            raise UsageError(f"--out {self.out} is a folder: name a file in it.")
+        check_file(self.out)
 
     def __call__(self) -> None:
         run = Run(expanded(self.run))

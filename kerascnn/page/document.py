@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kerascnn import UsageError, __version__, runs
 from kerascnn.page import panels
 from kerascnn.page.evidence import Evidence, command, gather
 from kerascnn.page.findings import wilson
+from kerascnn.page.pictures import Sheet
 from kerascnn.recipe import Course
 from kerascnn.report.summary import compared
 from kerascnn.runs import Run
@@ -65,6 +67,24 @@ def save(text: str, path: Path) -> Path:
 
 def render(evidence: Evidence) -> str:
     """Return the page's HTML."""
+    groups = list(panels.grouped(evidence))
+    return filled(
+        "page.html",
+        [s for *_, found in groups for panel in found for s in panel.sheets],
+        head=head(evidence),
+        made=made(evidence),
+        groups=groups,
+    )
+
+
+def filled(template: str, sheets: Sequence[Sheet], **values: Any) -> str:
+    """Fill a template that extends `base.html`.
+
+    Args:
+        template: Its file.
+        sheets: The pictures that its tiles are taken from.
+        values: What it shows.
+    """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -75,8 +95,7 @@ def render(evidence: Evidence) -> str:
     environment.filters |= {"share": _share, "signed": _signed}
     style = (_FOLDER / "page.css").read_text("utf-8")
     script = (_FOLDER / "page.js").read_text("utf-8")
-    groups = list(panels.grouped(evidence))
-    return environment.get_template("page.html").render(
+    return environment.get_template(template).render(
         style=Markup(style),
         script=Markup(script),
         policy="; ".join(
@@ -89,11 +108,9 @@ def render(evidence: Evidence) -> str:
                 "form-action 'none'",
             )
         ),
-        head=head(evidence),
-        made=made(evidence),
-        groups=groups,
-        sheets=[s for *_, found in groups for panel in found for s in panel.sheets],
+        sheets=sheets,
         version=__version__,
+        **values,
     )
 
 

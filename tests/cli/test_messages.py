@@ -154,7 +154,7 @@ RUN = sorted(options("run"))
     [
         *(("train", NAMES, "run"), ("launch", NAMES, "run")),
         *(("fit", NAMES, "run"), ("continue", NAMES, "resume"), ("ls", NAMES, "list")),
-        *(("info", NAMES, "show"), ("compare", NAMES, "diff"), ("rnu", NAMES, "run")),
+        *(("info", NAMES, "show"), ("changes", NAMES, "diff"), ("rnu", NAMES, "run")),
         *(("benchmark", NAMES, "bench"), ("download", NAMES, "data")),
         *(("create", NAMES, "new"), ("copy", NAMES, "new")),
         *(("--lr", RUN, "--learning-rate"), ("--output-dir", RUN, "--out")),

@@ -43,17 +43,20 @@ def test_images_that_change_are_those_of_the_models(lenet, other):
     np.testing.assert_allclose((second.per_class * counts).sum() / 400, second.accuracy)
 
 
-def test_compare_prints_a_table_and_json(lenet, other, capsys):
+def test_compare_prints_a_table_and_json(lenet, other, capsys, tmp_path):
     words = ["compare", str(lenet.folder), str(other.folder)]
     assert commands.main(words) == 0
     out = capsys.readouterr().out
     assert "fashion_mnist, 400 images" in out
     assert "B beside A: " in out
     assert "kerascnn diff fashion_lenet fashion_mlp" in out
-    assert commands.main([*words, "--json"]) == 0
+    assert commands.main([*words, "--json", "--out", str(tmp_path / "both.html")]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first["accuracy"] == pytest.approx(lenet.result["test_accuracy"])
     assert second["recipe"] == "fashion_mlp"
+    page = (tmp_path / "both.html").read_text("utf-8")
+    assert f"{second['accuracy']:.2%}" in page
+    assert f"From wrong to right: {len(second['gained'])} images" in page
     assert set(second["gained"]) & set(second["lost"]) == set()
 
 

@@ -277,7 +277,7 @@ def test_figures_are_drawn_of_transforms_too(found, tmp_path):
         (["nothing"], "there is no run in nothing"),
         (["RUN", "--svg"], "--svg is for --figures FOLDER"),
         (["RUN", "--out", "."], "is a folder: name a file"),
-        (["RUN", "--out", "no/such/x.html"], "can't be written"),
+        (["RUN", "--out", "no/such/x.html"], "there is no folder"),
     ],
 )
 def test_mistakes_are_one_line(words, said, lenet, capsys):
