@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 # Sizes in the unit of SVG's viewBox, in which the text has 11.
 WIDTH, HEIGHT = 380, 230
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def lines(
     across = _scale(min(points), max(points), LEFT, WIDTH - RIGHT)
     up = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     drawn = [*_grid(ticks, up, write), _x_axis(points, across, unit)]
-    drawn.append(_text(LEFT - 34, TOP - 3, axis, class_="axis"))
+    drawn.append(_text(2, TOP - 14, axis, class_="axis"))
     for level in levels:
         y, kind = up(level.value), f"level {level.role}"
         drawn.append(tag("line", class_=kind, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
@@ -128,7 +128,7 @@ def reliability(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray
     across = _scale(0, 1, LEFT, WIDTH - RIGHT)
     few = _scale(0, max(counts.max(), 1), bottom, bottom - low + 16)
     drawn = _grid([0, 0.25, 0.5, 0.75, 1], up, percent)
-    drawn.append(_text(LEFT - 34, TOP - 3, "accuracy", class_="axis"))
+    drawn.append(_text(2, TOP - 14, "accuracy", class_="axis"))
     width = across(1 / bins) - across(0) - 2
     for at in range(bins):
         x = across(at / bins) + 1
@@ -140,12 +140,13 @@ def reliability(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray
             f"{accuracy[at]:.1%} right"
         )
         bar, gap = up(accuracy[at]), up(confidence[at])
+        kind = "missing" if bar > gap else "more"
         drawn.append(
             tag(
                 "g",
                 tag("title", says),
-                _rect(x, bar, width, up(0) - bar, "bar"),
-                _rect(x, min(bar, gap), width, abs(bar - gap), "gap"),
+                _rect(x, max(bar, gap), width, up(0) - max(bar, gap), "bar"),
+                _rect(x, min(bar, gap), width, abs(bar - gap), kind),
                 _rect(x, few(counts[at]), width, bottom - few(counts[at]), "count"),
             )
         )
@@ -196,9 +197,9 @@ def histogram(values: np.ndarray, bins: int = 40) -> Markup:
         for at, c in enumerate(counts)
     )
     ends = [
-        _text(0, height + 13, number(-span)),
+        _text(0, height + 13, f"{-span:.2g}"),
         _text(width / 2, height + 13, "0", text_anchor="middle"),
-        _text(width, height + 13, number(span), text_anchor="end"),
+        _text(width, height + 13, f"{span:.2g}", text_anchor="end"),
     ]
     return tag(
         "svg",

@@ -234,10 +234,11 @@ def _looked(model: Any, outcome: Outcome, index: np.ndarray) -> Looked | None:
     """Look at images for their predicted and their true classes."""
     if not len(index):
         return None
-    net = looking.network(model)
-    values = looking.prepared(model, outcome.images[index])
-    predicted = looking.grad_cam(net, values, outcome.predicted[index])
-    if predicted is None:
+    # Both classes in one batch, because each batch is traced and compiled.
+    values = looking.prepared(model, outcome.images[[*index, *index]])
+    classes = np.concatenate([outcome.predicted[index], outcome.labels[index]])
+    found = looking.grad_cam(looking.network(model), values, classes)
+    if found is None:
         return None
-    truth = looking.grad_cam(net, values, outcome.labels[index])
-    return Looked(index, predicted.layer, predicted.maps, truth.maps)
+    predicted, truth = np.split(found.maps, 2)
+    return Looked(index, found.layer, predicted, truth)
