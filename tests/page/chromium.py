@@ -6,11 +6,22 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+
+# The protocol is spoken on file descriptors 3 and 4: a process that becomes the browser
+# lays the pipes there, because code of ours between fork and exec may hang beside JAX.
+LAY = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3]]
+for number, descriptor in zip((3, 4), high):
+    os.dup2(descriptor, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def path():
@@ -29,25 +40,14 @@ class Page:
         self._arrived = threading.Condition()
         ours, theirs = os.pipe(), os.pipe()  # to the browser, and from it
 
-        def lay():
-            # The protocol is spoken on file descriptors 3 and 4.
-            to, back = os.dup(ours[0]), os.dup(theirs[1])
-            while to in (3, 4):
-                to = os.dup(to)
-            while back in (3, 4):
-                back = os.dup(back)
-            os.dup2(to, 3)
-            os.dup2(back, 4)
-
         self._process = subprocess.Popen(
             [
+                *(sys.executable, "-S", "-c", LAY, str(ours[0]), str(theirs[1])),
                 *(path(), "--headless", "--no-sandbox", "--disable-gpu"),
                 *("--remote-debugging-pipe", f"--user-data-dir={profile}"),
                 *("--no-first-run", "--disable-dev-shm-usage", "about:blank"),
             ],
-            preexec_fn=lay,
-            pass_fds=(3, 4),
-            close_fds=True,
+            pass_fds=(ours[0], theirs[1]),
             env={**os.environ, "LANG": "en_US.UTF-8"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -18,7 +18,8 @@ OPTIONS = {"data": "sample", "epochs": 1, "limit": 400, "batch_size": 64}
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mlp"
-    return kerascnn.train("fashion_mlp", **OPTIONS, out=folder)
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    return kerascnn.train("fashion_mlp", **OPTIONS, cache_dir=cache, out=folder)
 
 
 @pytest.mark.parametrize(
