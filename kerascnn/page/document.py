@@ -142,6 +142,7 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "says": course.says,
         "gap": 100 * (ours - course.test) if printed and course.test else None,
         "inside": bool(printed and course.test and low <= course.test <= high),
+        "partial": data["sample"] or "limit" in config["overrides"],
         "train": result["train_accuracy"],
         "time": duration(result["seconds"]),
         "epochs": f"{epochs} epoch{'s' * (epochs != 1)}, "

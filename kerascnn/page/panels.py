@@ -215,9 +215,9 @@ def calibration(evidence: Evidence) -> Panel:
         "calibration",
         "Is it as often right as it is sure?",
         "Of all answers given with 80 % confidence 80 % should be right: bars that end "
-        "on the diagonal. Orange is what is missing, pale blue what is more. Worry "
-        "about bars that stay below it at the right end: the network is surer than it "
-        "should be, and its confidence can't be used to decide anything.",
+        "on the diagonal. Orange tips are what is missing, blue tips what is more. "
+        "Worry about bars that stay below it at the right end: the network is surer "
+        "than it should be, and its confidence can't be used to decide anything.",
         {
             "chart": charts.reliability(found.counts, found.confidence, found.accuracy),
             "error": found.error,
