@@ -82,6 +82,8 @@ def nearest(word: str, known: Iterable[str], most: int = _MOST) -> list[str]:
     meant = [each for each in known if word in _MEANT.get(each, "").split()]
     if meant:
         return meant[:most]
+    if elsewhere(word):  # `export` has most letters of `report`
+        return []
     # As --lr for --learning-rate.
     initials = [each for each in known if re.sub(r"(\w)\w*-?", r"\1", each) == word]
     if initials:

@@ -110,7 +110,7 @@ def confusion(evidence: Evidence) -> Figure:
     figure = _figure(size + 0.8, size)
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="cividis_r", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     few = len(classes) <= 25
     if few:
         for truth, predicted in np.argwhere(matrix):

@@ -60,7 +60,7 @@ def test_each_command_has_help(command, capsys):
     ("line", "offered"),
     [
         ("", commands.names()),
-        ("re", ["resume"]),
+        ("re", ["resume", "report"]),
         ("data ", commands.names("data")),
         ("data s", ["statistics"]),
         ("bench step --ag", ["--against"]),

@@ -45,6 +45,10 @@ MET = {
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
     "cli/recipes.py": ["new"],
+    "cli/report.py": ["report", "compare"],
+    "cli/compare.py": ["compare"],
+    "page/figures.py": ["report"],
+    "page/": ["report", "compare"],
     "cli/commands.py": [name for name, options in COMMANDS.items() if options],
     "": ["run"],
 }
