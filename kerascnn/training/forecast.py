@@ -21,14 +21,16 @@ _LITTLE = 60 * MINUTES * 1e10
 # A weight, its gradient, and the two means that Adam keeps of it.
 _OF_A_WEIGHT = 4
 _BYTES = 4  # of a float32
+# What Python, Keras and a backend hold by themselves, with what XLA compiles.
+_PROCESS = 6e8
 
 
 def line(name: str, model: keras.Model, plan: Plan, *splits: Split) -> str | None:
     """Return a line on a run's size and time; `None` where it takes few minutes.
 
     The time is that of the kernels' multiplications at the speed of a large matrix
-    product, which is measured here; the memory that of weights, optimiser, images, and
-    of what a batch keeps on the way forward.
+    product, which is measured here; the memory that of the process, weights, optimiser,
+    images, and of what a batch keeps on the way forward.
 
     Args:
         name: The recipe.
@@ -52,7 +54,7 @@ def line(name: str, model: keras.Model, plan: Plan, *splits: Split) -> str | Non
     images = sum(split.images.nbytes for split in splits)
     # Each result comes once more, as normalised or activated.
     kept = _OF_A_WEIGHT * parameters + 2 * plan.batch_size * results
-    memory = (_BYTES * kept + images) / 1e9
+    memory = (_PROCESS + _BYTES * kept + images) / 1e9
     whole = f", {duration(seconds * epochs)} for all {epochs}" if epochs > 1 else ""
     return (
         f"{name} is large: {parameters:,} parameters; by an estimate, "

@@ -46,7 +46,7 @@ def test_time_and_memory_are_those_counted_by_hand(speed):
     parameters = 192 + 8 + 10 * 9 * 8 * 10 + 10
     results = 31 * 29 * 8 + 10
     numbers = 4 * parameters + 2 * 64 * results
-    memory = 4 * numbers + 1200 * 32 * 32 * 3
+    memory = forecast._PROCESS + 4 * numbers + 1200 * 32 * 32 * 3
     assert forecast.line("mine", model(), PLAN, split(1000), split(200)) == (
         f"mine is large: {parameters:,} parameters; by an estimate, 1 min 30 s an "
         f"epoch, 15 min 0 s for all 10, and {memory / 1e9:.1f} GB of memory."
