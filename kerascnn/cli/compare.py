@@ -89,21 +89,18 @@ def show(found: list[Beside]) -> None:
 
     console, first = Console(), found[0]
     images, letters = len(first.outcome), [*map(comparison.letter, range(len(found)))]
+    for name, each in zip(letters, found, strict=True):
+        seed, folder = each.run.config["seed"], each.run.folder
+        took = duration(each.run.result["seconds"])
+        print(f"{name}  {comparison.label(each.run)}, seed {seed}, {took}: {folder}")
     title = f"{first.run.config['data']['name']}, {images:,} images"
     table = Table(title=title, title_justify="left")
-    heads = "", "run", "seed", "time", "accuracy", "95 %", "points", "+", "-", "p"
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("", "run") else "right")
-    for number, each in enumerate(found):
+    for head in ("", "accuracy", "95 %", "points", "+", "-", "p"):
+        table.add_column(head, justify="right" if head else "left")
+    for name, each in zip(letters, found, strict=True):
         low, high = each.interval
-        name, seed = comparison.label(each.run), str(each.run.config["seed"])
-        cells = [
-            *(letters[number], name, seed),
-            duration(each.run.result["seconds"]),
-            f"{each.accuracy:.2%}",
-            f"{low:.1%} to {high:.1%}",
-        ]
-        if number:
+        cells = [name, f"{each.accuracy:.2%}", f"{low:.1%} to {high:.1%}"]
+        if each is not first:
             gap = 100 * (each.accuracy - first.accuracy)
             counts = f"{len(each.gained)}", f"{len(each.lost)}"
             cells += [f"{gap:+.2f}", *counts, f"{each.chance:.2g}"]

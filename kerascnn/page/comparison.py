@@ -111,7 +111,7 @@ def verdict(each: Beside) -> str:
         return "they get the same images right."
     counts = f"{gained + lost:,} images changed, {gained:,} for the better"
     if each.chance >= CHANCE:
-        return f"no difference that chance does not explain ({counts})."
+        return f"no difference beyond chance ({counts})."
     better = "better" if gained > lost else "worse"
     return (
         f"{better}, beyond what chance explains ({counts}). Another seed of the same "

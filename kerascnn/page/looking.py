@@ -254,7 +254,7 @@ def _kind(layer: Any) -> str | None:
 def _array(values: Any) -> np.ndarray:
     from keras import ops
 
-    return np.asarray(ops.convert_to_numpy(values)).astype("float32")
+    return np.asarray(ops.convert_to_numpy(values)).astype("float32", copy=False)
 
 
 def _jax(tail: Any, maps: Any, classes: np.ndarray) -> Any:
