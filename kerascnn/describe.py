@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError
 from kerascnn.process.backend import spare_tensorflow
-from kerascnn.recipe import PARTS, Recipe
+from kerascnn.recipe import EXTRAS, PARTS, Recipe
 from kerascnn.text import one_line
 from kerascnn.without_weights import without_weights
 
@@ -34,7 +34,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     """
     spare_tensorflow()
     description: dict[str, Any] = {"name": recipe.name}
-    for part in PARTS:
+    for part in (*PARTS, *(x for x in EXTRAS if getattr(recipe, x) != EXTRAS[x])):
         try:
             description[part] = _describe(recipe, part)
         except OSError as error:  # which Keras raises, and no model with it is saved
@@ -92,6 +92,9 @@ def _describe(recipe: Recipe, part: str) -> Any:
         for item in items:
             _check_schedule(recipe, item)
         return [_object(item) for item in items]
+    if part in ("adapt", "views"):
+        function = getattr(recipe, part)
+        return {"class": function.__qualname__} | _code(function)
     return getattr(recipe, part)
 
 
@@ -129,8 +132,8 @@ def _object(thing: Any) -> dict[str, Any]:
     return {"class": type(thing).__name__} | _plain(config) | _code(type(thing))
 
 
-def _code(kind: type) -> dict[str, str]:
-    """Return the code of a user's class; Keras's and ours go by their versions."""
+def _code(kind: Any) -> dict[str, str]:
+    """Return the code of a user's class or function; Keras's and ours have versions."""
     package, _, module = (kind.__module__ or "").partition(".")
     if package == "keras" or (package == "kerascnn" and "recipes" not in module):
         return {}

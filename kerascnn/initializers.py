@@ -2,6 +2,10 @@
 
 Keras's own defaults and names differ: layers start with `glorot_uniform` and zero
 biases, and `he_normal` cuts the normal distribution off at two standard deviations.
+
+`whitening` and `dirac` return weights: a recipe's `adapt` assigns them, because a model
+file names a layer's initialiser, and one of this package would keep Keras alone from
+opening the file.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import math
 
 import keras
+import numpy as np
 
 
 def he_normal() -> keras.initializers.Initializer:
@@ -62,3 +67,67 @@ def default(fan_in: int) -> dict[str, keras.initializers.Initializer]:
         "kernel_initializer": keras.initializers.RandomUniform(-bound, bound),
         "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
     }
+
+
+def whitening(images: np.ndarray, size: int = 2, epsilon: float = 5e-4) -> np.ndarray:
+    """Return filters that whiten images' patches, and their negatives, as a kernel.
+
+    The first half of the filters are the eigenvectors of the patches' second moments,
+    each divided by the root of its eigenvalue: their outputs over these patches are
+    uncorrelated and of mean square 1. With the negatives as well, an activation that
+    cuts off one side loses nothing. Of an eigenvector and its negative, the one whose
+    largest entry is positive comes first.
+
+    Args:
+        images: Images as the network takes them, floats `(n, height, width, channels)`.
+        size: Height and width of a patch, 1 or more.
+        epsilon: Added to the eigenvalues, in squares of the images' units, so that
+            directions that hardly vary are not blown up.
+
+    Returns:
+        A `Conv2D` kernel, float32 `(size, size, channels, 2 * size * size * channels)`,
+        the filters in the order of falling eigenvalues.
+
+    Source: KellerJordan/cifar10-airbench (MIT licence), after tysam-code/hlb-CIFAR10.
+
+    Example:
+        >>> layer = layers.Conv2D(24, 2, use_bias=False, trainable=False)
+        >>> layer.build((None, 32, 32, 3))
+        >>> layer.kernel.assign(initializers.whitening(images))
+    """
+    window = np.lib.stride_tricks.sliding_window_view
+    patches = window(images, (size, size), axis=(1, 2))
+    patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size**2 * images.shape[3])
+    patches = patches.astype("float64")
+    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    filters = vectors[:, ::-1] / np.sqrt(values[::-1] + epsilon)
+    largest = np.abs(filters).argmax(axis=0)
+    filters *= np.sign(filters[largest, np.arange(len(values))])
+    kernel = np.concatenate([filters, -filters], axis=1).astype("float32")
+    return kernel.reshape(size, size, images.shape[3], -1)
+
+
+def dirac(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel whose first filters pass their channel on as it is.
+
+    `torch.nn.init.dirac_` on the first filters, as many as there are channels; the
+    others stay. A deep stack of such convolutions begins as a short one.
+
+    Args:
+        kernel: A `Conv2D` kernel, `(height, width, channels, filters)`, with a middle
+            (odd height and width, or PyTorch's, right of it).
+
+    Returns:
+        A copy with filter i, for each channel i, 1 at its middle and 0 elsewhere.
+
+    Source: `torch.nn.init.dirac_`; KellerJordan/cifar10-airbench (MIT licence).
+
+    Example:
+        >>> layer.kernel.assign(initializers.dirac(layer.kernel))
+    """
+    kernel = np.array(keras.ops.convert_to_numpy(kernel))
+    height, width, channels, filters = kernel.shape
+    for i in range(min(channels, filters)):
+        kernel[..., i] = 0
+        kernel[height // 2, width // 2, i, i] = 1
+    return kernel

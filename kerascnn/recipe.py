@@ -14,7 +14,7 @@ import shlex
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from kerascnn.process.backend import check_backend, spare_tensorflow
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 # The parts in which two rungs of the ladder may differ, in reading order.
 PARTS = (
@@ -36,6 +37,11 @@ PARTS = (
     "drop_last",
     "epochs",
 )
+# Parts that most recipes do without, with what stands for that: a description says
+# nothing of them there.
+EXTRAS = {"label_smoothing": 0.0, "adapt": None, "views": None}
+# What a learning rate that falls until a run's end is made for where there is no run.
+STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,9 @@ class Recipe:
         transform: Returns the Keras layers between the raw uint8 images and the
             network, in order, as torchvision's `Compose` holds them. Layers whose
             class name begins with `Random` act in training only.
-        optimizer: Returns a `keras.Optimizer`.
+        optimizer: Returns a `keras.Optimizer`. With a parameter `steps`, such as a
+            schedule needs that reaches zero at the end, it is given the steps of the
+            whole run.
         batch_size: Images a step.
         epochs: Passes over the training set.
         parameters: Number of trainable parameters of the network, with which the one
@@ -89,14 +97,25 @@ class Recipe:
             smaller than `batch_size`, as `torch.utils.data.DataLoader` means it.
         callbacks: Returns Keras callbacks, such as a learning-rate decay.
         after: Name of the recipe that this one goes on from.
-        changes: The parts (of `PARTS`) in which this recipe differs from `after`.
+        changes: The parts (of `PARTS` and `EXTRAS`) in which this recipe differs from
+            `after`.
+        label_smoothing: The share of a label, 0 to 1, that the loss spreads over all
+            classes alike, as `torch.nn.CrossEntropyLoss` means it.
+        adapt: Called with the network and training images before training begins, to
+            set what no initialiser can, such as weights computed from images. The
+            images are the first 1,000 (all, where there are fewer) as the network
+            takes them, after the transforms that are not random: float32 `(n, height,
+            width, channels)`, NumPy.
+        views: Returns, from raw images, NumPy uint8 `(n, height, width, channels)`,
+            several arrays of that shape, such as the images and the same mirrored. A
+            run's end evaluates the mean of the network's logits for all of them too.
     """
 
     name: str
     dataset: str
     network: Callable[[], keras.Model]
     transform: Callable[[], list[keras.layers.Layer]]
-    optimizer: Callable[[], keras.Optimizer]
+    optimizer: Callable[..., keras.Optimizer]
     batch_size: int
     epochs: int
     parameters: int
@@ -105,11 +124,15 @@ class Recipe:
     callbacks: Callable[[], list[keras.callbacks.Callback]] = list
     after: str | None = None
     changes: frozenset[str] | set[str] = frozenset()
+    label_smoothing: float = 0.0
+    adapt: Callable[[keras.Model, np.ndarray], None] | None = None
+    views: Callable[[np.ndarray], Iterable[np.ndarray]] | None = None
 
     def __post_init__(self):
         for part in ("network", "transform", "optimizer", "callbacks"):
             object.__setattr__(self, part, _under_defaults(getattr(self, part)))
         object.__setattr__(self, "network", _functional(self.network, self.name))
+        object.__setattr__(self, "optimizer", _of_steps(self.optimizer))
 
     @property
     def idea(self) -> str:
@@ -143,14 +166,32 @@ class Recipe:
         return card.markdown(self)
 
 
-def _under_defaults(build: Callable[[], Any]) -> Callable[[], Any]:
+def _of_steps(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that gives `build` a run's steps if it has a parameter so."""
+    if hasattr(build, "of_steps"):  # of a recipe that another was made from
+        return build
+    try:
+        takes = "steps" in inspect.signature(build).parameters
+    except ValueError:  # of some classes Python knows no signature
+        takes = False
+
+    @functools.wraps(build, updated=())
+    def optimizer(steps: int = STEPS) -> Any:
+        return build(steps) if takes else build()
+
+    optimizer.of_steps = takes  # type: ignore[attr-defined]
+    optimizer.under_defaults = True  # type: ignore[attr-defined]
+    return optimizer
+
+
+def _under_defaults(build: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that calls `build` under Keras's defaults."""
     if hasattr(build, "under_defaults"):  # of a recipe that another was made from
         return build
 
-    def built() -> Any:
+    def built(*arguments: Any) -> Any:
         with settings.keras_defaults():
-            return build()
+            return build(*arguments)
 
     functools.update_wrapper(built, build, updated=())
     function = getattr(build, "func", build)  # inside a functools.partial

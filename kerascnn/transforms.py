@@ -23,10 +23,12 @@ aspect ratio: hence the ones here.
 
 import difflib
 import math
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from kerascnn import UsageError
@@ -158,10 +160,13 @@ class _RandomTransform(layers.Layer):
     def transform(self, images: Any, draw: Any) -> Any:
         raise NotImplementedError
 
+    def draw_for(self, images: Any) -> Any:
+        return self.draw(ops.shape(images))
+
     def call(self, images: Any, training: bool = False) -> Any:
         if not training:
             return images
-        return self.transform(images, self.draw(ops.shape(images)))
+        return self.transform(images, self.draw_for(images))
 
     def _uniform(self, shape: Any) -> Any:
         # In [0, 1): times an integer and rounded down, uniform over that many integers.
@@ -179,7 +184,7 @@ class _RandomTransform(layers.Layer):
 
 @keras.saving.register_keras_serializable("kerascnn")
 class RandomCrop(_RandomTransform):
-    """Pad with black, then cut out the original size at a random place.
+    """Pad, then cut out the original size at a random place.
 
     torchvision's `RandomCrop(size, padding=padding)` with `size` the images' own: each
     image is shifted by up to `padding` pixels, all (2 padding + 1)^2 places equally
@@ -188,9 +193,11 @@ class RandomCrop(_RandomTransform):
     Args:
         padding: pixels added on every side, an integer >= 0.
         seed: integer; none draws one.
+        mode: what is padded with, torchvision's `padding_mode`: `"constant"`, black, or
+            `"reflect"`, the image mirrored about its outermost pixels.
 
     Raises:
-        UsageError: for an impossible padding.
+        UsageError: for an impossible padding or mode.
 
     Source: lecture 4, trick 5; torchvision.transforms.RandomCrop.
 
@@ -201,14 +208,26 @@ class RandomCrop(_RandomTransform):
         [[0, 0], [0, 1]]
     """
 
-    def __init__(self, padding: int, seed: int | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        padding: int,
+        seed: int | None = None,
+        mode: str = "constant",
+        **kwargs: Any,
+    ):
         super().__init__(seed=seed, **kwargs)
+        if mode not in ("constant", "reflect"):
+            raise UsageError(
+                f"RandomCrop's `mode` must be 'constant' or 'reflect'. Received: "
+                f"mode={mode!r}"
+            )
         if not isinstance(padding, int) or isinstance(padding, bool) or padding < 0:
             raise UsageError(
                 f"RandomCrop's `padding` must be an integer >= 0, in pixels. "
                 f"Received: padding={padding}"
             )
         self.padding = padding
+        self.mode = mode
 
     def draw(self, images_shape: Any) -> Any:
         """Each crop's place, (batch, 2) int32: row and column in 0..2 padding."""
@@ -221,10 +240,90 @@ class RandomCrop(_RandomTransform):
         shifts = ops.cast(offsets, "int32")[:, :, None, None] - self.padding
         rows = ops.arange(height, dtype="int32")[:, None] + shifts[:, 0]
         columns = ops.arange(width, dtype="int32")[None, :] + shifts[:, 1]
+        if self.mode == "reflect":
+            if self.padding >= min(height, width):
+                raise UsageError(
+                    f"RandomCrop can't reflect {self.padding} pixels of an image of "
+                    f"{height} x {width}: the padding must be smaller than the image."
+                )
+            rows, columns = _reflected(rows, height), _reflected(columns, width)
         return _pixels_at(images, rows, columns)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "padding": self.padding}
+        config = {**super().get_config(), "padding": self.padding}
+        return config if self.mode == "constant" else config | {"mode": self.mode}
+
+
+@keras.saving.register_keras_serializable("kerascnn")
+class RandomAlternatingFlip(_RandomTransform):
+    """Mirror each image in every other epoch: half of them in the even ones.
+
+    `RandomFlip` shows an image the same way round twice running half of the time. Here
+    an image's first side is random, a function of the seed and of its pixels, and the
+    sides alternate from then on, so that two epochs show each image both ways round.
+    Put it first: the sides follow from the raw pixels.
+
+    Args:
+        seed: integer; none draws one.
+
+    Attributes:
+        epoch: int32 `()`, the epoch counted from 0, a variable: a run sets it as each
+            epoch begins.
+
+    Source: Keller Jordan, arXiv:2404.00498, "derandomized" flipping, which draws the
+    first sides in epoch 0.
+
+    Example:
+        >>> flip = transforms.RandomAlternatingFlip(seed=0)
+        >>> image = np.arange(1, 5).reshape(1, 2, 2, 1)
+        >>> flip.transform(image, np.array([True]))[0, :, :, 0].tolist()
+        [[2, 1], [4, 3]]
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any):
+        # Keras seeds Python's generator too (`keras.utils.set_random_seed`).
+        seed = random.getrandbits(31) if seed is None else seed
+        super().__init__(seed=seed, **kwargs)
+        self.epoch = self.add_weight(
+            shape=(), dtype="int32", initializer="zeros", trainable=False, name="epoch"
+        )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Show the images as an epoch, counted from 0, does."""
+        self.epoch.assign(epoch)
+
+    def draw_for(self, images: Any) -> Any:
+        """Which images are mirrored in the present epoch.
+
+        Args:
+            images: (batch, height, width, channels), whole numbers of any dtype.
+
+        Returns:
+            (batch,) bool.
+        """
+        pixels = ops.reshape(
+            ops.cast(images, "int32"), (-1, math.prod(images.shape[1:]))
+        )
+        # Whether the sum of a random half of the pixels is odd: a coin for each image
+        # that falls the same way in all epochs.
+        words = np.random.Philox(key=self.seed).random_raw(pixels.shape[1])
+        half = ops.convert_to_tensor((words & 1).astype("int32"))
+        odd = ops.sum(pixels * half, axis=1) + ops.cast(self.epoch, "int32")
+        return ops.equal(ops.bitwise_and(odd, 1), 1)
+
+    def transform(self, images: Any, flips: Any) -> Any:
+        """Mirror the images of which `flips` says so.
+
+        Args:
+            images: (batch, height, width, channels), any dtype.
+            flips: (batch,) bool.
+
+        Returns:
+            The images, some mirrored: shape and dtype of `images`.
+        """
+        images = ops.convert_to_tensor(images)
+        flips = ops.reshape(ops.cast(flips, "bool"), (-1, 1, 1, 1))
+        return ops.where(flips, ops.flip(images, axis=2), images)
 
 
 @keras.saving.register_keras_serializable("kerascnn")
@@ -407,6 +506,12 @@ class RandomRotation(_RandomTransform):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "degrees": self.degrees}
+
+
+def _reflected(places: Any, size: int) -> Any:
+    """Mirror int32 places outside 0..size-1 about the first and the last of these."""
+    places = ops.absolute(places)
+    return size - 1 - ops.absolute(size - 1 - places)
 
 
 def _pixels_at(images: Any, rows: Any, columns: Any) -> Any:

@@ -119,3 +119,67 @@ def test_two_calls_give_two_draws_of_a_plain_keras_initialiser(make):
 def test_impossible_fan_in():
     with pytest.raises(ValueError, match="fan_in=0"):
         initializers.default(0)
+
+
+def scaled_images(n=64, height=12, width=10, channels=3):
+    """Smooth images: neighbouring pixels are alike, as in photographs."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(n, height + 3, width + 3, channels))
+    for axis in (1, 2):
+        noise = np.cumsum(noise, axis=axis)
+    smooth = noise - noise.mean(axis=(1, 2), keepdims=True)
+    return smooth[:, 3:, 3:].astype("float32")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_whitening_gives_outputs_that_are_uncorrelated_and_of_mean_square_1(size):
+    pictures = scaled_images()
+    kernel = initializers.whitening(pictures, size=size, epsilon=0.0)
+    filters = size * size * 3
+    assert kernel.shape == (size, size, 3, 2 * filters)
+    assert kernel.dtype == np.float32
+    layer = layers.Conv2D(2 * filters, size, use_bias=False)
+    layer.build((None, *pictures.shape[1:]))
+    layer.kernel.assign(kernel)
+    out = ops.convert_to_numpy(layer(pictures)).reshape(-1, 2 * filters)
+    out = out.astype("float64")
+    first, second = out[:, :filters], out[:, filters:]
+    np.testing.assert_array_equal(kernel[..., :filters], -kernel[..., filters:])
+    np.testing.assert_allclose(second, -first, atol=1e-4)
+    np.testing.assert_allclose(first.T @ first / len(first), np.eye(filters), atol=2e-3)
+
+
+@pytest.mark.needs("torch")
+def test_whitening_is_airbench_s():
+    """Its formula in PyTorch; a filter's sign is the eigenvectors' own affair."""
+    pictures = scaled_images()
+    x = torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()).double()
+    patches = torch.nn.functional.unfold(x, 2).transpose(1, 2).reshape(-1, 12)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    theirs = (vectors / torch.sqrt(values + 5e-4)).T.reshape(12, 3, 2, 2).flip(0)
+    theirs = theirs.numpy().transpose(2, 3, 1, 0)
+    ours = initializers.whitening(pictures)[..., :12]
+    for i in range(12):
+        sign = np.sign((ours[..., i] * theirs[..., i]).sum())
+        np.testing.assert_allclose(ours[..., i], sign * theirs[..., i], rtol=1e-4)
+        assert ours[..., i].flat[np.abs(ours[..., i]).argmax()] > 0
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("shape", [(3, 3, 4, 7), (3, 3, 6, 6), (5, 3, 6, 2)])
+def test_dirac_is_pytorch_s(shape):
+    kernel = np.random.default_rng(0).normal(size=shape).astype("float32")
+    theirs = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+    torch.nn.init.dirac_(theirs[: shape[2]])
+    ours = initializers.dirac(kernel)
+    np.testing.assert_array_equal(ours, theirs.numpy().transpose(2, 3, 1, 0))
+    assert not np.array_equal(ours, kernel)
+
+
+def test_dirac_passes_images_on():
+    pictures = scaled_images()
+    layer = layers.Conv2D(5, 3, padding="same", use_bias=False)
+    layer.build((None, *pictures.shape[1:]))
+    layer.kernel.assign(initializers.dirac(layer.kernel))
+    out = ops.convert_to_numpy(layer(pictures))
+    np.testing.assert_allclose(out[..., :3], pictures, rtol=1e-6)

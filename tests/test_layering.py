@@ -12,7 +12,7 @@ PACKAGE = Path(kerascnn.__file__).parent
 # Each room may import the ones before it, and what `kerascnn/__init__.py` defines.
 ROOMS = [
     *("suggestions", "text", "processes", "process", "without_weights"),
-    *("initializers", "edges", "transforms", "optim", "acceleration"),
+    *("initializers", "edges", "transforms", "views", "optim", "acceleration"),
     *(
         "recipe",
         "describe",
@@ -74,8 +74,8 @@ ORDER = {
         *("layers", "model", "__init__"),
     ],
     "engine": [
-        *("__init__", "counts", "plan", "steps", "finite", "placement"),
-        *("executables", "epoch", "fit", "choice"),
+        *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
+        *("executables", "epoch", "fit", "choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "memory"),
@@ -87,7 +87,7 @@ ORDER = {
     ],
     "twins": [
         *("rules", "twin", "initial"),
-        *("lecture_1", "lecture_2", "lecture_3", "lecture_4", "__init__"),
+        *("lecture_1", "lecture_2", "lecture_3", "lecture_4", "speedrun", "__init__"),
     ],
     "page": [
         *("__init__", "findings", "pictures", "charts", "looking", "evidence"),

@@ -527,3 +527,85 @@ def test_optax_needs_jax(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(UsageError, match="KERAS_BACKEND=jax"):
         optim.Optax(None)
+
+
+def kernels_at_start():
+    rng = np.random.default_rng(7)
+    shapes = [(3, 3, 4, 8), (3, 3, 8, 96), (5,)]
+    return [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
+@ON_JAX
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (16, 16)])
+def test_orthogonal_keeps_singular_vectors_and_evens_the_values(shape):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=shape).astype("float32")
+    found = np.asarray(optim.orthogonal(matrix, steps=5)).astype("float64")
+    left, _, right = np.linalg.svd(matrix.astype("float64"), full_matrices=False)
+    turned = left.T @ found @ right.T
+    values = np.diag(turned)
+    np.testing.assert_allclose(turned - np.diag(values), 0, atol=1e-4)
+    assert 0.5 < values.min() <= values.max() < 1.3
+
+
+@ON_JAX
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_orthogonal_is_optax_s(steps):
+    from optax import contrib
+
+    if not hasattr(contrib, "scale_by_muon"):
+        pytest.skip("this optax has no Muon")
+    matrix = np.random.default_rng(1).normal(size=(30, 20)).astype("float32")
+    muon = contrib.scale_by_muon(ns_steps=steps, beta=0.0, nesterov=False)
+    theirs, _ = muon.update(matrix, muon.init(matrix))
+    ours = optim.orthogonal(matrix, steps)
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=2e-5)
+
+
+@ON_JAX
+@pytest.mark.needs("torch")
+def test_muon_beside_sgd_is_airbench_s():
+    """Its loop in PyTorch: momentum, a kernel brought to its length, then the step."""
+    import optax
+
+    rate, momentum, steps = 0.2, 0.6, 12
+    kinds = {4: "filters"}
+    parts = {
+        "filters": optim.muon(optax.linear_schedule(rate, 0, steps), momentum),
+        "rest": optax.sgd(0.1, 0.9, nesterov=True),
+    }
+    optimizer = optim.Optax(
+        optax.partition(parts, lambda ws: [kinds.get(w.ndim, "rest") for w in ws])
+    )
+    variables = [keras.Variable(w) for w in kernels_at_start()]
+    optimizer.build(variables)
+
+    theirs = [torch.from_numpy(w.copy()).double() for w in kernels_at_start()]
+    theirs = [w.permute(3, 2, 0, 1) if w.ndim == 4 else w for w in theirs]
+    velocities = [torch.zeros_like(w) for w in theirs]
+    for step in range(steps):
+        rng = np.random.default_rng(step)
+        given = [rng.normal(size=v.shape).astype("float32") for v in variables]
+        optimizer.apply([ops.convert_to_tensor(g) for g in given], variables)
+        for weight, velocity, g in zip(theirs, velocities, given, strict=True):
+            gradient = torch.from_numpy(g).double()
+            if weight.ndim == 1:
+                velocity.mul_(0.9).add_(gradient)
+                weight.sub_(0.1 * (gradient + 0.9 * velocity))
+                continue
+            gradient = gradient.permute(3, 2, 0, 1)
+            velocity.mul_(momentum).add_(gradient)
+            ahead = gradient + momentum * velocity
+            x = ahead.reshape(len(ahead), -1)
+            x = x / x.norm()
+            for _ in range(3):
+                square = x @ x.T
+                polynomial = -4.7750 * square + 2.0315 * square @ square
+                x = 3.4445 * x + polynomial @ x
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+            weight.sub_(rate * (1 - step / steps) * x.reshape(weight.shape))
+    for ours, weight in zip(variables, theirs, strict=True):
+        weight = weight.permute(2, 3, 1, 0) if weight.ndim == 4 else weight
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(ours), weight.numpy(), rtol=0, atol=2e-4
+        )

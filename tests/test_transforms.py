@@ -48,6 +48,7 @@ def images(batch=32, height=16, width=12, channels=3, dtype="uint8"):
 def random_layers():
     return [
         transforms.RandomCrop(2, seed=1),
+        transforms.RandomCrop(2, seed=1, mode="reflect"),
         transforms.RandomErasing(0.75, (0.01, 0.3), (1, 1), seed=1),
         transforms.RandomRotation(5, seed=1),
     ]
@@ -99,8 +100,8 @@ def independence_p_value(a, b):
     return stats.chi2_contingency(table).pvalue
 
 
-def crop_by_hand(image, offset, padding):
-    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+def crop_by_hand(image, offset, padding, mode="constant"):
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode)
     row, column = offset
     return padded[row : row + image.shape[0], column : column + image.shape[1]]
 
@@ -194,6 +195,51 @@ class TestOnEveryBackend:
         expected = [crop_by_hand(x[i], offsets[i], padding) for i in range(25)]
         assert actual.dtype == dtype
         np.testing.assert_array_equal(actual, expected)
+
+    @pytest.mark.parametrize("padding", [1, 2, 5])
+    def test_crop_over_a_reflection(self, padding):
+        side = 2 * padding + 1
+        x = images(side**2, 6, 7)
+        offsets = np.array([(i, j) for i in range(side) for j in range(side)])
+        crop = transforms.RandomCrop(padding, mode="reflect")
+        expected = [
+            crop_by_hand(image, offset, padding, "reflect")
+            for image, offset in zip(x, offsets, strict=True)
+        ]
+        np.testing.assert_array_equal(transformed(crop, x, offsets), expected)
+
+    def test_alternating_flip_shows_both_sides_in_two_epochs(self):
+        x = images(2_000, 8, 6)
+        layer = transforms.RandomAlternatingFlip(seed=3)
+        shown = []
+        for epoch in range(4):
+            layer.begin_epoch(epoch)
+            result = numpy(layer(x, training=True))
+            assert result.dtype == x.dtype
+            flipped = (result == x[:, :, ::-1]).all(axis=(1, 2, 3))
+            same = (result == x).all(axis=(1, 2, 3))
+            assert (flipped ^ same).all()
+            shown.append(flipped)
+        np.testing.assert_array_equal(shown[0], shown[2])
+        np.testing.assert_array_equal(shown[1], shown[3])
+        np.testing.assert_array_equal(shown[0], ~shown[1])
+        assert stats.binomtest(int(shown[0].sum()), 2_000).pvalue > ALPHA
+        first = shown[0].astype(int)
+        assert independence_p_value(first[:-1], first[1:]) > ALPHA
+        np.testing.assert_array_equal(numpy(layer(x)), x)  # not in training
+
+    def test_alternating_flip_follows_from_seed_and_image_alone(self):
+        x = images(256, 8, 6)
+
+        def sides(x, seed):
+            layer = transforms.RandomAlternatingFlip(seed=seed)
+            return numpy(layer.draw_for(x))
+
+        one = sides(x, 1)
+        np.testing.assert_array_equal(sides(x, 1), one)
+        np.testing.assert_array_equal(sides(x[::-1], 1), one[::-1])
+        np.testing.assert_array_equal(sides(x.astype("float32"), 1), one)
+        assert independence_p_value(one.astype(int), sides(x, 2).astype(int)) > ALPHA
 
     def test_crop_uses_one_offset_per_image(self):
         layer = transforms.RandomCrop(2, seed=4)
@@ -452,6 +498,7 @@ def test_saved_scaling_needs_keras_only(tmp_path):
     "layer",
     [
         transforms.RandomCrop(3, seed=1),
+        transforms.RandomCrop(3, seed=1, mode="reflect"),
         transforms.RandomErasing(0.3, (0.1, 0.2), (0.5, 2), value=(1, 2, 3), seed=2),
         transforms.RandomRotation((-3, 7), seed=3),
     ],
@@ -466,11 +513,20 @@ def test_configuration_round_trip(layer):
     np.testing.assert_array_equal(numpy(again.draw(DRAWN)), numpy(layer.draw(DRAWN)))
 
 
+def test_an_alternating_flip_keeps_its_seed():
+    x = images(64)
+    layer = transforms.RandomAlternatingFlip()
+    text = json.dumps(keras.saving.serialize_keras_object(layer))
+    again = keras.saving.deserialize_keras_object(json.loads(text))
+    np.testing.assert_array_equal(numpy(again.draw_for(x)), numpy(layer.draw_for(x)))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: transforms.RandomCrop(-1), "padding=-1"),
         (lambda: transforms.RandomCrop(1.5), "padding=1.5"),
+        (lambda: transforms.RandomCrop(2, mode="mirror"), "mode='mirror'"),
         (lambda: transforms.RandomErasing(p=1.2), "p=1.2"),
         (lambda: transforms.RandomErasing(scale=(0.3, 0.1)), r"scale=\(0.3, 0.1\)"),
         (lambda: transforms.RandomErasing(scale=(0.3, 1.1)), r"scale=\(0.3, 1.1\)"),
@@ -495,6 +551,10 @@ def test_mistakes_get_one_clear_line(make, message):
 def test_images_that_do_not_fit():
     with pytest.raises(ValueError, match=r"expected ndim=4.*\(8, 8, 3\)"):
         transforms.RandomCrop(2)(np.zeros((8, 8, 3)))
+    with pytest.raises(UsageError, match=r"can't reflect 8 pixels .* 8 x 12"):
+        transforms.RandomCrop(8, mode="reflect").transform(
+            images(1, 8, 12), np.zeros((1, 2))
+        )
     with pytest.raises(UsageError, match=r"one per channel: 3 here.*value=\(1, 2\)"):
         transforms.RandomErasing(value=(1, 2)).transform(images(1), np.zeros((1, 4)))
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 class Trainer:
     """Training steps of plain PyTorch: eager, channels last, or compiled as well."""
 
-    def __init__(self, twin: Twin, form: str):
+    def __init__(self, twin: Twin, form: str, steps: int = 1000):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.layout = (
             torch.contiguous_format if form == "eager" else torch.channels_last
         )
         self.model = twin.network().to(self.device, memory_format=self.layout)
-        self.optimizer = twin.optimizer(self.model)
+        self.optimizer = twin.optimizer(self.model, steps=steps)
+        self.smoothing = twin.label_smoothing
         self.call: Callable[..., torch.Tensor] = (
             torch.compile(self.model) if form == "compile" else self.model
         )
@@ -38,7 +39,9 @@ class Trainer:
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Take one step and return the loss, not yet read from the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(self.call(images), labels)
+        loss = nn.functional.cross_entropy(
+            self.call(images), labels, label_smoothing=self.smoothing
+        )
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -90,6 +93,7 @@ def transform(
     chosen: Sequence[rules.Rule], device: str = "cpu"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what some rules do to a uint8 batch: float32, channels first."""
+    # An alternating flip's sides are drawn anew in each epoch.
     parts = [_part(device, rule) for rule in chosen]
 
     def apply(images: torch.Tensor) -> torch.Tensor:
@@ -108,20 +112,22 @@ def _part(device: str, rule: rules.Rule) -> Callable[[torch.Tensor], torch.Tenso
             )
             scale, offset = 1 / (255 * std), -mean / std
             return lambda images: images * scale + offset
-        case rules.RandomHorizontalFlip():
+        case rules.RandomHorizontalFlip() | rules.RandomAlternatingFlip():
+            p = getattr(rule, "p", 0.5)
             return lambda images: torch.where(
-                torch.rand(len(images), 1, 1, 1, device=device) < rule.p,
+                torch.rand(len(images), 1, 1, 1, device=device) < p,
                 images.flip(2),
                 images,
             )
         case rules.RandomCrop():
-            return lambda images: _crop(images, rule.padding)
+            return lambda images: _crop(images, rule.padding, rule.mode)
     raise UsageError(f"the benchmarks have no plain PyTorch for {type(rule).__name__}.")
 
 
-def _crop(images: torch.Tensor, padding: int) -> torch.Tensor:
+def _crop(images: torch.Tensor, padding: int, mode: str) -> torch.Tensor:
     batch, height, width, _ = images.shape
-    padded = nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
+    maps = images.permute(0, 3, 1, 2)  # PyTorch reflects the last two dimensions
+    padded = nn.functional.pad(maps, (padding,) * 4, mode).permute(0, 2, 3, 1)
     first = torch.randint(2 * padding + 1, (2, batch, 1), device=images.device)
     rows = first[0] + torch.arange(height, device=images.device)
     columns = first[1] + torch.arange(width, device=images.device)

@@ -22,7 +22,7 @@ import numpy as np
 
 from kerascnn import data
 from kerascnn.acceleration import stock_operations
-from kerascnn.engine import finite, placement
+from kerascnn.engine import finite, losses, placement
 from kerascnn.engine.executables import Executables
 from kerascnn.engine.steps import build_metrics
 from kerascnn.process import memory
@@ -60,10 +60,10 @@ def fit(
     """Train a compiled model as `keras.Model.fit` would, faster.
 
     The loss is the mean softmax cross-entropy on logits plus the model's own losses
-    (L2), whatever the model was compiled with. Of the hooks for single batches only
-    `on_train_batch_end` is called, without logs, and only where the callback says
-    `needs_no_state = True`. After a `NotFiniteError` the model is as it was before that
-    step.
+    (L2), whatever the model was compiled with; but a `losses.SmoothedCrossentropy`'s
+    smoothing counts. Of the hooks for single batches only `on_train_batch_end` is
+    called, without logs, and only where the callback says `needs_no_state = True`.
+    After a `NotFiniteError` the model is as it was before that step.
     """
     loop = _Loop(model, train, test, plan, callbacks, steps_a_call, autosave)
     loop.run()
@@ -199,7 +199,7 @@ class _Loop:
         if model.stop_evaluating:
             images = min(images, batch_size)
         sums = placement.copied(self.mesh, _zeros())
-        for chosen in _evaluation_calls(images, batch_size):
+        for chosen in evaluation_calls(images, batch_size):
             # Calls that wait would each have their own memory.
             jax.block_until_ready(sums)
             chosen = placement.cut(self.mesh, chosen[None])
@@ -291,14 +291,14 @@ def training_function(
 
 def _step_function(model: keras.Model) -> Callable[..., State]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
-    optimizer = model.optimizer
+    optimizer, smoothing = model.optimizer, losses.smoothing_of(model)
     finite.counts(optimizer)  # the variable must be there before a trace
 
     def loss_of(weights, others, slots, images, labels):
         logits, others, penalties = model.stateless_call(
             weights, others, images, training=True, return_losses=True
         )
-        sums = _measure(logits, labels, penalties)
+        sums = _measure(logits, labels, penalties, smoothing)
         loss = sums["loss"] / sums["images"]
         # The scale of half precision is one of the optimiser's variables.
         pairs = zip(optimizer.variables, slots, strict=True)
@@ -361,6 +361,8 @@ def _step_function(model: keras.Model) -> Callable[..., State]:
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
+    smoothing = losses.smoothing_of(model)
+
     def evaluate(
         state: State,
         sums: State,
@@ -376,23 +378,26 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
                 training=False,
                 return_losses=True,
             )
-            new = _measure(logits, labels[chosen[0]], penalties)
+            new = _measure(logits, labels[chosen[0]], penalties, smoothing)
             return jax.tree.map(jnp.add, sums, new)
 
     options = {"donate_argnums": 1, **placement.options(mesh)}
     return Executables(evaluate, options)
 
 
-def _measure(logits: jax.Array, labels: jax.Array, penalties: list) -> State:
+def _measure(
+    logits: jax.Array, labels: jax.Array, penalties: list, smoothing: float
+) -> State:
     """Sum over a batch what is reported as a mean over an epoch."""
     logits = logits.astype("float32")  # as Keras's losses do under mixed precision
-    entropy = keras.ops.sparse_categorical_crossentropy(
-        labels, logits, from_logits=True
-    )
+    entropy = losses.crossentropy(labels, logits)
     images = jnp.float32(len(labels))
     total = entropy.sum().astype("float32")  # Keras computes in float64 with x64
+    lowered = total
+    if smoothing:
+        lowered = losses.crossentropy(labels, logits, smoothing).sum().astype("float32")
     return {
-        "loss": total + images * jnp.float32(sum(penalties)),
+        "loss": lowered + images * jnp.float32(sum(penalties)),
         "accuracy": (logits.argmax(-1) == labels).sum(dtype="float32"),
         "crossentropy": total,
         "images": images,
@@ -473,7 +478,7 @@ def _calls(
     return calls
 
 
-def _evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
+def evaluation_calls(images: int, batch_size: int) -> list[np.ndarray]:
     """Cut a set into batches: of equal size, where one near `batch_size` divides it."""
     # A smaller last one would be compiled anew, and no value depends on the others.
     equal = (n for n in range(batch_size, batch_size // 2, -1) if images % n == 0)

@@ -24,7 +24,7 @@ from kerascnn.parity.check import Check
 from kerascnn.parity.initial import compare_initial, compare_penalties
 from kerascnn.parity.keras_step import make_trainer
 from kerascnn.parity.shared_randomness import Dice
-from kerascnn.parity.step import Pair, watch
+from kerascnn.parity.step import Pair, activation_after, watch
 from kerascnn.parity.torch_step import TorchTrainer
 from kerascnn.parity.trace import compare_training
 from kerascnn.parity.transforms import DRAWN, compare_transforms
@@ -60,6 +60,12 @@ def compare(
     yield from compare_batches(recipe, twin)
     raw = pictures.of(recipe)
     yield from compare_transforms(recipe, twin, raw.images[:DRAWN])
+    first = raw.images[: build.ADAPTED]
+    if recipe.adapt:
+        scaled = scaled_by(recipe, first)
+        recipe.adapt(network, scaled)
+        assert twin.adapt is not None
+        twin.adapt(module, scaled)
     yield from compare_initial(layouts, module)
     shake(layouts)
     weights.to_torch(network, module)
@@ -68,12 +74,22 @@ def compare(
         forget_order(layouts, module)
     watched = watch(network)
     keras_trainer = make_trainer(
-        network, [w for w, _ in watched], recipe.optimizer(), accelerate
+        *(network, [w for w, _ in watched], recipe.optimizer(much.steps)),
+        *(accelerate, recipe.label_smoothing),
     )
-    torch_trainer = TorchTrainer(module, twin, layouts)
+    torch_trainer = TorchTrainer(module, twin, layouts, much.steps)
     pair = Pair(recipe, twin, watched, layouts, keras_trainer, torch_trainer)
     batches = prepare(twin, raw, much, Dice(network))
     yield from compare_training(pair, batches, mistake)
+
+
+def scaled_by(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """Return raw images after a recipe's transforms that are not random."""
+    scaled: Any = images
+    for layer in recipe.transform():
+        if not build.is_random(layer):
+            scaled = layer(scaled)
+    return keras.ops.convert_to_numpy(scaled)
 
 
 def quick_draws() -> contextlib.AbstractContextManager[Any]:
@@ -108,10 +124,12 @@ def forget_order(layouts: list[Layout], module: nn.Module) -> None:
 
 
 def check_activations(network: keras.Model) -> None:
-    """Raise `UsageError` if an activation is a layer of its own."""
+    """Raise `UsageError` if an activation is a layer of its own, but for BatchNorm's."""
     # A layer and its activation are compared as one, and ReLU's kinks by layer.
+    known = [activation_after(layer) for layer in network.layers]
     for layer in network.layers:
-        if isinstance(layer, keras.layers.ReLU | keras.layers.Activation):
+        alone = isinstance(layer, keras.layers.ReLU | keras.layers.Activation)
+        if alone and layer not in known:
             raise UsageError(
                 f"layer {layer.name!r} can't be compared: write the activation into "
                 'the layer before it, as activation="relu".'

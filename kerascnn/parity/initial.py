@@ -44,6 +44,8 @@ def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]
             reason,
             "in standard errors",
         )
+        if not layout.layer.use_bias:
+            continue
         biases = [
             keras.ops.convert_to_numpy(layout.layer.bias),
             other.bias.detach().numpy(),

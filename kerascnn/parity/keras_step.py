@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerascnn.engine.losses import crossentropy
 from kerascnn.engine.steps import LossOf, gradients
 
 
@@ -31,7 +32,9 @@ class KerasTrainer:
         watched: Sequence[keras.layers.Layer],
         optimizer: keras.Optimizer,
         accelerate: bool,
+        smoothing: float = 0.0,
     ):
+        self.smoothing = smoothing
         outputs = [*(layer.output for layer in watched), network.output]
         self.model = self.plain = keras.Model(network.input, outputs)
         if accelerate and keras.backend.backend() == "jax":
@@ -51,11 +54,7 @@ class KerasTrainer:
         ops: Any = keras.ops
 
         def loss_of(outputs: Any) -> tuple[Any, Any]:
-            entropy = ops.mean(
-                ops.sparse_categorical_crossentropy(
-                    labels, outputs[-1], from_logits=True
-                )
-            )
+            entropy = ops.mean(crossentropy(labels, outputs[-1], self.smoothing))
             return entropy + sum(self.model.losses), entropy
 
         return loss_of
@@ -68,9 +67,10 @@ class KerasTrainer:
         """Return a variable's present value."""
         return keras.ops.convert_to_numpy(variable.value)
 
-    def learning_rate(self) -> float:
-        """Return the present learning rate."""
-        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+    def learning_rate(self) -> float | None:
+        """Return the present learning rate; None where the optimiser shows none."""
+        rate = self.optimizer.learning_rate
+        return None if rate is None else float(keras.ops.convert_to_numpy(rate))
 
 
 class JaxKerasTrainer(KerasTrainer):
@@ -91,7 +91,8 @@ class JaxKerasTrainer(KerasTrainer):
             for group, variables in enumerate((self.variables, others))
             for i, variable in enumerate(variables)
         }
-        self.rate = [v.name for v in self.optimizer.variables].index("learning_rate")
+        names = [v.name for v in self.optimizer.variables]
+        self.rate = names.index("learning_rate") if "learning_rate" in names else None
 
         def step(state, images, labels):
             weights, values, optimizer = state
@@ -114,7 +115,8 @@ class JaxKerasTrainer(KerasTrainer):
         )
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> Step:
-        self.state[2][self.rate] = self.optimizer.learning_rate.value
+        if self.rate is not None:
+            self.state[2][self.rate] = self.optimizer.learning_rate.value
         self.state, shown = self.compiled(self.state, images, labels)
         return Step(*shown)
 

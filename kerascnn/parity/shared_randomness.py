@@ -48,9 +48,13 @@ class Rates:
         for callback in self.callbacks:
             getattr(callback, hook)(*arguments)
 
-    def difference(self, torch_trainer: TorchTrainer) -> float:
-        """Return the relative difference of this rate and the twin's."""
-        return abs(self.keras_trainer.learning_rate() / torch_trainer.learning_rate - 1)
+    def difference(self, torch_trainer: TorchTrainer) -> float | None:
+        """Return the relative difference of this rate and the twin's.
+
+        None where optax keeps the rates to itself: they show in the losses.
+        """
+        rate = self.keras_trainer.learning_rate()
+        return None if rate is None else abs(rate / torch_trainer.learning_rate - 1)
 
 
 class Dice:

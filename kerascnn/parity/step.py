@@ -63,10 +63,26 @@ class Pair:
 def watch(network: keras.Model) -> list[tuple[keras.layers.Layer, str]]:
     """Return the layers whose outputs are compared, each with its kind."""
     return [
-        (layer, WATCHED[type(layer).__name__])
+        (activation_after(layer) or layer, WATCHED[type(layer).__name__])
         for layer in network.layers
         if type(layer).__name__ in WATCHED
     ]
+
+
+def activation_after(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """Return the `Activation` that is a BatchNormalization's: it has none inside.
+
+    A shortcut may be added in between.
+    """
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return None
+    following = layer
+    while following is layer or isinstance(following, keras.layers.Add):
+        nodes = following._outbound_nodes
+        if len(nodes) != 1:
+            return None
+        following = nodes[0].operation
+    return following if isinstance(following, keras.layers.Activation) else None
 
 
 def take_step(pair: Pair, batch: Batch, mistake: str | None) -> Step:
@@ -161,16 +177,19 @@ def compare_update(
     pair: Pair, gradients: Gradients, mistake: str | None
 ) -> Iterator[Check]:
     """Compare the weights after the first update, and BatchNorm's statistics."""
-    rate = pair.twin.learning_rate
+    rate, unit = pair.twin.learning_rate, "in learning rates"
     for name, updated in pair.torch_trainer.updated(gradients).items():
         new = pair.keras_trainer.value(variable_of(pair.layouts, name))
+        if pair.twin.optimizers:  # not all weights move as far as Adam moves them
+            old = pair.torch_trainer.value(name)
+            rate, unit = float(np.abs(updated - old).max()), "of the largest step"
         yield Check(
             "update",
             " ".join(name),
             float(np.abs(new - updated).max() / rate),
             UPDATE + 2 * float(np.spacing(np.abs(new).max())) / rate,
             mistakes.MISTAKES["adam_eps"][0],
-            "in learning rates",
+            unit,
         )
     statistics = pair.torch_trainer.statistics(unbiased=mistake == "bn_variance")
     for (layer, name), after in statistics.items():
@@ -254,7 +273,7 @@ def variable_of(layouts: list[Layout], name: tuple[str, str]) -> keras.Variable:
 def forward_reason(layer: keras.layers.Layer) -> str:
     """Return what is likely wrong with the first layer whose output differs."""
     match type(layer).__name__:
-        case "BatchNormalization":
+        case "BatchNormalization" | "Activation":
             return mistakes.MISTAKES["bn_eps"][0]
         case "Dense":
             return mistakes.MISTAKES["flatten_order"][0]

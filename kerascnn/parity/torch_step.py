@@ -13,10 +13,12 @@ from torch import nn
 from kerascnn.parity import weights
 from kerascnn.parity.weights import Layout
 from kerascnn.twins.lecture_2 import ResizeLayer
+from kerascnn.twins.speedrun import Whitening
 from kerascnn.twins.twin import Twin
 
 KINDS = {
     nn.Conv2d: "convolution",
+    Whitening: "convolution",
     nn.Linear: "dense",
     nn.BatchNorm2d: "norm",
     nn.MaxPool2d: "maximum",
@@ -52,10 +54,13 @@ class Batch:
 class TorchTrainer:
     """A twin that trains step by step and shows what it computes, laid out as Keras."""
 
-    def __init__(self, network: nn.Module, twin: Twin, layouts: Sequence[Layout]):
+    def __init__(
+        self, network: nn.Module, twin: Twin, layouts: Sequence[Layout], steps: int
+    ):
         self.network = network.train()
         self.twin = twin
-        self.optimizer = twin.optimizer(network, kernels_only=True)
+        self.steps = steps
+        self.optimizer = twin.optimizer(network, kernels_only=True, steps=steps)
         self.scheduler = twin.scheduler(self.optimizer)
         self.epoch = 0
         self.modules = list(zip(layouts, weights.learning(network), strict=False))
@@ -169,6 +174,11 @@ class TorchTrainer:
         channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         dtype = next(self.network.parameters()).dtype
         return torch.from_numpy(channels_first).to(dtype)
+
+    def value(self, name: tuple[str, str]) -> np.ndarray:
+        """Return a parameter, by Keras's names, as it is before the update."""
+        layout, parameter = self.parameters[name]
+        return layout.to_keras(parameter.detach().numpy().copy())
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits in inference."""
@@ -290,7 +300,10 @@ class TorchTrainer:
         self.masks = list(batch.masks)
         logits = self.network(self._images(batch.images))
         labels = torch.from_numpy(batch.labels).long()
-        return logits, nn.functional.cross_entropy(logits, labels)
+        smoothing = self.twin.label_smoothing
+        return logits, nn.functional.cross_entropy(
+            logits, labels, label_smoothing=smoothing
+        )
 
     def follow(self, gradients: Mapping[tuple[str, str], np.ndarray]) -> None:
         """Update the weights by Keras's gradients."""
@@ -312,6 +325,8 @@ class TorchTrainer:
         # Equal gradients show the optimiser alone: Adam's first update is the
         # gradient's sign, so the rounding of one that is nearly zero would look like
         # another update.
+        if self.twin.optimizers:
+            return self._updated_by_its_own(gradients)
         new = {}
         for name, (layout, parameter) in self.parameters.items():
             copy = nn.Parameter(parameter.detach().clone())
@@ -320,6 +335,25 @@ class TorchTrainer:
             copy.grad = torch.from_numpy(gradient)
             optimizer.step()
             new[name] = layout.to_keras(copy.detach().numpy())
+        return new
+
+    def _updated_by_its_own(
+        self, gradients: dict[tuple[str, str], np.ndarray]
+    ) -> dict[tuple[str, str], np.ndarray]:
+        before = [p.detach().clone() for p in self.network.parameters()]
+        kept, self.optimizer = (
+            self.optimizer,
+            self.twin.optimizer(self.network, steps=self.steps),
+        )
+        self.follow(gradients)
+        self.optimizer = kept
+        new = {
+            name: layout.to_keras(parameter.detach().numpy().copy())
+            for name, (layout, parameter) in self.parameters.items()
+        }
+        with torch.no_grad():
+            for parameter, value in zip(self.network.parameters(), before, strict=True):
+                parameter.copy_(value)
         return new
 
     def statistics(self, unbiased: bool) -> dict[tuple[str, str], np.ndarray]:

@@ -41,7 +41,7 @@ def compare_training(
     if len(pair.layouts) <= SHALLOW:
         copied = pair.twin.network()
         copied.load_state_dict(pair.torch_trainer.network.state_dict())
-        free = TorchTrainer(copied, pair.twin, pair.layouts)
+        free = TorchTrainer(copied, pair.twin, pair.layouts, pair.torch_trainer.steps)
     rates = Rates(pair.recipe, pair.keras_trainer)
     first, inferred = next(batches), None
     if differs_in_inference(pair.keras_trainer.model):
@@ -88,15 +88,16 @@ def compare_losses(
         batch = following
         rates.begin(batch.epoch)
         step = take_step(pair, batch, mistake)
-    yield Check(
-        "learning rate",
-        f"of {len(losses)} steps",
-        max(differences),
-        RATE,
-        mistakes.MISTAKES["decay_per_step"][0]
-        if pair.recipe.callbacks()
-        else "another learning rate",
-    )
+    if None not in differences:
+        yield Check(
+            "learning rate",
+            f"of {len(losses)} steps",
+            max(differences),
+            RATE,
+            mistakes.MISTAKES["decay_per_step"][0]
+            if pair.recipe.callbacks()
+            else "another learning rate",
+        )
     size = len(batch.images)
     yield trace("trace", losses, size, "each update by Keras's gradients")
     if free:

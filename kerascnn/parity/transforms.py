@@ -51,7 +51,8 @@ def compare_transforms(
             return
         if rule.random:
             shape = (DRAWN, *x.shape[1:])
-            _, drawn = transformed(layer, np.zeros(shape, x.dtype))
+            some = np.random.default_rng(5).integers(0, 256, shape)
+            _, drawn = transformed(layer, some.astype(x.dtype))
             draws = Check(
                 "transform",
                 f"{kind} draws",
@@ -118,5 +119,5 @@ def transformed(
         return number(flipped), number(draw["flips"]).reshape(-1)
     if not hasattr(layer, "draw"):
         return number(layer(tensor)), None
-    draw = number(layer.draw(images.shape))
+    draw = number(layer.draw_for(tensor))
     return number(layer.transform(tensor, draw)), draw

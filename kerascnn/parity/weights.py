@@ -61,8 +61,14 @@ class Layout:
         """Pairs of names of the layer's arrays, Keras's and PyTorch's."""
         pairs = list(PARAMETERS[self.kind])
         if self.kind == "BatchNormalization":
-            return pairs + list(STATISTICS)
+            return pairs[not self.layer.scale :] + list(STATISTICS)
         return pairs if self.layer.use_bias else pairs[:1]
+
+    @property
+    def ones(self) -> list[str]:
+        """PyTorch's names of arrays of ones that the layer does without."""
+        without = self.kind == "BatchNormalization" and not self.layer.scale
+        return ["weight"] * without
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Lay a Keras array (weight or its gradient) out as PyTorch does."""
@@ -111,10 +117,10 @@ def layouts(model: keras.Model) -> list[Layout]:
                 f"layer {layer.name!r} is used {len(layer._inbound_nodes)} times: its "
                 "place among PyTorch's modules is not clear."
             )
-        if kind == "BatchNormalization" and not (layer.scale and layer.center):
+        if kind == "BatchNormalization" and not layer.center:
             raise UsageError(
-                f"layer {layer.name!r} has no gamma or no beta, and PyTorch's "
-                "BatchNorm has both or none."
+                f"layer {layer.name!r} has no beta, and PyTorch's BatchNorm has both "
+                "gamma and beta, or none."
             )
         found.append(Layout(layer, kind, _flattened(layer.input)))
     return found
@@ -256,12 +262,18 @@ def pairs(
                 f"weights, Keras's has {len(found)}."
             )
         module, names = held[i]
-        wanted = {torch_name for _, torch_name in layout.names}
+        wanted = {torch_name for _, torch_name in layout.names} | {*layout.ones}
         if set(names) != wanted:
             raise UsageError(
                 f"{name} does not fit PyTorch's {module!r}: expected "
                 f"{', '.join(sorted(wanted))}, found {', '.join(sorted(names))}."
             )
+        for torch_name in layout.ones:
+            if not bool((state_dict[names[torch_name]] == 1).all()):
+                raise UsageError(
+                    f"{name} has no gamma, and PyTorch's {names[torch_name]!r} is not "
+                    "1 everywhere."
+                )
         for keras_name, torch_name in layout.names:
             expected = layout.to_torch(
                 np.broadcast_to(0.0, getattr(layout.layer, keras_name).shape)

@@ -78,6 +78,9 @@ def _settings(recipe: Recipe) -> list[tuple[str, str]]:
     rate = optimizer.learning_rate
     rate = "" if rate is None else f" at {float(rate):g}"
     steps = ", the last partial one dropped" if recipe.drop_last else ""
+    smoothed = recipe.label_smoothing
+    smoothed = f", labels smoothed by {smoothed:g}" if smoothed else ""
+    seen = getattr(recipe.views, "__name__", "a function of the recipe's")
     return [
         ("course", course_text(recipe.course)),
         ("data", recipe.dataset),
@@ -86,8 +89,9 @@ def _settings(recipe: Recipe) -> list[tuple[str, str]]:
             "training",
             f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
             f"batches of {recipe.batch_size}{steps}, "
-            f"{type(optimizer).__name__}{rate}",
+            f"{type(optimizer).__name__}{rate}{smoothed}",
         ),
+        *([("views", f"{seen}, at the end")] if recipe.views else []),
         ("after", recipe.after or "nothing: the ladder starts here"),
         ("changes", ", ".join(sorted(recipe.changes)) or "-"),
         ("command", recipe.command),

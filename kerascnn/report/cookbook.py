@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -206,7 +207,8 @@ def _card(
     changes: dict[str, list[str]],
     fingerprint: str,
 ) -> str:
-    idea, _, deviations = item.idea.partition("\nDeviations from the lecture: ")
+    idea, *deviations = re.split(r"\nDeviations from [\w ]+: ", item.idea, maxsplit=1)
+    deviations = "".join(deviations)
     delta = [x for part, lines in changes.items() for x in (f"@@ {part} @@", *lines)]
     before = f"After [{item.after}](../{item.after}/README.md):"
     return CARD.format(
@@ -239,6 +241,10 @@ def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list
             seeds = f"{len(kept)} of {len(runs)} seeds, the rest at chance"
         deviation = f" ± {100 * ours[1]:.2f}" * (len(kept) > 1)
         cells[1] = f"{100 * ours[0]:.2f}{deviation}% ({seeds})"
+        seen = records.accuracy(kept, split, "_with_views") if split == "test" else None
+        if seen:
+            deviation = f" ± {100 * seen[1]:.2f}" * (len(kept) > 1)
+            cells[1] += f"; {100 * seen[0]:.2f}{deviation}% with views"
         if course is not None:
             cells[2] = f"{100 * (ours[0] - course):+.1f}"
     return cells
@@ -254,11 +260,14 @@ def _rung(item: recipe.Outline, runs: list[dict[str, Any]]) -> list[str]:
 def _run(record: dict[str, Any]) -> list[str]:
     result, environment = record["result"], record["environment"]
     machine, versions = environment["device"], environment["versions"]
+    seen = result.get("test_accuracy_with_views")
     if machine == "cpu":
         machine = f"{environment['processor']}, {environment['cores']} cores"
     return [
         str(record["seed"]),
-        *(f"{result[f'{split}_accuracy']:.2%}" for split in ("test", "train")),
+        f"{result['test_accuracy']:.2%}"
+        + (f" ({seen:.2%} with views)" if seen is not None else ""),
+        f"{result['train_accuracy']:.2%}",
         duration(result["seconds"]),
         machine,
         ", ".join(f"{x} {versions[x]}" for x in ("keras", environment["backend"])),

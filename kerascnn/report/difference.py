@@ -47,15 +47,16 @@ def between(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]]:
     """Return how two descriptions differ: by part, lines with -, + or space first."""
     # Where the layers are the same one for one, the settings that change are named,
     # each once for all layers that change; else the layers are listed.
+    old, new = recipes.EXTRAS | old, recipes.EXTRAS | new
     return {
         part: _lines(old[part], new[part])
-        for part in recipes.PARTS
+        for part in (*recipes.PARTS, *recipes.EXTRAS)
         if old[part] != new[part]
     }
 
 
 def _lines(old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict):
+    if isinstance(old, dict) and isinstance(new, dict):
         old, new = [old], [new]
     if not isinstance(old, list):
         return [f"- {wording.text(old)}", f"+ {wording.text(new)}"]

@@ -107,10 +107,14 @@ def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 
 
 def accuracy(
-    records: Sequence[dict[str, Any]], split: str
+    records: Sequence[dict[str, Any]], split: str, kind: str = ""
 ) -> tuple[float, float] | None:
-    """Return mean and sample deviation, 0 to 1, of the last epoch's accuracies."""
-    values = [record["result"][f"{split}_accuracy"] for record in records]
+    """Return mean and sample deviation, 0 to 1, of the last epoch's accuracies.
+
+    Of the `kind` `"_with_views"` there are only those of recipes with views.
+    """
+    values = [record["result"].get(f"{split}_accuracy{kind}") for record in records]
+    values = [value for value in values if value is not None]
     if not values:
         return None
     return statistics.fmean(values), statistics.stdev(values) if values[1:] else 0.0

@@ -25,6 +25,7 @@ def text(run: Run) -> str:
     partial = data["sample"] or "limit" in config["overrides"]
     whose = "course" + ", on the full set" * bool(partial)
     accuracy = runs.evaluated(result, "accuracy")
+    kind = "validation" if config.get("validation") else "test"
     evaluated = _accuracy("test accuracy ", accuracy, whose, figures.get("test"))
     if share := config.get("validation"):
         evaluated = _accuracy("validation    ", accuracy, whose, None)
@@ -32,6 +33,9 @@ def text(run: Run) -> str:
     elif "limit" in config["overrides"]:
         evaluated += f"   (on {data['test_images']:,} images)"
     others = result.get("of_the_last_epochs_weights")
+    if f"{kind}_accuracy_with_views" in result:
+        seen = result[f"{kind}_accuracy_with_views"]
+        evaluated += f"\n  with {result['views']} views    {seen:6.2%}"
     lines = [
         "",
         f"{config['recipe']}: {epochs} in {duration(result['seconds'])} on "
@@ -67,7 +71,6 @@ def text(run: Run) -> str:
     if config["overrides"]:
         lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:
-        kind = "validation" if config.get("validation") else "test"
         images = data.get(f"{kind}_images", data.get("test_images"))
         lines.append(
             f"  A run on the bundled sample, {data['train_images']:,} training and "

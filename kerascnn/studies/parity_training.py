@@ -179,12 +179,14 @@ def train(
     torch.manual_seed(seed)
     dice = np.random.default_rng([seed, 1])
     # Channels last is PyTorch's fast layout on a CPU, and changes no result.
-    trainer = Trainer(twin, "channels_last")
-    scheduler = twin.scheduler(trainer.optimizer)
     size, images = twin.batch_size, len(dataset.train)
     end = images - images % size if twin.drop_last else images
     accuracy, done = 0.0, 0
     steps = epochs * len(range(0, end, size))
+    trainer = Trainer(twin, "channels_last", steps)
+    if twin.adapt:
+        twin.adapt(trainer.model, twin.transformed(dataset.train.images[:1000]))
+    scheduler = twin.scheduler(trainer.optimizer)
     progress = estimate.Estimate(f"{epochs} epochs of {steps // epochs} steps", steps)
     for epoch in range(epochs):
         start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from kerascnn import UsageError, optim
 from kerascnn import recipe as recipes
 from kerascnn.data.image_folders import RESIZING
+from kerascnn.engine import losses
 from kerascnn.process import settings
 from kerascnn.process.backend import spare_tensorflow
 
@@ -70,10 +71,51 @@ def weights_hash(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+# Images that a recipe's `adapt` is given.
+ADAPTED = 1000
+
+
+def adapt(recipe: Recipe, kept: keras.Model, images: np.ndarray) -> None:
+    """Let a recipe set weights that follow from training images.
+
+    Args:
+        recipe: The recipe.
+        kept: The model to keep, as `build` returns it, or its network.
+        images: The raw training images, uint8.
+    """
+    if recipe.adapt is None:
+        return
+    *before, network = kept.layers
+    scaled: Any = images[:ADAPTED]
+    for layer in before[1:]:
+        scaled = layer(scaled)
+    recipe.adapt(network, keras.ops.convert_to_numpy(scaled))
+
+
+class Epochs(keras.callbacks.Callback):
+    """Tells the layers of a model's transform that count epochs which one begins.
+
+    Those are the layers with a method `begin_epoch`.
+    """
+
+    needs_no_state = True
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self.layers = [x for x in model.layers if hasattr(x, "begin_epoch")]
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        for layer in self.layers:
+            layer.begin_epoch(epoch)
+
+
 def compiled(
-    recipe: Recipe, dataset: DataSet, overrides: Overrides
+    recipe: Recipe, dataset: DataSet, overrides: Overrides, steps: int = recipes.STEPS
 ) -> tuple[keras.Model, keras.Model]:
-    """Build the model to train, compiled as the options say, and the model to keep."""
+    """Build the model to train, compiled as the options say, and the model to keep.
+
+    `steps` are those of the whole run.
+    """
     set_seed(overrides.seed)
     try:
         with settings.keras_defaults(overrides.precision):
@@ -100,7 +142,7 @@ def compiled(
         from kerascnn.acceleration import accelerate
 
         model = accelerate(model)
-    compile_model(model, recipe, overrides.learning_rate)
+    compile_model(model, recipe, overrides.learning_rate, steps)
     return model, kept
 
 
@@ -129,16 +171,20 @@ def set_seed(seed: int) -> None:
 
 
 def compile_model(
-    model: keras.Model, recipe: Recipe, rate: float | None = None
+    model: keras.Model,
+    recipe: Recipe,
+    rate: float | None = None,
+    steps: int = recipes.STEPS,
 ) -> None:
     """Give a model the recipe's optimiser, the course's loss, and the metrics.
 
     The loss, softmax cross-entropy on logits plus any L2 penalty, is what training
     lowers. The metric `crossentropy` leaves the penalty out, as PyTorch's loss does
-    when its optimiser decays the weights, so rungs with and without it compare.
+    when its optimiser decays the weights, and the smoothing of labels, so rungs with
+    and without them compare.
     """
     recipes.check_parameters(recipe, model)
-    optimizer = recipe.optimizer()
+    optimizer = recipe.optimizer(steps)
     if rate is not None:
         if optim.follows_schedule(optimizer):
             raise UsageError(
@@ -146,9 +192,12 @@ def compile_model(
                 "own: change the schedule in the recipe."
             )
         optimizer.learning_rate = rate
+    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if recipe.label_smoothing:
+        loss = losses.SmoothedCrossentropy(recipe.label_smoothing)
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=loss,
         metrics=[
             keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
             keras.metrics.SparseCategoricalCrossentropy(

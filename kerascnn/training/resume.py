@@ -236,7 +236,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if old["fingerprint"] != new["fingerprint"]:
         parts = [
             f"{part} was {_line(was)} and is {_line(here)}"
-            for part in recipes.PARTS
+            for part in (*recipes.PARTS, *recipes.EXTRAS)
             if (was := before["description"].get(part))
             != (here := now["description"].get(part))
         ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from kerascnn import UsageError, data, describe, runs
 from kerascnn.data import limited
-from kerascnn.engine import finite, fit
+from kerascnn.engine import finite, fit, views
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
 from kerascnn.process import determinism, machine, memory, prepare, settings
@@ -163,7 +163,8 @@ def _train(
         )
         finished = False
         try:
-            _fit(case, [*case.callbacks, record, progress], autosave)
+            own = [build.Epochs(case.model), record, progress]
+            _fit(case, [*case.callbacks, *own], autosave)
             finished = True
         except KeyboardInterrupt as stop:
             stop.run = run  # type: ignore[attr-defined] # for whoever says how to go on
@@ -208,7 +209,9 @@ def _case(recipe: Recipe, overrides: Overrides) -> _Case:
             f"{len(train)} or less, or a larger --limit."
         )
     engine = choose_engine(overrides.engine, recipe, train, test)
-    model, kept = compiled(recipe, dataset, overrides)
+    steps = plan.steps(len(train)) * plan.epochs
+    model, kept = compiled(recipe, dataset, overrides, steps)
+    build.adapt(recipe, kept, train.images)
     callbacks = recipe.callbacks()
     return _Case(
         recipe, overrides, dataset, train, test, plan, engine, model, kept, callbacks
@@ -403,6 +406,20 @@ def _explained(
     )
 
 
+def _with_views(case: _Case) -> dict[str, float]:
+    """Return the accuracy of the mean logits of a recipe's views, and their number."""
+    if case.recipe.views is None:
+        return {}
+    logits, number = views.mean_logits(
+        case.model,
+        case.recipe.views(case.test.images),
+        case.plan.batch_size,
+        case.engine,
+    )
+    right = float(np.mean(logits.argmax(-1) == case.test.labels))
+    return {f"{case.evaluated}_accuracy_with_views": right, "views": number}
+
+
 def _finish(
     case: _Case,
     autosave: Autosave,
@@ -441,6 +458,7 @@ def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
         "finished": finished,
         "epochs": last["epoch"],
         **{f"{case.evaluated}_{name}": value for name, value in measured.items()},
+        **(_with_views(case) if finished else {}),
         "evaluated_again": again and finished,
         "train_accuracy": last["accuracy"],
         # What no one has measured of the weights that are kept.

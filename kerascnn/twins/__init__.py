@@ -1,5 +1,7 @@
 """Twins: for each recipe the lectures' PyTorch network, written from the slides.
 
+The speed-runs' networks are written from the repositories that they name.
+
 Nothing in them is made from the Keras networks, which are compared with them. Each
 lecture has a module with its networks as functions, as its slides code them, and a
 table `TWINS` that adds optimiser, batches and transforms.
@@ -35,9 +37,9 @@ def load(name: str) -> Twin:
     """Return a recipe's twin; `NoTwinError` where it has none."""
     recipes.check_name(name)
     check_torch()
-    from kerascnn.twins import lecture_1, lecture_2, lecture_3, lecture_4
+    from kerascnn.twins import lecture_1, lecture_2, lecture_3, lecture_4, speedrun
 
-    for lecture in (lecture_1, lecture_2, lecture_3, lecture_4):
+    for lecture in (lecture_1, lecture_2, lecture_3, lecture_4, speedrun):
         if name in lecture.TWINS:
             return lecture.TWINS[name]
     raise NoTwinError(f"the recipe {name!r} has no PyTorch twin yet.")

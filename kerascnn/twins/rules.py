@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -99,12 +99,32 @@ class RandomHorizontalFlip(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomAlternatingFlip(Rule):
+    """airbench's: half of the images, and in the next epoch the others.
+
+    The draw, that of one epoch: whether to mirror each image.
+    """
+
+    random = True
+
+    def draw(self, dice: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        return dice.random(shape[0]) < 0.5
+
+    def apply(self, images: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        return RandomHorizontalFlip().apply(images, draw)
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomCrop(Rule):
-    """`RandomCrop(size, padding)`; a draw is rows and columns of the padded image."""
+    """`RandomCrop(size, padding, padding_mode=mode)`.
+
+    A draw is rows and columns of the padded image.
+    """
 
     random = True
 
     padding: int
+    mode: Literal["constant", "reflect"] = "constant"
 
     def draw(self, dice: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
         return dice.integers(0, 2 * self.padding + 1, (shape[0], 2))
@@ -112,7 +132,7 @@ class RandomCrop(Rule):
     def apply(self, images: np.ndarray, draw: np.ndarray) -> np.ndarray:
         n, height, width, _ = images.shape
         p = self.padding
-        padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
+        padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), self.mode)
         rows = draw[:, :1] + np.arange(height)
         columns = draw[:, 1:] + np.arange(width)
         which = np.arange(n)[:, None, None]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class Twin:
     transform: Sequence[Rule]
     weight_decay: float = 0.0
     gamma: float | None = None
+    label_smoothing: float = 0.0
+    adapt: Callable[[nn.Module, np.ndarray], None] | None = None
+    optimizers: functools.partial[Any] | None = None
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of what decides its training: modules, code, settings."""
@@ -34,19 +38,28 @@ class Twin:
             torch.manual_seed(0)
             network = self.network()
         own = {type(m) for m in network.modules() if "torch" not in type(m).__module__}
-        settings = [getattr(self, f.name) for f in dataclasses.fields(self)[1:]]
+        _, *fields = dataclasses.fields(self)
+        # Fields that came later count where they are set: older records stay valid.
+        later = ("label_smoothing", "adapt", "optimizers")
+        settings = [getattr(self, f.name) for f in fields if f.name not in later]
+        settings += [self.label_smoothing] * bool(self.label_smoothing)
         code = sorted(map(inspect.getsource, own))
+        if isinstance(self.optimizers, functools.partial):
+            module = inspect.getmodule(self.optimizers.func)
+            code += [inspect.getsource(module), repr(self.optimizers.keywords)]
         digest = hashlib.sha256(repr([str(network), settings, code]).encode())
         for tensor in network.state_dict().values():
             digest.update(tensor.numpy().data)
         return digest.hexdigest()
 
     def optimizer(
-        self, network: nn.Module, kernels_only: bool = False
-    ) -> torch.optim.Optimizer:
-        """Return the lecture's Adam for a network."""
+        self, network: nn.Module, kernels_only: bool = False, steps: int = 1000
+    ) -> Any:
+        """Return the lecture's Adam, or what the twin has in its place."""
         # `kernels_only` is the slide's formula, and the recipe; the slide's code decays
         # all.
+        if self.optimizers:
+            return self.optimizers(network, steps)
         if not kernels_only:
             return torch.optim.Adam(
                 network.parameters(),

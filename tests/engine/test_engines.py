@@ -246,7 +246,7 @@ def test_the_steps_of_one_call_cut_an_epoch_evenly(whole, together):
 def test_an_evaluation_takes_every_image_once_in_batches_of_one_size(
     images, batch_size, sizes
 ):
-    calls = epoch_module._evaluation_calls(images, batch_size)
+    calls = epoch_module.evaluation_calls(images, batch_size)
     np.testing.assert_array_equal(np.concatenate(calls), np.arange(images))
     assert {len(call) for call in calls} == sizes
 

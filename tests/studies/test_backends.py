@@ -20,7 +20,9 @@ from kerascnn.without_weights import without_weights
 
 # A net of half a gigabyte, which takes as long as all others.
 LARGEST = ("imagenet_vgg16",)
-NAMES = [name for name in recipes.names() if name not in LARGEST]
+# optax runs on JAX alone.
+BY_OPTAX = tuple(name for name in recipes.names() if "speedrun" in name)
+NAMES = [name for name in recipes.names() if name not in LARGEST + BY_OPTAX]
 QUICK = ("fashion_down_resize", "cifar_edges")
 
 
