@@ -284,8 +284,8 @@ class Optax(keras.Optimizer):
             `loss_scale_factor`, `gradient_accumulation_steps`.
 
     Raises:
-        UsageError: The backend is not JAX, `transformation` is none, or the learning
-            rate or the weight decay is given outside it.
+        UsageError: `transformation` is none, or the learning rate or the weight decay
+            is given outside it.
 
     Source: https://optax.readthedocs.io; asked for in keras#18539 and keras#18923.
 
@@ -302,12 +302,6 @@ class Optax(keras.Optimizer):
     """
 
     def __init__(self, transformation: Any, name: str = "optax", **kwargs: Any):
-        if keras.backend.backend() != "jax":
-            raise UsageError(
-                f"optim.Optax needs the JAX backend, and this is "
-                f"{keras.backend.backend()}: set KERAS_BACKEND=jax, or take one of "
-                f"keras.optimizers."
-            )
         if not callable(getattr(transformation, "init", None)) or not callable(
             getattr(transformation, "update", None)
         ):
@@ -327,8 +321,19 @@ class Optax(keras.Optimizer):
         self.transformation = transformation
         self._settable = rate is not None and not scheduled
 
+    @staticmethod
+    def check_backend() -> None:
+        """Raise `UsageError` unless the backend is JAX: another trains nothing here."""
+        if keras.backend.backend() != "jax":
+            raise UsageError(
+                f"optim.Optax needs the JAX backend, and this is "
+                f"{keras.backend.backend()}: set KERAS_BACKEND=jax, or take one of "
+                f"keras.optimizers."
+            )
+
     def build(self, variables: Any) -> None:
         """Start the transformation's state, in variables of this optimiser."""
+        self.check_backend()
         if self.built:
             return
         import jax

@@ -21,6 +21,7 @@ def check(mistake: str, recipe: Recipe, network: keras.Model) -> None:
         "bn_eps": lambda: _norms(network),
         "bn_momentum": lambda: _norms(network),
         "bn_variance": lambda: _norms(network),
+        "adam_eps": lambda: isinstance(recipe.optimizer(), keras.optimizers.Adam),
         "l2_half": lambda: [x for x in layers if _penalty(x)],
         "flatten_order": lambda: [
             x

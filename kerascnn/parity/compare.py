@@ -124,7 +124,7 @@ def forget_order(layouts: list[Layout], module: nn.Module) -> None:
 
 
 def check_activations(network: keras.Model) -> None:
-    """Raise `UsageError` if an activation is a layer of its own, but for BatchNorm's."""
+    """Raise `UsageError` for an activation as a layer, but after BatchNorm."""
     # A layer and its activation are compared as one, and ReLU's kinks by layer.
     known = [activation_after(layer) for layer in network.layers]
     for layer in network.layers:

@@ -185,6 +185,8 @@ def compile_model(
     """
     recipes.check_parameters(recipe, model)
     optimizer = recipe.optimizer(steps)
+    if isinstance(optimizer, optim.Optax):
+        optimizer.check_backend()
     if rate is not None:
         if optim.follows_schedule(optimizer):
             raise UsageError(

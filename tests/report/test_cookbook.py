@@ -117,6 +117,19 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
                          "| A Chip, 2 cores |")  # fmt: skip
 
 
+def test_accuracies_are_said_with_views_and_without(folder, finish):
+    runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90))]
+    for path, seen in zip(runs, (0.89, 0.93), strict=True):
+        run = Run(path)
+        run.write_result(run.result | {"test_accuracy_with_views": seen, "views": 6})
+    assert commands.main(["cookbook", "add", *runs]) == 0
+    card = (folder / "fashion_mlp/README.md").read_text()
+    # Deviations of two that lie 2 and 4 apart: the roots of 2 and 8.
+    figure = "89.00 ± 1.41% (2 seeds); 91.00 ± 2.83% with views"
+    assert f"| test accuracy | ~89% | {figure} | +0.0 |" in card
+    assert "| 0 | 88.00% (89.00% with views) | 92.00% |" in card
+
+
 def test_seeds_that_stay_at_chance_are_counted_and_not_averaged(folder, finish):
     runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90), (2, 0.1))]
     assert commands.main(["cookbook", "add", *runs]) == 0
