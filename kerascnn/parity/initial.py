@@ -20,19 +20,25 @@ INITIAL = 6.0
 
 def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]:
     """Compare the distributions of the initial weights: centre, spread and shape."""
-    # The two draw from dice of their own, so the difference is in standard errors.
+    # The two draw from dice of their own, so the difference is in standard errors; what
+    # is the same on both sides, as an identity's ones and zeros, was not drawn.
     for layout, other in zip(layouts, weights.learning(module), strict=True):
         if layout.kind == "BatchNormalization":
             yield from compare_vectors(layout, other)
             continue
-        kernel = sample(keras.ops.convert_to_numpy(layout.layer.kernel))
-        weight = sample(other.weight.detach().numpy())
-        errors = [
-            in_errors(abs(ours - twin), math.hypot(ours_error, twin_error))
-            for (ours, ours_error), (twin, twin_error) in zip(
-                moments(kernel), moments(weight), strict=True
+        kernel = keras.ops.convert_to_numpy(layout.layer.kernel)
+        weight = layout.to_keras(other.weight.detach().numpy())
+        drawn = kernel != weight
+        errors = [0.0]
+        if drawn.any():
+            found = zip(
+                *(moments(sample(side[drawn])) for side in (kernel, weight)),
+                strict=True,
             )
-        ]
+            errors = [
+                in_errors(abs(ours - twin), math.hypot(ours_error, twin_error))
+                for (ours, ours_error), (twin, twin_error) in found
+            ]
         start = layout.layer.kernel_initializer
         he = getattr(start, "distribution", "") == "untruncated_normal"
         reason = mistakes.MISTAKES["he_truncated"][0] if he else "other initial weights"

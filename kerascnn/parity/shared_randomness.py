@@ -97,14 +97,15 @@ def branches(
             relus.append(outputs[layer] > 0)
         if isinstance(layer, keras.layers.MaxPooling2D):
             x = outputs.get(layer.input._keras_history.operation)
-            pools.append(None if x is None else largest(x))
+            pools.append(None if x is None else largest(x, layer.pool_size[0]))
     return Branches(relus, pools)
 
 
-def largest(x: np.ndarray) -> np.ndarray:
-    """Return which of each 2x2 window's values is the largest, counted in rows."""
+def largest(x: np.ndarray, side: int = 2) -> np.ndarray:
+    """Return which of each square window's values is the largest, counted in rows."""
     n, height, width, channels = x.shape
-    height, width = height // 2, width // 2
-    x = x[:, : 2 * height, : 2 * width].reshape(n, height, 2, width, 2, channels)
-    windows = x.transpose(0, 1, 3, 5, 2, 4).reshape(n, height, width, channels, 4)
+    height, width = height // side, width // side
+    x = x[:, : side * height, : side * width]
+    x = x.reshape(n, height, side, width, side, channels)
+    windows = x.transpose(0, 1, 3, 5, 2, 4).reshape(n, height, width, channels, -1)
     return windows.argmax(-1)

@@ -251,9 +251,10 @@ class TorchTrainer:
                 return None
             index = torch.from_numpy(chosen).permute(0, 3, 1, 2)[..., None]
             n, channels, height, width = output.shape
-            x = inputs[0][:, :, : 2 * height, : 2 * width]
-            x = x.reshape(n, channels, height, 2, width, 2).transpose(3, 4)
-            return x.reshape(n, channels, height, width, 4).gather(4, index)[..., 0]
+            side = inputs[0].shape[2] // height
+            x = inputs[0][:, :, : side * height, : side * width]
+            x = x.reshape(n, channels, height, side, width, side).transpose(3, 4)
+            return x.reshape(n, channels, height, width, -1).gather(4, index)[..., 0]
 
         hooks = []
         for module in self.network.modules():

@@ -54,7 +54,8 @@ def network() -> keras.Model:
         x = normalized(x)
         x = conv(x, filters)
         x = normalized(x)
-    x = layers.GlobalMaxPooling2D()(x)  # of 4 x 4
+    x = layers.MaxPooling2D(4)(x)
+    x = layers.Flatten()(x)
     bound = math.sqrt(3) / 384
     start = keras.initializers.RandomUniform(-bound, bound)
     logits = layers.Dense(10, use_bias=False, kernel_initializer=start)(x)

@@ -57,7 +57,8 @@ def network() -> keras.Model:
         x = silu(norm(conv(x, filters)))
         x = norm(conv(x, filters))
         x = silu(layers.Add()([x, shortcut]))
-    x = layers.GlobalMaxPooling2D()(x)  # of 4 x 4
+    x = layers.MaxPooling2D(4)(x)
+    x = layers.Flatten()(x)
     bound = math.sqrt(3) / 512
     start = keras.initializers.RandomUniform(-bound, bound)
     logits = layers.Dense(10, use_bias=False, kernel_initializer=start)(x)

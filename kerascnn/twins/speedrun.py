@@ -38,21 +38,20 @@ class Whitening(nn.Module):
         return nn.functional.conv2d(nn.functional.pad(x, (0, 1, 0, 1)), self.kernel)
 
 
-class Norm(nn.BatchNorm2d):
-    """BatchNorm whose scale stays 1."""
-
-    def __init__(self, channels: int, momentum: float = 1 - 0.55):
-        super().__init__(channels, momentum=momentum, eps=1e-12)
-        self.weight.requires_grad_(False)
+def norm(channels: int, momentum: float = 1 - 0.55) -> nn.BatchNorm2d:
+    """Return a BatchNorm whose scale stays 1."""
+    layer = nn.BatchNorm2d(channels, momentum=momentum, eps=1e-12)
+    layer.weight.requires_grad_(False)
+    return layer
 
 
 def block(channels: int, filters: int) -> nn.Sequential:
     """Return two convolutions, a pooling after the first."""
     return nn.Sequential(
         nn.Conv2d(channels, filters, 3, padding=1, bias=False),
-        *(nn.MaxPool2d(2), Norm(filters), nn.SiLU()),
+        *(nn.MaxPool2d(2), norm(filters), nn.SiLU()),
         nn.Conv2d(filters, filters, 3, padding=1, bias=False),
-        *(Norm(filters), nn.SiLU()),
+        *(norm(filters), nn.SiLU()),
     )
 
 
@@ -63,13 +62,13 @@ class SkipBlock(nn.Module):
         super().__init__()
         self.first = nn.Sequential(
             nn.Conv2d(channels, filters, 3, padding=1, bias=False),
-            *(nn.MaxPool2d(2), Norm(filters, 0.1), nn.SiLU()),
+            *(nn.MaxPool2d(2), norm(filters, 0.1), nn.SiLU()),
         )
         self.others = nn.Sequential(
             nn.Conv2d(filters, filters, 3, padding=1, bias=False),
-            *(Norm(filters, 0.1), nn.SiLU()),
+            *(norm(filters, 0.1), nn.SiLU()),
             nn.Conv2d(filters, filters, 3, padding=1, bias=False),
-            Norm(filters, 0.1),
+            norm(filters, 0.1),
         )
         self.last = nn.SiLU()
 
@@ -87,8 +86,8 @@ def network(
     head = nn.Linear(widths[-1], 10, bias=False)
     bound = 3**0.5 / widths[-1]
     nn.init.uniform_(head.weight, -bound, bound)
-    pool = nn.AdaptiveMaxPool2d(1)
-    return nn.Sequential(Whitening(), nn.SiLU(), *blocks, pool, nn.Flatten(), head)
+    ends = nn.MaxPool2d(4), nn.Flatten(), head
+    return nn.Sequential(Whitening(), nn.SiLU(), *blocks, *ends)
 
 
 def adapt(module: nn.Module, images: np.ndarray) -> None:
