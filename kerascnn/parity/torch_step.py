@@ -312,7 +312,7 @@ class TorchTrainer:
         for name, (layout, parameter) in self.parameters.items():
             # Laid out as the weight: PyTorch's fused Adam does not look at strides.
             gradient = np.array(layout.to_torch(gradients[name]), order="C")
-            gradient = torch.from_numpy(gradient)
+            gradient = torch.from_numpy(gradient).to(parameter.dtype)
             penalty = getattr(layout.layer, name[1]).regularizer
             if penalty:
                 gradient -= 2 * getattr(penalty, "l2", 0.0) * parameter.detach()
