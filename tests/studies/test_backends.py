@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -146,9 +147,7 @@ def test_losses_are_printed_whatever_they_are_and_wherever_the_figure_goes(
 
 
 def test_one_backend_alone_is_a_mistake(monkeypatch):
-    monkeypatch.setattr(
-        backends.importlib.util, "find_spec", lambda name: name == "jax" or None
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "jax" or None)
     with pytest.raises(UsageError, match="only jax is installed"):
         backends.compare("fashion_mlp", 1, 1)
 
