@@ -137,11 +137,12 @@ def feature_maps(net: keras.Model, values: Any) -> list[Stage]:
         return []
     places = np.linspace(0, len(layers) - 1, min(STAGES, len(layers))).round()
     chosen = [layers[int(place)] for place in places]
-    model = keras.Model(net.input, [layer.output for layer in chosen])
+    # By name, because Keras returns a list of one as an array.
+    model = keras.Model(net.input, {layer.name: layer.output for layer in chosen})
     outputs = model.predict_on_batch(values)
     stages = []
-    for layer, maps in zip(chosen, outputs, strict=True):
-        maps = _array(maps).transpose(0, 3, 1, 2)
+    for layer in chosen:
+        maps = _array(outputs[layer.name]).transpose(0, 3, 1, 2)
         # The same channels for all images: a row of the panel can be compared.
         active = np.argsort(-maps.std((2, 3)).mean(0), kind="stable")[:CHANNELS]
         call = wording.call(type(layer).__name__, layer.get_config())

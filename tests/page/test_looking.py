@@ -100,6 +100,27 @@ def test_feature_maps_are_the_layers_own():
         assert gaps.min() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "stages", "side"),
+    [
+        ("fashion_down_stride", 1, 12),  # a single layer with maps
+        ("cifar_edges", 6, 32),  # fixed filters before the first layer that learns
+        ("fashion_lenet_fc", 4, 14),
+    ],
+)
+def test_networks_of_any_shape_are_looked_at(name, stages, side):
+    shape = (28, 28, 1) if name.startswith("fashion") else (32, 32, 3)
+    model = model_of(name, shape)
+    net = looking.network(model)
+    values = looking.prepared(model, images(2, shape))
+    found = looking.feature_maps(net, values)
+    assert len(found) == stages
+    assert all(np.isfinite(stage.maps).all() for stage in found)
+    attention = looking.grad_cam(net, values, np.array([1, 2]))
+    assert attention.maps.shape == (2, side, side)
+    assert attention.maps.min() >= 0
+
+
 def test_filters_are_the_first_layer_s():
     net = looking.network(model_of("fashion_lenet", (28, 28, 1)))
     found = looking.filters(net)
