@@ -234,11 +234,17 @@ def _looked(model: Any, outcome: Outcome, index: np.ndarray) -> Looked | None:
     """Look at images for their predicted and their true classes."""
     if not len(index):
         return None
-    # Both classes in one batch, because each batch is traced and compiled.
-    values = looking.prepared(model, outcome.images[[*index, *index]])
+    # Both classes in one batch where the size allows, because each call is traced.
+    images = outcome.images[[*index, *index]]
     classes = np.concatenate([outcome.predicted[index], outcome.labels[index]])
-    found = looking.grad_cam(looking.network(model), values, classes)
-    if found is None:
-        return None
-    predicted, truth = np.split(found.maps, 2)
-    return Looked(index, found.layer, predicted, truth)
+    net, size, maps, layer = looking.network(model), looking.batch_size(images), [], ""
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        values = looking.prepared(model, images[part])
+        found = looking.grad_cam(net, values, classes[part])
+        if found is None:
+            return None
+        maps.append(found.maps)
+        layer = found.layer
+    predicted, truth = np.split(np.concatenate(maps), 2)
+    return Looked(index, layer, predicted, truth)

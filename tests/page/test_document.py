@@ -205,6 +205,13 @@ def test_many_classes_are_a_picture(found):
     assert not [rows for name, rows in reader.tables if name == "confusion"]
 
 
+def test_grad_cam_in_parts_is_the_same(lenet, found, monkeypatch):
+    monkeypatch.setattr(evidence.looking, "PIXELS", 5 * 28 * 28)
+    looked = evidence._looked(lenet.model(), found.outcome, found.looked.index)
+    np.testing.assert_allclose(looked.predicted, found.looked.predicted, atol=1e-5)
+    np.testing.assert_allclose(looked.truth, found.looked.truth, atol=1e-5)
+
+
 def test_a_network_without_maps_has_no_panels_of_them(tmp_path):
     run = kerascnn.train("fashion_mlp", **OPTIONS, out=tmp_path / "run")
     seen = evidence.gather(run)

@@ -21,6 +21,7 @@ def model_of(name, shape):
     return build.build(recipes.load(name), shape)[1]
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("name", "shape", "place", "side"),
     [
@@ -31,7 +32,8 @@ def model_of(name, shape):
     ],
 )
 def test_grad_cam_is_pytorch_s(name, shape, place, side):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from kerascnn import twins
     from kerascnn.parity import weights
 
@@ -82,6 +84,11 @@ def test_logits_are_the_model_s_in_batches_of_any_number(n):
     given = images(n, (28, 28, 1))
     expected = np.asarray(model(given, training=False))
     np.testing.assert_allclose(looking.logits(model, given, 5), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(28, 130), (32, 100), (224, 4)])
+def test_large_images_are_computed_by_few(side, expected):
+    assert looking.batch_size(np.broadcast_to(0, (9, side, side, 3))) == expected
 
 
 def test_feature_maps_are_the_layers_own():
