@@ -26,7 +26,7 @@ def compare_initial(layouts: list[Layout], module: nn.Module) -> Iterator[Check]
         if layout.kind == "BatchNormalization":
             yield from compare_vectors(layout, other)
             continue
-        kernel = keras.ops.convert_to_numpy(layout.layer.kernel)
+        kernel = np.asarray(keras.ops.convert_to_numpy(layout.layer.kernel))
         weight = layout.to_keras(other.weight.detach().numpy())
         drawn = kernel != weight
         errors = [0.0]
