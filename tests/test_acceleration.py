@@ -230,6 +230,42 @@ def test_the_last_block_of_bands_may_be_smaller(monkeypatch, batch, strides):
     check_against_numpy((batch, 6, 14, 2), (3, 3, 2, 24), strides)
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "kernel_shape", "strides"),
+    [
+        ((130, 8, 8, 64), (3, 3, 64, 64), 1),
+        ((130, 8, 8, 32), (7, 7, 32, 32), 1),
+        ((130, 16, 16, 16), (3, 3, 16, 20), 2),
+        ((33, 8, 40, 8), (3, 3, 8, 8), 1),
+    ],
+    ids=["tiles", "pieces", "strided", "rows"],
+)
+def test_batches_may_be_slices_of_a_set_inside_one_program(
+    x_shape, kernel_shape, strides
+):
+    """The last block must not read the next batch, though XLA merges the slices."""
+    batch = x_shape[0]
+    images, kernel = arrays(17, (3 * batch, *x_shape[1:]), kernel_shape)
+
+    @jax.jit(static_argnums=0)
+    def epoch(convolution, images, kernel):
+        def step(total, number):
+            x = lax.dynamic_slice_in_dim(images, number * batch, batch)
+            loss = lambda x, k: jnp.mean(jnp.sin(convolution(x, k)))  # noqa: E731
+            of_x, of_kernel = jax.grad(loss, argnums=(0, 1))(x, kernel)
+            return total + of_kernel, (convolution(x, kernel), of_x)
+
+        return lax.scan(step, jnp.zeros_like(kernel), jnp.arange(3))
+
+    fast = epoch(lambda x, k: fast_convolution(x, k, strides, "same"), images, kernel)
+    stock = epoch(
+        lambda x, k: keras.ops.conv(x, k, strides, "same", "channels_last"),
+        *(images, kernel),
+    )
+    for one, other in zip(jax.tree.leaves(fast), jax.tree.leaves(stock), strict=True):
+        assert relative_error(one, other) < 2 * TOLERANCE[kernel_shape[0]]
+
+
 @pytest.mark.parametrize("width", [28, 31])
 def test_bands_that_would_be_mostly_zeros_are_not_made(width):
     """Of 28 pixels two make one band; of 31, a prime, all would."""

@@ -62,8 +62,8 @@ def filled(shape, images, size, block_of):
     """An array of this shape, its images from `start` on being `block_of(start)`."""
 
     def add_block(start, y):
-        # Starts where `block_at` does: the last block overlaps the one before.
-        return lax.dynamic_update_slice_in_dim(y, block_of(start), start, 0)
+        first = _first(y, start, size)
+        return lax.dynamic_update_slice_in_dim(y, block_of(start), first, 0)
 
     return for_each_block(shape[0], size, add_block, _output_buffer(shape, images))
 
@@ -76,9 +76,18 @@ def _output_buffer(shape, images):
     return jnp.full(shape, images.ravel()[0])
 
 
+def _first(x, start, size):
+    """The block's first image: the last block overlaps the one before.
+
+    XLA clamps a slice's start too, but it forgets that where `x` is itself such a slice
+    (xla#49121): the last block would take the next batch's images.
+    """
+    return jnp.minimum(start, len(x) - size)
+
+
 def block_at(x, start, size):
     """Images `start` to `start + size`; the last block ends with the batch."""
-    return lax.dynamic_slice_in_dim(x, start, size)
+    return lax.dynamic_slice_in_dim(x, _first(x, start, size), size)
 
 
 def new_images_at(x, start, size):
@@ -86,8 +95,7 @@ def new_images_at(x, start, size):
     block = block_at(x, start, size)
     if x.shape[0] % size == 0:
         return block
-    first = jnp.minimum(start, x.shape[0] - size)
-    fresh = first + jnp.arange(size) >= start
+    fresh = _first(x, start, size) + jnp.arange(size) >= start
     return jnp.where(fresh.reshape(-1, *[1] * (x.ndim - 1)), block, 0)
 
 
