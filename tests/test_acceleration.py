@@ -1089,6 +1089,72 @@ def test_frozen_layers_stay_frozen():
     np.testing.assert_allclose(outputs(fast, x), outputs(model, x), rtol=0, atol=1e-5)
 
 
+def conv(trainable=True):
+    return layers.Conv2D(16, 3, padding="same", activation="relu", trainable=trainable)
+
+
+def frozen_model():
+    model = keras.Sequential([keras.Input((8, 8, 16)), conv()])
+    model.trainable = False
+    return model
+
+
+# Layers of which the last convolution trains, and how many compute an image gradient.
+STEMS = {
+    "the first layer": (lambda: [conv()], 0),
+    "a frozen one": (lambda: [conv(False), conv()], 0),
+    "frozen ones": (
+        lambda: [
+            layers.Rescaling(2.0),
+            conv(False),
+            layers.BatchNormalization(trainable=False),
+            layers.MaxPooling2D(),
+            conv(False),
+            layers.Dropout(0.0),
+            conv(),
+        ],
+        0,
+    ),
+    "a frozen one between": (lambda: [conv(), conv(False), conv()], 2),
+    "a trained shift": (lambda: [layers.BatchNormalization(), conv()], 1),
+    "a frozen model": (lambda: [frozen_model(), conv()], 0),
+}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_image_gradient_is_computed_before_the_first_trained_layer(stem):
+    make, of_images = STEMS[stem]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 16)), *make(), layers.GlobalAveragePooling2D()]
+    )
+    (x,) = arrays(18, (4, 8, 8, 16))
+
+    def step(model):
+        others = [v.value for v in model.non_trainable_variables]
+
+        def loss(weights, others, x):
+            y, _ = model.stateless_call(weights, others, x, training=True)
+            return jnp.sum(y**2)
+
+        weights = [v.value for v in model.trainable_variables]
+        compiled = jax.jit(jax.grad(loss)).lower(weights, others, x).compile()
+        return compiled(weights, others, x), compiled.as_text().count(" dot(")
+
+    gradients, products = step(accelerate(model))
+    for one, other in zip(gradients, step(model)[0], strict=True):
+        assert relative_error(one, other) < 3 * TOLERANCE[3]
+    flat = [
+        each for layer in model.layers for each in getattr(layer, "layers", [layer])
+    ]
+    convolutions = [each for each in flat if isinstance(each, layers.Conv2D)]
+    variables = [id(each) for each in model.trainable_variables]
+    trained = sum(id(each.kernel) in variables for each in convolutions)
+    # Each map is a product of the tiles, and one that transforms the kernel, which the
+    # output and the images' gradient share.
+    assert products == 2 * len(convolutions) + 2 * trained + of_images
+
+
 def test_what_was_frozen_before_trains_again():
     for thaw_the_fast_one in (False, True):
         model = network()
