@@ -68,9 +68,9 @@ ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}
 # Inside a room: each module may import the ones before it.
 ORDER = {
     "acceleration": [
-        *("platforms", "materialize", "mesh", "blocks"),
+        *("platforms", "materialize", "mesh", "pooling", "blocks"),
         *("direct", "bands", "winograd", "dispatch", "canary", "convolution"),
-        *("pooling", "normalization", "activations"),
+        *("normalization", "activations"),
         *("layers", "model", "__init__"),
     ],
     "engine": [

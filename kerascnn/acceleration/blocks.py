@@ -1,7 +1,11 @@
 """Loops over blocks of images, and the pixels that a convolution takes or leaves."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+
+from kerascnn.acceleration.materialize import stored_on_cpu
+from kerascnn.acceleration.pooling import Unpooled
 
 
 def output_shape(x, kernel, strides, padding):
@@ -58,22 +62,26 @@ def for_each_block(images, size, body, init):
     return lax.fori_loop(0, steps, lambda i, state: body(i * size, state), init)
 
 
-def filled(shape, images, size, block_of):
-    """An array of this shape, its images from `start` on being `block_of(start)`."""
+def filled(shape, images, size, block_of, dtypes=(None,)):
+    """An array of this shape, its images from `start` on being `block_of(start)`.
 
-    def add_block(start, y):
-        first = _first(y, start, size)
-        return lax.dynamic_update_slice_in_dim(y, block_of(start), first, 0)
-
-    return for_each_block(shape[0], size, add_block, _output_buffer(shape, images))
-
-
-def _output_buffer(shape, images):
-    """An array for blocks to fill; what it holds comes from the images.
-
-    A step's arrays of zeros would be one, kept until its end and copied for each loop.
+    Of several dtypes, as many arrays, and `block_of` returns a tuple.
     """
-    return jnp.full(shape, images.ravel()[0])
+    # What the arrays hold comes from the images: XLA makes one array of all zeros of a
+    # step, which it keeps until the step's end and copies for each loop.
+    number = jax.tree.leaves(images)[0].ravel()[0]
+    several = len(dtypes) > 1
+    arrays = tuple(jnp.full(shape, number, dtype) for dtype in dtypes)
+
+    def add_block(start, arrays):
+        blocks = block_of(start) if several else (block_of(start),)
+        return tuple(
+            lax.dynamic_update_slice_in_dim(y, block, _first(y, start, size), 0)
+            for y, block in zip(arrays, blocks, strict=True)
+        )
+
+    arrays = for_each_block(shape[0], size, add_block, arrays)
+    return arrays if several else arrays[0]
 
 
 def _first(x, start, size):
@@ -82,12 +90,14 @@ def _first(x, start, size):
     XLA clamps a slice's start too, but it forgets that where `x` is itself such a slice
     (xla#49121): the last block would take the next batch's images.
     """
-    return jnp.minimum(start, len(x) - size)
+    return jnp.minimum(start, x.shape[0] - size)
 
 
 def block_at(x, start, size):
     """Images `start` to `start + size`; the last block ends with the batch."""
-    return lax.dynamic_slice_in_dim(x, _first(x, start, size), size)
+    first = _first(x, start, size)
+    block = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, first, size), x)
+    return stored_on_cpu(block.images(), x) if isinstance(x, Unpooled) else block
 
 
 def new_images_at(x, start, size):
@@ -96,7 +106,7 @@ def new_images_at(x, start, size):
     if x.shape[0] % size == 0:
         return block
     fresh = _first(x, start, size) + jnp.arange(size) >= start
-    return jnp.where(fresh.reshape(-1, *[1] * (x.ndim - 1)), block, 0)
+    return jnp.where(fresh.reshape(-1, *[1] * (block.ndim - 1)), block, 0)
 
 
 def images_a_block(images, at_most):

@@ -7,17 +7,32 @@ import jax.numpy as jnp
 from jax import lax
 
 from kerascnn.acceleration import bands, direct, dispatch, winograd
-from kerascnn.acceleration.blocks import along_channels
+from kerascnn.acceleration.blocks import along_channels, output_shape
 from kerascnn.acceleration.canary import trusted
 from kerascnn.acceleration.materialize import after, stored_on_cpu
 from kerascnn.acceleration.mesh import on_each_device
 from kerascnn.acceleration.platforms import by_platform
+from kerascnn.acceleration.pooling import (
+    Unpooled,
+    fast_max_pool,
+    known_by,
+    largest,
+    whole,
+    windows,
+)
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def fast_convolution(
-    x, kernel, strides=(1, 1), padding="valid", bias=None, relu=False, affine_input=()
+    x,
+    kernel,
+    strides=(1, 1),
+    padding="valid",
+    bias=None,
+    relu=False,
+    affine_input=(),
+    pool=False,
 ):
     """Two-dimensional convolution with fast gradients on a CPU.
 
@@ -40,6 +55,8 @@ def fast_convolution(
             float32, the last two of shape `(channels,)`. From them the kernel's
             gradient may compute `x` again in pieces, so that a training step need not
             keep `x`. Nothing checks them: others would give another gradient.
+        pool: whether to return the largest of each 2 x 2 pixels alone. Where
+            `algorithm` says "winograd", all the others are never stored.
 
     Returns:
         float32 of shape `(batch, new_height, new_width, filters)`.
@@ -69,25 +86,35 @@ def fast_convolution(
     dtypes = x.dtype, kernel.dtype
     covered = not dispatch.uncovered(x.shape, kernel.shape, padding, dtypes)
     if not (dispatch.uses_fast() and covered and trusted()):
-        groups = x.shape[3] // kernel.shape[2]
-        y = _stock_convolution(x, kernel, strides, padding, groups)
-        if 0 in y.shape and 0 not in x.shape:  # as `keras.ops.conv` has it
-            raise ValueError(
-                f"images of shape {x.shape} are too small for a kernel of shape "
-                f"{kernel.shape} with padding {padding}"
-            )
-        return _finished(y, bias, relu)
+        y = _uncovered_convolution(x, kernel, strides, padding)
+        y = _finished(y, bias, relu)
+        return fast_max_pool(y, (2, 2)) if pool else y
+    at_once = pool and dispatch.pools(x.shape[1:], kernel.shape, strides, padding)
     # Images are cut among devices, the other arrays whole on each.
     images = affine_input[:1]
     bias, affine = jax.tree.map(
         lambda a: jnp.asarray(a, x.dtype), (bias, affine_input[1:])
     )
-    return on_each_device(
+    constants = strides, padding, relu, at_once
+    y = on_each_device(
         lambda batches, kernel, bias, affine: _convolution(
-            batches[0], kernel, bias, (*batches[1:], *affine), strides, padding, relu
-        ),
+            batches[0], kernel, bias, (*batches[1:], *affine), *constants
+        )[0],
         *((x, *images), kernel, bias, affine),
     )
+    return fast_max_pool(y, (2, 2)) if pool and not at_once else y
+
+
+def _uncovered_convolution(x, kernel, strides, padding):
+    """The stock operation, with the errors of `keras.ops.conv`."""
+    groups = x.shape[3] // kernel.shape[2]
+    y = _stock_convolution(x, kernel, strides, padding, groups)
+    if 0 in y.shape and 0 not in x.shape:
+        raise ValueError(
+            f"images of shape {x.shape} are too small for a kernel of shape "
+            f"{kernel.shape} with padding {padding}"
+        )
+    return y
 
 
 def _finished(y, bias, relu):
@@ -108,25 +135,27 @@ def _stock_convolution(x, kernel, strides, padding, groups=1):
 
 
 def _stock_input_gradient(g, kernel, strides, padding, size):
-    x = jax.ShapeDtypeStruct((g.shape[0], *size, kernel.shape[2]), g.dtype)
+    x = jax.ShapeDtypeStruct((g.shape[0], *size, kernel.shape[2]), kernel.dtype)
     return jax.linear_transpose(
         lambda x: _stock_convolution(x, kernel, strides, padding), x
-    )(g)[0]
+    )(whole(g))[0]
 
 
 def _stock_weight_gradient(x, g, _, strides, padding, taps):
-    kernel = jax.ShapeDtypeStruct((*taps, x.shape[3], g.shape[3]), g.dtype)
+    kernel = jax.ShapeDtypeStruct((*taps, x.shape[3], g.shape[3]), x.dtype)
     return jax.linear_transpose(
         lambda kernel: _stock_convolution(x, kernel, strides, padding), kernel
-    )(g)[0]
+    )(whole(g))[0]
 
 
 # The same three maps on a CPU.
 
 
-def _fast_convolution(x, kernel, strides, padding, finish=lambda y: y):
+def _fast_convolution(x, kernel, strides, padding, finish, pool):
     """The convolution, then `finish` of its elements; filters are on the last axis."""
     geometry = x.shape[1:], kernel.shape, strides, padding
+    if pool:
+        return winograd.convolution(x, kernel, padding, finish=finish, pool=True)
     match dispatch.algorithm(*geometry, of="output").name:
         case "dense":
             return direct.dense_convolution(x, kernel, finish)
@@ -151,7 +180,9 @@ def _fast_input_gradient(g, kernel, strides, padding, size):
         (taps - 1 - low, taps - 1 - high)
         for taps, (low, high) in zip(kernel.shape[:2], padding, strict=True)
     ]
-    match dispatch.algorithm(*geometry, of="image gradient").name:
+    name = dispatch.algorithm(*geometry, of="image gradient").name
+    g = g if name.startswith("winograd") else whole(g)
+    match name:
         case "dense":
             return direct.dense_input_gradient(g, kernel)
         case "strided":
@@ -181,15 +212,19 @@ def _fast_weight_gradient(x, g, affine_input, strides, padding, taps):
 
 # The maps by platform, and the derivatives of each in terms of the others.
 
-_convolution_by_platform = by_platform(
-    lambda x, kernel, bias, relu, **geometry: _fast_convolution(
-        x, kernel, **geometry, finish=lambda y: _finished(y, bias, relu)
-    ),
-    lambda x, kernel, bias, relu, **geometry: _finished(
-        _stock_convolution(x, kernel, **geometry), bias, relu
-    ),
-    of_images=True,
-)
+
+def _on_cpu(x, kernel, bias, relu, **options):
+    return _fast_convolution(
+        x, kernel, **options, finish=lambda y: _finished(y, bias, relu)
+    )
+
+
+def _elsewhere(x, kernel, bias, relu, pool, **geometry):
+    y = _finished(_stock_convolution(x, kernel, **geometry), bias, relu)
+    return largest(windows(y, 2, 2)) if pool else y
+
+
+_convolution_by_platform = by_platform(_on_cpu, _elsewhere, of_images=True)
 _input_gradient_by_platform = by_platform(
     _fast_input_gradient, _stock_input_gradient, of_images=True
 )
@@ -198,29 +233,40 @@ _weight_gradient_by_platform = by_platform(
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _convolution(x, kernel, bias, affine_input, strides, padding, relu):
-    """The convolution; `bias` and `affine_input` are tuples that may be empty."""
-    return _convolution_by_platform(
-        *(x, kernel, bias), strides=strides, padding=padding, relu=relu
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def _convolution(
+    x, kernel, bias, affine_input, strides, padding, relu=False, pool=False
+):
+    """The convolution, a tuple of one; with `pool`, what `largest` says of it.
+
+    `bias` and `affine_input` are tuples that may be empty.
+    """
+    y = _convolution_by_platform(
+        *(x, kernel, bias), strides=strides, padding=padding, relu=relu, pool=pool
     )
+    return y if pool else (y,)
 
 
 def _convolution_forward(x, kernel, bias, affine_input, *constants):
     arrays = jax.tree.map(lambda each: each.value, (x, kernel, bias, affine_input))
-    y = _convolution(*arrays, *constants)
+    y, *index = _convolution(*arrays, *constants)
     # None where nothing asks for a gradient: `after` would have XLA compute it.
     asked = [(() if each.perturbed else None) for each in (x, kernel, *bias)]
     # A result that is zero or not says all that ReLU's derivative needs.
-    return y, (asked, arrays[0], arrays[1], arrays[3], y if constants[2] else None)
+    y_of_relu = y if constants[2] else None
+    return (y, *index), (asked, arrays[0], arrays[1], arrays[3], y_of_relu, index)
 
 
-def _convolution_backward(strides, padding, relu, residuals, g):
-    (of_x, of_kernel, *of_bias), x, kernel, affine_input, y = residuals
+def _convolution_backward(strides, padding, relu, pool, residuals, cotangents):
+    (of_x, of_kernel, *of_bias), x, kernel, affine_input, y, index = residuals
+    g = cotangents[0]  # indices have none
     if relu:
         g = jnp.where(y > 0, g, 0)
     dx = dkernel = None
     dbias = [None if asked is None else g.sum((0, 1, 2)) for asked in of_bias]
+    if pool:
+        _, *size, _ = output_shape(x, kernel, strides, padding)
+        g = Unpooled(g, *index, tuple(size))
     if of_kernel is not None:
         taps = kernel.shape[:2]
         dkernel = _weight_gradient(x, g, affine_input, strides, padding, taps)
@@ -245,8 +291,10 @@ def _input_gradient(g, kernel, strides, padding, size):
 
 def _input_gradient_backward(strides, padding, _, residuals, ct):
     g, kernel = residuals
-    dg = _convolution(ct, kernel, (), (), strides, padding, False)
-    return dg, _weight_gradient(ct, g, (), strides, padding, kernel.shape[:2])
+    (dg,) = _convolution(ct, kernel, (), (), strides, padding)
+    return known_by(g, dg), _weight_gradient(
+        ct, g, (), strides, padding, kernel.shape[:2]
+    )
 
 
 _input_gradient.defvjp(
@@ -268,8 +316,9 @@ def _weight_gradient(x, g, affine_input, strides, padding, taps):
 def _weight_gradient_backward(strides, padding, _, residuals, ct):
     x, g = residuals
     dx = _input_gradient(g, ct, strides, padding, x.shape[1:3])
+    (dg,) = _convolution(x, ct, (), (), strides, padding)
     # The derivative by `x` says all about its affine input's.
-    return dx, _convolution(x, ct, (), (), strides, padding, False), None
+    return dx, known_by(g, dg), None
 
 
 _weight_gradient.defvjp(

@@ -181,6 +181,14 @@ def _of_kernel_gradient(image, kernel, strides, padding):
     return Algorithm("rows", "a matrix product for each row of the kernel")
 
 
+def pools(image, kernel, strides, padding) -> bool:
+    """Whether the algorithm of the output can pool 2 x 2 pixels before it stores them.
+
+    A Winograd square holds whole ones.
+    """
+    return algorithm(image, kernel, strides, padding).name == "winograd"
+
+
 def winograd_pays(kernel, strides) -> str:
     """Why Winograd's algorithm is faster than the definition; "" where it is not."""
     rows, columns, channels, filters = kernel

@@ -63,16 +63,35 @@ class _Sharing:
         return next(v for v in self._original().variables if v.name == name)
 
 
+class _Knowing:
+    """For a layer that is asked for what its last result was made of."""
+
+    _last = None
+
+    def _keep(self, y, origin):
+        """Know the origin of `y` for as long as JAX traces `y`."""
+        # Past Keras, which would look for weights in the origin.
+        keep = functools.partial(object.__setattr__, self, "_last")
+        if isinstance(y, jax.core.Tracer):
+            keep((weakref.ref(y, lambda _: keep(None)), origin))
+
+    def _origin(self, y):
+        """The origin of `y`, if `y` is the last result; else None."""
+        return self._last[1] if self._last and self._last[0]() is y else None
+
+
 @keras.saving.register_keras_serializable(package="kerascnn")
-class Conv2D(_Sharing, keras.layers.Conv2D):
+class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
     """`keras.layers.Conv2D` computed by `fast_convolution`.
 
     Takes the arguments of its parent. Channels first, groups and dilation run as the
     parent runs them.
     """
 
-    # `accelerate` puts the `affine_input` of the BatchNorm here that feeds the layer.
+    # `accelerate` puts the `affine_input` of the BatchNorm here that feeds the layer,
+    # and says whether nothing but a pooling of 2 x 2 pixels reads the layer's result.
     affine_input = None
+    feeds_pooling = False
 
     def call(self, inputs):
         """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
@@ -118,14 +137,34 @@ class Conv2D(_Sharing, keras.layers.Conv2D):
         inputs = keras.ops.convert_to_tensor(inputs, dtype=kernel.dtype)
         if bias is not None:
             bias = keras.ops.convert_to_tensor(bias, dtype=kernel.dtype)
-        return fast_convolution(
-            inputs, kernel, self.strides, self.padding, bias, relu, affine_input
+        convolve = functools.partial(
+            fast_convolution,
+            *(inputs, kernel, self.strides, self.padding, bias, relu, affine_input),
         )
+        y = convolve()
+        geometry = inputs.shape[1:], kernel.shape, self.strides, self.padding
+        if self.feeds_pooling and _on_cpu() and dispatch.pools(*geometry):
+            self._keep(y, convolve)
+        return y
+
+    def pooled(self, y):
+        """Of each 2 x 2 pixels of `y` the largest, if `y` is the last result.
+
+        For `MaxPooling2D.pooled`. Where nothing else reads `y`, XLA drops it.
+
+        Returns:
+            The images, or None where `y` itself must be pooled.
+        """
+        convolve = self._origin(y)
+        return None if convolve is None else convolve(pool=True)
 
 
 @keras.saving.register_keras_serializable(package="kerascnn")
 class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` computed by `fast_max_pool` where that covers it."""
+
+    # `accelerate` puts the `pooled` of the convolution here that feeds the layer.
+    pooled = None
 
     def call(self, inputs):
         """Pool; overlapping or padded windows and channels first as the parent does."""
@@ -142,11 +181,13 @@ class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
             )
         ):
             return super().call(inputs)
-        return fast_max_pool(inputs, self.pool_size)
+        at_once = self.pooled and self.pool_size == (2, 2)
+        y = self.pooled(inputs) if at_once else None
+        return fast_max_pool(inputs, self.pool_size) if y is None else y
 
 
 @keras.saving.register_keras_serializable(package="kerascnn")
-class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
+class BatchNormalization(_Sharing, _Knowing, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` computed by `fast_batch_normalization`.
 
     Takes the arguments of its parent, and runs as the parent does outside of training,
@@ -154,18 +195,9 @@ class BatchNormalization(_Sharing, keras.layers.BatchNormalization):
     another axis than the last and for another type than float32.
     """
 
-    _last = None
-
     def affine_input(self, y):
         """The affine input of `y`, if `y` is the layer's last result; else `()`."""
-        return self._last[1] if self._last and self._last[0]() is y else ()
-
-    def _keep(self, y, affine_input):
-        """Know the affine input of `y` for as long as JAX traces `y`."""
-        # Past Keras, which would look for weights in the tuple.
-        keep = functools.partial(object.__setattr__, self, "_last")
-        if isinstance(y, jax.core.Tracer):
-            keep((weakref.ref(y, lambda _: keep(None)), affine_input))
+        return self._origin(y) or ()
 
     def call(self, inputs, training=None, mask=None):
         """Normalise; in training by the batch, and move the statistics towards it."""

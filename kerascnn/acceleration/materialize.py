@@ -11,6 +11,7 @@ from kerascnn.acceleration.platforms import by_platform
 
 def _never(x):
     """False, from the bits of a number of `x` so that XLA cannot know it."""
+    x = jax.tree.leaves(x)[0]
     bits = lax.bitcast_convert_type(x.ravel()[0], f"uint{8 * x.dtype.itemsize}")
     return (bits | 1) == 0
 

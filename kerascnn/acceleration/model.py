@@ -1,11 +1,17 @@
 """A model whose layers are replaced by fast ones."""
 
+import collections
 import types
 
 import keras
 
 from kerascnn import UsageError
-from kerascnn.acceleration.layers import FAST_LAYERS, BatchNormalization, Conv2D
+from kerascnn.acceleration.layers import (
+    FAST_LAYERS,
+    BatchNormalization,
+    Conv2D,
+    MaxPooling2D,
+)
 
 
 def accelerate(model):
@@ -82,6 +88,12 @@ def _fast_model(model, fast_layers):
             return layer
         return kind.sharing(layer)
 
+    read = []  # the tensors that each operation of the graph reads
+
+    def call(operation, *args, **kwargs):
+        read.extend(keras.tree.flatten((args, kwargs)))
+        return operation(*args, **kwargs)
+
     if isinstance(model, keras.Sequential):
         parent, image = keras.Sequential, model.inputs[0]
         image = keras.Input(batch_shape=image.shape, dtype=image.dtype, name=image.name)
@@ -91,7 +103,10 @@ def _fast_model(model, fast_layers):
         # by the arguments of its constructor, and compile from a configuration.
         plain = keras.Model(model.input, model.output)
         clone = keras.models.clone_model(
-            plain, input_tensors=_inputs_like(model), clone_function=fast
+            plain,
+            input_tensors=_inputs_like(model),
+            clone_function=fast,
+            call_function=call,
         )
         parent, graph = type(plain), (clone.input, clone.output)
     # The user's own constructor is passed over, because its arguments are not known.
@@ -103,20 +118,41 @@ def _fast_model(model, fast_layers):
         if fast(layer) is not layer and not is_graph(layer):
             _copy_attributes(layer, fast(layer), fast_layers)
     _copy_attributes(model, made, fast_layers)
-    _link(made.layers)
+    if isinstance(model, keras.Sequential):
+        read = [each.input for each in made.layers]
+    _link(made.layers, [*read, *made.outputs])
     if model.compiled:
         _compile_alike(model, made)
     return made
 
 
-def _link(layers):
-    """Let a fast convolution ask the fast BatchNorm before it for its affine input."""
-    normalizations = [each for each in layers if type(each) is BatchNormalization]
+def _link(layers, read):
+    """Let fast layers ask the layer before, where JAX shows them its result alone.
+
+    A convolution asks a BatchNorm for its affine input; a pooling asks a convolution
+    whose result nothing else reads to pool it.
+
+    Args:
+        layers: of a model.
+        read: the tensors that something reads, as often as they are read.
+    """
+    asked = (BatchNormalization, Conv2D)
+    before = {id(each.output): each for each in layers if type(each) in asked}
+    times = collections.Counter(map(id, read))
     for layer in layers:
-        if type(layer) is Conv2D:
-            for each in normalizations:
-                if layer.input is each.output:
-                    layer.affine_input = each.affine_input
+        if type(layer) not in (Conv2D, MaxPooling2D):
+            continue
+        other = before.get(id(layer.input))
+        if type(layer) is Conv2D and type(other) is BatchNormalization:
+            layer.affine_input = other.affine_input
+        elif (
+            type(layer) is MaxPooling2D
+            and type(other) is Conv2D
+            and times[id(layer.input)] == 1
+            and other.activation in (keras.activations.linear, keras.activations.relu)
+            and other.activity_regularizer is None
+        ):
+            layer.pooled, other.feeds_pooling = other.pooled, True
 
 
 def _inputs_like(model):

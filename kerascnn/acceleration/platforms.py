@@ -30,11 +30,15 @@ def by_platform(fast, stock, of_images=False, elementwise=False):
             x, *others = arrays
             if elementwise:
                 return x, batched[0]
-            if of_images and batched[0] and not any(jax.tree.leaves(batched[1:])):
-                y = choose(x.reshape(-1, *x.shape[2:]), *others)
-                return y.reshape(size, -1, *y.shape[1:]), True
-            axes = jax.tree.map(lambda each: 0 if each else None, tuple(batched))
-            return jax.vmap(elsewhere, axes)(*arrays), True
+            one_call = of_images and not any(jax.tree.leaves(batched[1:]))
+            if one_call and all(jax.tree.leaves(batched[0])):
+                x = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), x)
+                y = choose(x, *others)
+                y = jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), y)
+            else:
+                axes = jax.tree.map(lambda each: 0 if each else None, tuple(batched))
+                y = jax.vmap(elsewhere, axes)(*arrays)
+            return y, jax.tree.map(lambda _: True, y)
 
         return choose(*arrays)
 

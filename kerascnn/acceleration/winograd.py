@@ -30,6 +30,7 @@ from kerascnn.acceleration.blocks import (
     zero_framed,
 )
 from kerascnn.acceleration.materialize import stored_on_cpu
+from kerascnn.acceleration.pooling import largest, windows
 
 # Points at which the polynomials are evaluated (infinity is one more), by n. Rounding
 # errors depend on them alone: those for 6 make half the error of the usual 1 and 2.
@@ -218,8 +219,11 @@ def _both_axes(matrix, x):
     return jnp.dot(both, x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
 
 
-def convolution(x, kernel, padding, turned=False, finish=lambda y: y):
-    """The convolution with the kernel as it is, or with the turned kernel."""
+def convolution(x, kernel, padding, turned=False, finish=lambda y: y, pool=False):
+    """The convolution with the kernel as it is, or with the turned kernel.
+
+    With `pool`: of each 2 x 2 pixels the largest, and its index.
+    """
     # Turning a kernel of one piece by 180 degrees and swapping its channels costs
     # nothing here: the transform takes its taps in reverse, the matrix products the
     # other side.
@@ -246,9 +250,16 @@ def convolution(x, kernel, padding, turned=False, finish=lambda y: y):
         # (images, rows, m, columns, m, filters)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
         squares = squares.reshape(size, *tiling.output, filters)
-        return finish(squares[:, :height, :width])
+        block = finish(squares[:, :height, :width])
+        if not pool:
+            return block
+        # Stored, or the largest and its index would each compute the squares.
+        return largest(windows(stored_on_cpu(block, x), 2, 2))
 
-    return filled((images, height, width, filters), x, size, block_of)
+    if not pool:
+        return filled((images, height, width, filters), x, size, block_of)
+    shape = images, height // 2, width // 2, filters
+    return filled(shape, x, size, block_of, (x.dtype, jnp.int8))
 
 
 def input_gradient(g, kernel, padding, size):

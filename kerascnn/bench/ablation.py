@@ -57,6 +57,12 @@ def _unlinked() -> None:
     layers.BatchNormalization.affine_input = lambda self, y: ()
 
 
+def _pooled_apart() -> None:
+    from kerascnn.acceleration import layers
+
+    layers.Conv2D.pooled = lambda self, y: None
+
+
 def _unordered() -> None:
     from kerascnn.acceleration import convolution
 
@@ -90,6 +96,9 @@ TRICKS = {
         *("all fast convolutions", "fashion_stride"), _stock("Conv2D")
     ),
     "pooling": Trick(*("max pooling", "fashion_lenet"), _stock("MaxPooling2D")),
+    "pooled-convolution": Trick(
+        *("pooling before a convolution is stored", "cifar_vgg"), _pooled_apart
+    ),
     "silu": Trick(*("SiLU", "cifar_silu_12"), _stock_silu),
     "normalization": Trick(*("BatchNorm", "cifar_bn_12"), _stock("BatchNormalization")),
     "affine-input": Trick(*("a convolution's affine input", "cifar_bn_12"), _unlinked),
