@@ -251,10 +251,8 @@ def convolution(x, kernel, padding, turned=False, finish=lambda y: y, pool=False
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
         squares = squares.reshape(size, *tiling.output, filters)
         block = finish(squares[:, :height, :width])
-        if not pool:
-            return block
-        # Stored, or the largest and its index would each compute the squares.
-        return largest(windows(stored_on_cpu(block, x), 2, 2))
+        # Not stored: that the largest and its index each compute the squares is faster.
+        return largest(windows(block, 2, 2)) if pool else block
 
     if not pool:
         return filled((images, height, width, filters), x, size, block_of)
