@@ -181,8 +181,9 @@ class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
             )
         ):
             return super().call(inputs)
-        at_once = self.pooled and self.pool_size == (2, 2)
-        y = self.pooled(inputs) if at_once else None
+        y = None
+        if self.pooled and self.pool_size == (2, 2):
+            y = self.pooled(inputs)
         return fast_max_pool(inputs, self.pool_size) if y is None else y
 
 
