@@ -2,10 +2,10 @@
 
 A callback's state is what its attributes hold, and what its own functions and classes
 keep from call to call in closures, defaults, globals and class attributes: numbers,
-texts, arrays, lists, tuples and dictionaries of these, operations of `keras.ops`, and
-files that it writes. The recipe makes callbacks, functions and what can't change anew;
-`restore` fills lists and dictionaries in their place, so that what two share stays
-shared.
+texts, arrays of NumPy and of the backend, lists, tuples and dictionaries of these,
+operations of `keras.ops`, and files that it writes. The recipe makes callbacks,
+functions and what can't change anew; `restore` fills lists and dictionaries in their
+place, so that what two share stays shared.
 
 All else, such as a set, a random generator or an object, is named in `left_out`: the
 state of such a callback can't be proved whole.
@@ -211,6 +211,12 @@ class Walk:
         if is_array and value.dtype.kind in "biufV":
             self.arrays[path] = np.array(value)
             return {"array" if isinstance(value, np.ndarray) else "scalar": path}
+        if keras.ops.is_tensor(value):
+            try:
+                self.arrays[path] = np.array(keras.ops.convert_to_numpy(value))
+            except TypeError as error:  # a JAX key
+                raise _UnknownError(_kind(value)) from error
+            return {"tensor": path}
         if type(value) in (list, tuple):
             parts = [self.encode(x, f"{path}/{i:04}") for i, x in enumerate(value)]
             return parts if type(value) is list else {"tuple": parts}
@@ -400,6 +406,8 @@ def _decode(
             return getattr(keras.ops, content)
         case "array":
             found = np.array(arrays[content])
+        case "tensor":
+            found = keras.ops.convert_to_tensor(arrays[content])
         case "list":
             found = present if type(present) is list else []
             found[:] = list(items(content))
