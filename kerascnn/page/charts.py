@@ -120,7 +120,9 @@ def lines(
     return tag("div", svg, _legend(series, last, data["at"][-1], levels), class_="plot")
 
 
-def reliability(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray):
+def reliability(
+    counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray
+) -> Markup:
     """Draw accuracy by confidence: bars to the accuracy, the diagonal to compare."""
     bins, low = len(counts), 62
     bottom = HEIGHT + 60 - BOTTOM

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerascnn import UsageError, data, describe
+from kerascnn.data.loading import is_path
 from kerascnn.page import findings, looking
 from kerascnn.page.findings import Outcome
 from kerascnn.process import settings
@@ -155,13 +156,15 @@ def outcome_of(run: Run) -> Outcome:
 
 
 def command(config: dict[str, Any]) -> str:
-    """Return the command that does a run again; paths of the machine are left out."""
+    """Return the command that does a run again, without where data and caches lie."""
     plain, given = Overrides(), config.get("options", {})
+    backend = config["environment"]["backend"]
     file = config.get("recipe_file")
     words = ["kerascnn", "run", f"./{Path(file).name}" if file else config["recipe"]]
     chosen = {**given, "data": "sample" if config["data"]["sample"] else "full"}
-    if given.get("dataset"):
+    if is_path(given.get("dataset") or ""):
         chosen["data"] = plain.data
+    chosen["backend"] = None if backend == "jax" else backend
     kept = ("data_dir", "cache_dir", "checkpoint_minutes")
     for name, value in chosen.items():
         if name in kept or value == getattr(plain, name, None):

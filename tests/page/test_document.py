@@ -322,6 +322,15 @@ def test_the_command_does_the_run_again(lenet):
     given = parsing.parse(Overrides, words[3:], "kerascnn run")
     expected = {"epochs": 2, "batch_size": 64, "limit": 400, "data": "sample"}
     assert given == Overrides(**expected)
+    environment = config["environment"] | {"backend": "torch"}
+    options = config["options"] | {"dataset": "mnist", "data_dir": "/home/me/sets"}
+    other = config | {"environment": environment, "options": options}
+    said = evidence.command(other)
+    assert said.endswith("--dataset mnist --data sample --backend torch")
+    options = config["options"] | {"dataset": "/home/me/my pets", "data": "auto"}
+    data = config["data"] | {"sample": False}
+    said = evidence.command(config | {"options": options, "data": data})
+    assert said.endswith("--limit 400 --dataset '/home/me/my pets'")
 
 
 def test_an_option_of_the_page_is_no_change_of_the_run():

@@ -1,11 +1,14 @@
 """What the page shows of a network, beside PyTorch's and NumPy's own."""
 
+import base64
+import io
 import random
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from PIL import Image
 
 from kerascnn import recipe as recipes
 from kerascnn.page import looking, pictures
@@ -176,11 +179,6 @@ def test_layers_hold_all_parameters():
 def test_a_sheet_holds_its_tiles():
     tiles = images(5, (4, 6, 3))
     sheet = pictures.sheet("name", tiles)
-    import base64
-    import io
-
-    from PIL import Image
-
     data = base64.b64decode(sheet.uri.partition(",")[2])
     whole = np.asarray(Image.open(io.BytesIO(data)))
     for n, tile in enumerate(tiles):
