@@ -226,6 +226,8 @@ def layers(model: keras.Model) -> list[Layer]:
     before = [] if net is model else model.layers[1:-1]
     found = []
     for layer in [*before, *net.layers]:
+        if type(layer).__name__ == "InputLayer":
+            continue
         call = wording.call(type(layer).__name__, layer.get_config())
         parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
         with contextlib.suppress(AttributeError):  # used at several places
