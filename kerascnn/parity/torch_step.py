@@ -55,7 +55,11 @@ class TorchTrainer:
     """A twin that trains step by step and shows what it computes, laid out as Keras."""
 
     def __init__(
-        self, network: nn.Module, twin: Twin, layouts: Sequence[Layout], steps: int
+        self,
+        network: nn.Module,
+        twin: Twin,
+        layouts: Sequence[Layout],
+        steps: int = 1000,
     ):
         self.network = network.train()
         self.twin = twin
