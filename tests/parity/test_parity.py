@@ -203,6 +203,26 @@ def test_a_mistake_needs_something_to_be_made_with(mistake):
     [
         (transforms.RandomCrop(2), torchvision.RandomCrop(2), None),
         (transforms.RandomCrop(4), torchvision.RandomCrop(2), "padding"),
+        (
+            transforms.RandomCrop(2, mode="reflect"),
+            torchvision.RandomCrop(2, mode="reflect"),
+            None,
+        ),
+        (
+            transforms.RandomCrop(2, mode="reflect"),
+            torchvision.RandomCrop(2),
+            "mode",
+        ),
+        (
+            transforms.RandomAlternatingFlip(),
+            torchvision.RandomAlternatingFlip(),
+            None,
+        ),
+        (
+            transforms.RandomAlternatingFlip(),
+            torchvision.RandomHorizontalFlip(),
+            "kind",
+        ),
         (transforms.RandomRotation(5), torchvision.RandomRotation((-5, 5)), None),
         (transforms.RandomRotation(15), torchvision.RandomRotation((-5, 5)), "degrees"),
         (
@@ -394,6 +414,44 @@ def test_a_few_biases_are_enough_to_tell_their_bound():
     assert [c.passed for c in checks[1]] == [True, False]
     last.kernel.assign(last.kernel * np.nan)
     assert not next(initial.compare_initial(layout, same)).passed
+
+
+def test_weights_that_were_not_drawn_are_compared_one_by_one():
+    """An identity in half of the filters hides nothing that the others are drawn from.
+
+    Its kurtosis is far from a normal distribution's, by which the error is judged.
+    """
+    layer = layers.Conv2D(64, 3, use_bias=False, **kernel_start(9 * 32))
+    layer.build((None, 8, 8, 32))
+    layer.kernel.assign(initializers.dirac(layer.kernel))
+    layout = [weights.Layout(layer, "Conv2D")]
+    same, wider, moved = (nn.Conv2d(32, 64, 3, bias=False) for _ in range(3))
+    with torch.no_grad():
+        wider.weight *= 1.1
+        for other in (same, wider, moved):
+            nn.init.dirac_(other.weight[:32])
+        moved.weight.copy_(moved.weight.roll(1, 0))
+    checks = [initial.compare_initial(layout, x) for x in (same, wider, moved)]
+    assert [[c.passed for c in found] for found in checks] == [[True], [False], [False]]
+
+
+def kernel_start(fan_in):
+    start = initializers.default(fan_in=fan_in)
+    return {"kernel_initializer": start["kernel_initializer"]}
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_a_norm_and_the_activation_behind_it_are_one(shortcut):
+    image = keras.Input((4, 4, 3))
+    x = layers.BatchNormalization()(image)
+    x = layers.Add()([x, image]) if shortcut else x
+    model = keras.Model(image, layers.Activation("silu")(x))
+    compare.check_activations(model)
+    ((layer, kind),) = compare.watch(model)
+    assert (type(layer), kind) == (layers.Activation, "norm")
+    alone = keras.Model(image, layers.Activation("silu")(image))
+    with pytest.raises(UsageError, match="can't be compared"):
+        compare.check_activations(alone)
 
 
 def test_rounding_excuses_no_difference_that_shows():

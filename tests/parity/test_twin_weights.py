@@ -136,6 +136,25 @@ def test_a_module_of_another_kind_is_refused():
         weights.to_torch(model, nn.Sequential(nn.ConvTranspose2d(3, 3, 3)))
 
 
+def test_a_norm_without_gamma_fits_ones_alone(images):
+    image = keras.Input((6, 8, 3))
+    x = layers.BatchNormalization(scale=False, epsilon=1e-5, name="norm")(image)
+    model = keras.Model(image, layers.Dense(5)(layers.Flatten()(x)))
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(6 * 8 * 3, 5))
+    shaken(module)
+    with pytest.raises(UsageError, match=r"'norm'.* no gamma.*'0\.weight' is not 1"):
+        weights.from_torch(module.state_dict(), model)
+    with torch.no_grad():
+        module[0].weight.fill_(1)
+    weights.from_torch(module.state_dict(), model)
+    np.testing.assert_allclose(logits(model, images), logits(module, images), atol=1e-5)
+    shaken(module, seed=1)
+    with torch.no_grad():
+        module[0].weight.fill_(1)
+    weights.to_torch(model, module)
+    np.testing.assert_allclose(logits(module, images), logits(model, images), atol=1e-5)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_what_a_state_dict_holds_besides_is_refused(learned):
     module = twin()
