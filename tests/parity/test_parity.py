@@ -417,7 +417,7 @@ def test_a_few_biases_are_enough_to_tell_their_bound():
 
 
 def test_an_identity_hides_nothing_of_what_is_drawn_beside_it():
-    """Its kurtosis is far from a normal distribution's, which the error is judged by."""
+    """An identity's kurtosis is far from a normal distribution's."""
     layer = layers.Conv2D(64, 3, use_bias=False, **kernel_start(9 * 32))
     layer.build((None, 8, 8, 32))
     layer.kernel.assign(initializers.dirac(layer.kernel))
