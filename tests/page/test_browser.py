@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-import chromium
 import pytest
 
 from kerascnn.page import document
+from page import chromium
 
 pytestmark = [
     pytest.mark.skipif(not chromium.path(), reason="no Chromium: set CHROME_PATH"),
