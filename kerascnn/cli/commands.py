@@ -263,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def program() -> None:
         if arguments is None:
             signals.stop_quietly()
+            if _computes(words):
+                restart_for_memory()
         parsing.check_words(words)
         if list(words) == ["--version"]:
             print(f"kerascnn {__version__}")
@@ -271,6 +273,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _dispatch(words)
 
     return parsing.run(program)
+
+
+def _computes(words: Sequence[str]) -> bool:
+    """Whether the command that words name is one that computes."""
+    names = [command.name.split() for command in COMMANDS if command.computes]
+    return any(list(words[: len(name)]) == name for name in names)
 
 
 def _dispatch(words: Sequence[str], group: str = "") -> None:
@@ -289,8 +297,6 @@ def _dispatch(words: Sequence[str], group: str = "") -> None:
     longer = " ".join((first, *words[1:2]))
     by_name = {command.name: command for command in COMMANDS}
     command = by_name.get(longer, by_name[first])
-    if command.computes and signals.is_program():
-        restart_for_memory()
     rest = words[len(command.name.split()) - len(group.split()) :]
     if dataclasses.is_dataclass(command.found):
         parsing.parse(command.found, rest, f"kerascnn {command.name}")()

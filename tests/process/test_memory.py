@@ -93,6 +93,16 @@ def test_a_recipe_starts_again_with_memory_once(tmp_path, words):
     assert done.returncode == 2
 
 
+def test_a_command_that_is_called_restarts_nothing():
+    program = """
+from kerascnn.cli import commands
+from kerascnn.process import signals
+signals.own_process()
+print(commands.main(["learns", "fashion_mlp", "--no-such-option"]))
+"""
+    assert printed(program) == ["2"]
+
+
 KEPT = "glibc.malloc.trim_threshold=17179869184:glibc.malloc.mmap_threshold="
 HUGE = "glibc.malloc.hugetlb=1"
 ONE_HEAP = KEPT + "8589934592:glibc.malloc.arena_max=1"
