@@ -1,6 +1,7 @@
 """The convolution, its derivatives, and who computes them: a CPU or the others."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,12 +97,13 @@ def fast_convolution(
         lambda a: jnp.asarray(a, x.dtype), (bias, affine_input[1:])
     )
     constants = strides, padding, relu, at_once
-    y = on_each_device(
-        lambda batches, kernel, bias, affine: _convolution(
-            batches[0], kernel, bias, (*batches[1:], *affine), *constants
-        )[0],
-        *((x, *images), kernel, bias, affine),
-    )
+
+    def on_one(batches, kernel, bias, affine):
+        affine = *batches[1:], *affine
+        y: Any = _convolution(batches[0], kernel, bias, affine, *constants)
+        return y[0]
+
+    y = on_each_device(on_one, (x, *images), kernel, bias, affine)
     return fast_max_pool(y, (2, 2)) if pool and not at_once else y
 
 

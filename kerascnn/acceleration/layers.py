@@ -142,7 +142,7 @@ class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
             *(inputs, kernel, self.strides, self.padding, bias, relu, affine_input),
         )
         y = convolve()
-        geometry = inputs.shape[1:], kernel.shape, self.strides, self.padding
+        geometry = tuple(inputs.shape)[1:], kernel.shape, self.strides, self.padding
         if self.feeds_pooling and _on_cpu() and dispatch.pools(*geometry):
             self._keep(y, convolve)
         return y
