@@ -11,7 +11,6 @@ import pytest
 
 from kerascnn import describe, twins
 from kerascnn import recipe as recipes
-from kerascnn.parity import compare
 from kerascnn.training import build
 from kerascnn.without_weights import without_weights
 
@@ -137,6 +136,8 @@ class TestEverySpeedrun:
     ],
 )
 def test_a_speedrun_agrees_with_its_twin(name):
+    from kerascnn.parity import compare
+
     checks = list(compare.compare(recipes.load(name), steps=10))
     assert not [check for check in checks if not check.passed]
     parts = {check.part for check in checks}
