@@ -33,16 +33,16 @@ def variables() -> dict[str, str]:
     if "GLIBC_TUNABLES" in os.environ or os.environ.get("KERASCNN_PREPARE") == "0":
         return {}
     tunables = _tunables()
-    words = [f"glibc.malloc.{name}={value}" for name, value in tunables.items()]
-    return {"GLIBC_TUNABLES": ":".join(words)} if words else {}
+    return {"GLIBC_TUNABLES": tunables} if tunables else {}
 
 
-def _tunables() -> dict[str, int]:
+def _tunables() -> str:
+    """Return what GLIBC_TUNABLES is to be here; nothing where nothing helps."""
     if sys.platform != "linux":
-        return {}
+        return ""
     library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     if library != "glibc":
-        return {}
+        return ""
     release = tuple(map(int, version.split(".")))
     setting = _HUGE_PAGES.read_text() if _HUGE_PAGES.exists() else ""
     asked = "[madvise]" in setting and release >= (2, 35)
@@ -57,12 +57,12 @@ def _tunables() -> dict[str, int]:
             tunables |= {"mmap_threshold": 2**33, "arena_max": 1}
     if asked:
         tunables["hugetlb"] = 1
-    return tunables
+    return ":".join(f"glibc.malloc.{k}={value}" for k, value in tunables.items())
 
 
 def is_ours(tunables: str) -> bool:
     """Whether this package has chosen these tunables, not the user."""
-    return tunables == ":".join(f"glibc.malloc.{k}={v}" for k, v in _tunables().items())
+    return bool(tunables) and tunables == _tunables()
 
 
 def said() -> str:

@@ -131,6 +131,12 @@ def test_variables(monkeypatch, tmp_path, setting, library, expected):
     assert memory.variables().get("GLIBC_TUNABLES") == expected
 
 
+@pytest.mark.parametrize("platform", ["darwin", "win32", sys.platform])
+def test_an_environment_without_tunables_holds_none_of_ours(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert not memory.is_ours("")
+
+
 @by_choice
 @pytest.mark.parametrize("program", [False, True])
 @pytest.mark.parametrize("thread", [False, True])
