@@ -12,8 +12,8 @@ from kerascnn import UsageError
 from kerascnn.process import prepare
 from kerascnn.runs import Run
 from kerascnn.text import expanded
+from kerascnn.training.options import Folder
 
-Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 File = Annotated[
     Path | None, tyro.conf.arg(metavar="FILE", aliases=["-o"], help_behavior_hint="")
 ]

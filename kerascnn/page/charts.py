@@ -120,6 +120,26 @@ def lines(
     return tag("div", svg, _legend(series, last, data["at"][-1], levels), class_="plot")
 
 
+def loss(epochs: Sequence[int], series: Sequence[Series]) -> Markup:
+    """Draw the cross-entropy by epoch."""
+    return lines("Loss by epoch", epochs, series, axis="cross-entropy")
+
+
+def accuracy(
+    epochs: Sequence[int], series: Sequence[Series], levels: Sequence[Level] = ()
+) -> Markup:
+    """Draw the accuracy by epoch, in percent."""
+    return lines(
+        "Accuracy by epoch",
+        epochs,
+        series,
+        axis="accuracy",
+        write=percent,
+        levels=levels,
+        from_zero=False,
+    )
+
+
 def reliability(
     counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray
 ) -> Markup:

@@ -12,7 +12,7 @@ import scipy.stats
 from kerascnn import UsageError, runs
 from kerascnn.page import charts, document, pictures
 from kerascnn.page.evidence import outcome_of
-from kerascnn.page.findings import Outcome, wilson
+from kerascnn.page.findings import Outcome, confusion, wilson
 from kerascnn.runs import Run
 from kerascnn.text import duration
 
@@ -55,10 +55,9 @@ class Beside:
     @property
     def per_class(self) -> np.ndarray:
         """The share of each class's images that is right, `(classes,)`."""
-        right, labels = self.outcome.right, self.outcome.labels
-        n = len(self.outcome.classes)
+        matrix = confusion(self.outcome)
         with np.errstate(invalid="ignore"):
-            return np.bincount(labels, right, n) / np.bincount(labels, minlength=n)
+            return np.diag(matrix) / matrix.sum(1)
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -171,17 +170,8 @@ def _charts(found: Sequence[Beside]) -> dict[str, Any]:
 
     epochs = range(1, longest + 1)
     return {
-        "Accuracy": charts.lines(
-            "Accuracy by epoch",
-            epochs,
-            lines("accuracy"),
-            axis="accuracy",
-            write=charts.percent,
-            from_zero=False,
-        ),
-        "Loss": charts.lines(
-            "Loss by epoch", epochs, lines("crossentropy"), axis="cross-entropy"
-        ),
+        "Accuracy": charts.accuracy(epochs, lines("accuracy")),
+        "Loss": charts.loss(epochs, lines("crossentropy")),
     }
 
 

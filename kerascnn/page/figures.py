@@ -12,7 +12,7 @@ from kerascnn import UsageError, runs
 from kerascnn.page import findings, pictures
 from kerascnn.page.evidence import Evidence
 from kerascnn.recipe import Course
-from kerascnn.report.plots import TEST, TRAIN
+from kerascnn.report.plots import TEST, TRAIN, by_epoch, number
 from kerascnn.report.summary import compared
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def curves(evidence: Evidence) -> Figure | None:
             (lambda r, n: r[n], TRAIN, "--", "training set"),
             (runs.evaluated, TEST, "-", evidence.evaluated),
         ):
-            values = [_number(of(record, name)) for record in metrics]
+            values = [number(of(record, name)) for record in metrics]
             axes.plot(epochs, values, style, color=color, marker=marker, label=label)
-        _by_epoch(axes)
+        by_epoch(axes)
     loss, accuracy = figure.axes
     loss.set_ylabel("cross-entropy (nats)")
     loss.set_ylim(bottom=0)
@@ -99,7 +99,7 @@ def learning_rate(evidence: Evidence) -> Figure | None:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate")
     axes.ticklabel_format(axis="y", scilimits=(-2, 3))
-    _by_epoch(axes)
+    by_epoch(axes)
     return figure
 
 
@@ -286,19 +286,7 @@ def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
     axes.axis("off")
 
 
-def _by_epoch(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-
-
 def _percent(axis: Any) -> None:
     from matplotlib.ticker import PercentFormatter
 
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

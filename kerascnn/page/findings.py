@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 # As many bins of equal width as Guo et al. (2017) take for the calibration error.
@@ -99,9 +100,7 @@ class Calibration:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities, float64, of logits `(n, classes)`."""
-    logits = logits.astype("float64")
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return scipy.special.softmax(logits.astype("float64"), axis=-1)
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:

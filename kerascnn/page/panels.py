@@ -71,18 +71,8 @@ def curves(evidence: Evidence) -> Panel | None:
         if (printed := figures.get(split))
     ]
     drawn = {
-        "Loss": charts.lines(
-            "Loss by epoch", epochs, both("crossentropy"), axis="cross-entropy"
-        ),
-        "Accuracy": charts.lines(
-            "Accuracy by epoch",
-            epochs,
-            both("accuracy"),
-            axis="accuracy",
-            write=charts.percent,
-            levels=levels,
-            from_zero=False,
-        ),
+        "Loss": charts.loss(epochs, both("crossentropy")),
+        "Accuracy": charts.accuracy(epochs, both("accuracy"), levels),
     }
     rates = [record.get("learning_rate") for record in metrics]
     if any(rates):

@@ -10,6 +10,8 @@ from kerascnn.report.summary import compared
 from kerascnn.runs import evaluated as evaluated_on
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from kerascnn.runs import Run
 
 TRAIN, TEST = "#d95f02", "#1b6ca8"
@@ -18,7 +20,7 @@ TRAIN, TEST = "#d95f02", "#1b6ca8"
 def curve(run: Run) -> Path:
     """Draw a run's loss and accuracy by epoch, with the course's figures as lines."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
     config, metrics = run.config, run.metrics
     epochs = [m["epoch"] for m in metrics]
@@ -33,12 +35,10 @@ def curve(run: Run) -> Path:
             ("test_", TEST, evaluated or "test set"),
         ):
             values = [
-                _number(evaluated_on(m, name) if prefix else m[name]) for m in metrics
+                number(evaluated_on(m, name) if prefix else m[name]) for m in metrics
             ]
             axes.plot(epochs, values, color=color, marker=marker, label=label)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
+        by_epoch(axes)
     loss.set_ylabel("cross-entropy")
     loss.set_ylim(bottom=0)
     accuracy.set_ylabel("accuracy")
@@ -63,6 +63,15 @@ def curve(run: Run) -> Path:
     return path
 
 
+def by_epoch(axes: Axes) -> None:
+    """Make the x axis one of whole epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
 def _title(config: dict) -> str:
     title = config["recipe"]
     data = config["data"]
@@ -73,6 +82,6 @@ def _title(config: dict) -> str:
     return title
 
 
-def _number(value: float | None) -> float:
+def number(value: float | None) -> float:
     """Undo the record's null for a value that was not finite."""
     return float("nan") if value is None else value
