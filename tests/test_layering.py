@@ -98,7 +98,7 @@ ORDER = {
         *("shared_randomness", "mistakes", "breaking", "check", "batches"),
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
-    "studies": ["__init__", "learns", "parity_training", "backends"],
+    "studies": ["__init__", "learns", "parity_training", "backends", "ladder"],
     "cli": [
         *(
             "__init__",
@@ -106,6 +106,7 @@ ORDER = {
             "run",
             "report",
             "compare",
+            "ladder",
             "recipes",
             "data",
             "bench",

@@ -182,6 +182,19 @@ COMMANDS = (
         "RUN",
     ),
     Command(
+        "ladder plan",
+        "shows what whole runs take here, what is measured, and what to run next",
+        "cli.ladder:Plan",
+        computes=True,
+    ),
+    Command(
+        "ladder run",
+        "works through the plan for some hours, and goes on where it stopped",
+        "cli.ladder:Run",
+        "--hours 8",
+        computes=True,
+    ),
+    Command(
         "parity",
         "compares a recipe with the lecture's PyTorch network, layer by layer",
         "cli.parity:Parity",
@@ -211,6 +224,7 @@ COMMANDS = (
 )
 GROUPS = {
     "data": "get, import, list, measure and check data sets",
+    "ladder": "plan and run the whole runs that the cookbook lacks",
     "bench": "time training, beside stock Keras, plain PyTorch and other commits",
 }
 

@@ -39,7 +39,7 @@ def test_help_has_a_line_for_each(group, capsys):
     assert commands.main([*group.split(), "--help"]) == 0
     listed = re.findall(r"^  (\w+) ", capsys.readouterr().out, re.MULTILINE)
     assert listed == commands.names(group)
-    assert len(listed) > 3
+    assert len(listed) > 1
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda each: each.name)

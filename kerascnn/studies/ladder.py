@@ -1,0 +1,317 @@
+"""Which of the course's recipes still want whole runs here, and the runs themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from kerascnn import UsageError, data, describe, text
+from kerascnn import recipe as recipes
+from kerascnn.bench import measure
+from kerascnn.engine import counts
+from kerascnn.process import caches, machine
+from kerascnn.process.estimate import Estimate
+from kerascnn.report import cookbook, ladder, records
+from kerascnn.runs import Run
+from kerascnn.training import build
+from kerascnn.without_weights import without_weights
+
+# Images that are trained on, at least, to time a step; and steps.
+_IMAGES, _STEPS = 2048, 2
+FOLDER = Path("runs") / "ladder"
+
+
+@dataclasses.dataclass
+class Rung:
+    """One recipe: what a whole run takes on this machine, and which seeds it has.
+
+    Attributes:
+        name: The recipe's.
+        fingerprint: Of the recipe as it is now.
+        epochs: Of a whole run.
+        measured: Seeds in the cookbook.
+        wanted: Seeds to run, the next one first.
+        seconds: Those of a whole run; `None` where the full set is not on the machine.
+        step: Seconds of a training step, measured.
+        begun: For seeds whose run was stopped, the share of it that is done.
+    """
+
+    name: str
+    fingerprint: str
+    epochs: int
+    measured: list[int]
+    wanted: list[int]
+    seconds: float | None = None
+    step: float | None = None
+    begun: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    def left(self, seed: int) -> float:
+        """Return the seconds that a seed's run still takes."""
+        return (self.seconds or 0.0) * (1 - self.begun.get(seed, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A run that is wanted: the seconds it takes, and what an hour of it tells.
+
+    The first run of a recipe counts 1. The variance of a mean of n runs is 1 / n of a
+    run's own, so the next one counts 1 / n - 1 / (n + 1).
+    """
+
+    name: str
+    seed: int
+    seconds: float
+    worth: float
+
+
+def rungs(only: str, seeds: int, data_dir: Path | None, folder: Path) -> list[Rung]:
+    """Return the recipes whose names match a pattern, lecture after lecture.
+
+    Their steps are measured where this machine has not kept them: minutes for the large
+    ones, so each is kept as soon as it is there.
+
+    Raises:
+        UsageError: No recipe's name matches.
+    """
+    names = [name for name in recipes.names() if fnmatchcase(name, only)]
+    if not names:
+        raise UsageError(
+            f"--only {only}: no recipe's name matches; `kerascnn list` shows them."
+        )
+    found = []
+    outlines = ladder.in_order([recipes.outline(name) for name in names])
+    for outline in outlines:
+        recipe = recipes.load(outline.name)
+        fingerprint = describe.fingerprint(describe.describe(recipe))
+        known = records.counted(records.read(f"{outline.name}/runs"), fingerprint)
+        measured = [record["seed"] for record in known]
+        missing = [seed for seed in range(seeds) if seed not in measured]
+        wanted = missing[: max(0, seeds - len(measured))]
+        rung = Rung(outline.name, fingerprint, outline.epochs, measured, wanted)
+        for seed in wanted:
+            run = Run(folder_of(rung, seed, folder))
+            with contextlib.suppress(UsageError):  # most have not begun
+                rung.begun[seed] = len(run.metrics) / rung.epochs
+        found.append(rung)
+    _time(found, data_dir)
+    return found
+
+
+def turns(found: Sequence[Rung]) -> list[Turn]:
+    """Return the runs that are wanted, by what an hour of each tells, most first."""
+    listed = []
+    for rung in found:
+        if rung.seconds is None:
+            continue
+        for number, seed in enumerate(rung.wanted, len(rung.measured)):
+            told = 1 / number - 1 / (number + 1) if number else 1.0
+            seconds = rung.left(seed)
+            # A run that has ended and is not in the cookbook takes no time.
+            worth = told / max(seconds, 1.0) * 3600
+            listed.append(Turn(rung.name, seed, seconds, worth))
+    return sorted(listed, key=lambda turn: -turn.worth)
+
+
+def folder_of(rung: Rung, seed: int, folder: Path) -> Path:
+    """Return the folder of a seed's run; a recipe that has changed gets another."""
+    return folder / f"{rung.name}-{rung.fingerprint[:8]}" / f"seed-{seed}"
+
+
+def _time(found: Sequence[Rung], data_dir: Path | None) -> None:
+    """Set the times of the rungs that want runs."""
+    kept = _kept()
+    sets: dict[Any, data.DataSet | None] = {}
+    cases = []
+    for rung in found:
+        recipe = recipes.load(rung.name)
+        size = build.image_size(recipe)
+        case = recipe.dataset, size
+        if case not in sets:
+            here = data.prepared(recipe.dataset, data_dir) is not None
+            sets[case] = (
+                data.load(recipe.dataset, "full", data_dir, image_size=size)
+                if here
+                else None
+            )
+        if rung.wanted and sets[case] is not None:
+            cases.append((rung, recipe, sets[case]))
+    missing = [case for case in cases if case[0].fingerprint not in kept]
+    work = [_operations(recipe) * _images(recipe) for _, recipe, _ in missing]
+    progress, done = Estimate("steps to measure", sum(work)), 0.0
+    for number, ((rung, recipe, _), one) in enumerate(
+        zip(missing, work, strict=True), 1
+    ):
+        text.say(f"{number} of {len(missing)}: a step of {rung.name}")
+        kept[rung.fingerprint] = _measured(recipe)
+        _keep(rung, kept[rung.fingerprint])
+        done += one
+        progress.after(done)
+    for rung, recipe, dataset in cases:
+        rung.step = kept[rung.fingerprint]["step"]
+        whole = len(dataset.train) // recipe.batch_size
+        if len(dataset.train) % recipe.batch_size and not recipe.drop_last:
+            whole += 1
+        network = without_weights(recipe.network)
+        forward = 2 * sum(counts.multiplications(network))
+        # Evaluation is the forward pass of a training step.
+        share = forward / max(1, counts.training_operations(network))
+        tested = rung.step * share * len(dataset.test) / recipe.batch_size
+        epoch = whole * rung.step + tested
+        rung.seconds = kept[rung.fingerprint]["first"] + rung.epochs * epoch
+
+
+def _images(recipe: recipes.Recipe) -> int:
+    return recipe.batch_size * max(_STEPS, _IMAGES // recipe.batch_size)
+
+
+def _operations(recipe: recipes.Recipe) -> int:
+    return counts.training_operations(without_weights(recipe.network))
+
+
+def _measured(recipe: recipes.Recipe) -> dict[str, float]:
+    """Time a step with its transforms, in a process of its own, and the first one."""
+    images = _images(recipe)
+    words = [recipe.name, str(recipe.batch_size), str(images), "random"]
+    contender = measure.Contender("kerascnn", words)
+    try:
+        for _ in range(3):
+            contender.turn()
+    finally:
+        contender.close()
+    step = contender.result.seconds / (images // recipe.batch_size)
+    return {"step": step, "first": contender.compile}
+
+
+def _file() -> Path:
+    return caches.cache_directory() / "steps.jsonl"
+
+
+def _here() -> dict[str, Any]:
+    """Return what a step's time depends on, besides the recipe."""
+    names = ("backend", "device", "processor", "cores", "versions", "code")
+    here = machine.for_record()
+    return {name: here[name] for name in names}
+
+
+def _kept() -> dict[str, dict[str, float]]:
+    """Return the steps that this machine has measured, by the recipe's fingerprint."""
+    here, found = _here(), {}
+    with contextlib.suppress(OSError):
+        for line in _file().read_text("utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                record = json.loads(line)
+                if record["environment"] == here:
+                    times = {name: float(record[name]) for name in ("step", "first")}
+                    found[record["fingerprint"]] = times
+    return found
+
+
+def _keep(rung: Rung, times: dict[str, float]) -> None:
+    record = {"recipe": rung.name, "fingerprint": rung.fingerprint, **times}
+    line = json.dumps({**record, "environment": _here()})
+    with contextlib.suppress(OSError):  # then it is measured again
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with _file().open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def train(
+    rung: Rung, seed: int, folder: Path, data_dir: Path | None, until: float
+) -> bool:
+    """Begin or go on with a seed's run, in a process of its own, until a time.
+
+    Args:
+        rung: The recipe.
+        seed: The run's.
+        folder: Where the ladder's runs lie.
+        data_dir: Where tensorflow-datasets keeps its sets.
+        until: A time of `time.monotonic`; the run is stopped then, with a checkpoint.
+
+    Returns:
+        Whether the run has ended, and was taken into the cookbook.
+
+    Raises:
+        UsageError: The run could not begin or go on, or the cookbook refuses it.
+    """
+    place = folder_of(rung, seed, folder)
+    if not Run(place).finished:
+        begun = (place / "config.json").exists()
+        words = ["run", rung.name, "--data", "full", "--seed", str(seed)]
+        words += ["--out", str(place)]
+        if begun:
+            words = ["resume", str(place)]
+        if data_dir is not None:
+            words += ["--data-dir", str(data_dir)]
+        with _process(words) as process:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
+        if not Run(place).finished:
+            if time.monotonic() < until:
+                raise UsageError(
+                    f"{rung.name}, seed {seed}: the run ended with code "
+                    f"{process.returncode}, unfinished; its lines above say why."
+                )
+            return False
+    cookbook.Add((place,))()
+    return True
+
+
+@contextlib.contextmanager
+def _process(words: Sequence[str]) -> Iterator[subprocess.Popen]:
+    """Run a command of this package; where this process must stop, it stops first."""
+    process = subprocess.Popen([sys.executable, "-m", "kerascnn", *words])
+    try:
+        yield process
+    except BaseException as error:
+        # A terminal sends Ctrl-C to both.
+        if not isinstance(error, KeyboardInterrupt) or (
+            getattr(error, "exit_code", 130) != 130
+        ):
+            process.terminate()
+        process.wait()
+        raise
+
+
+def climb(
+    found: Sequence[Rung],
+    hours: float,
+    folder: Path,
+    data_dir: Path | None,
+    say: Callable[[str], None] = text.say,
+) -> int:
+    """Work through the runs that are wanted, for so many hours.
+
+    Args:
+        found: The rungs.
+        hours: After which the run that trains is stopped, with a checkpoint.
+        folder: Where the ladder's runs lie.
+        data_dir: Where tensorflow-datasets keeps its sets.
+        say: Is told what begins and what failed.
+
+    Returns:
+        How many runs the cookbook has taken in.
+    """
+    until = time.monotonic() + 3600 * hours
+    by_name = {rung.name: rung for rung in found}
+    finished = 0
+    for turn in turns(found):
+        if time.monotonic() >= until:
+            break
+        say(f"{turn.name}, seed {turn.seed}: about {text.duration(turn.seconds)}")
+        try:
+            rung = by_name[turn.name]
+            finished += train(rung, turn.seed, folder, data_dir, until)
+        except UsageError as mistake:  # one that fails does not end the night
+            say(f"left out: {mistake}")
+    return finished
