@@ -18,6 +18,7 @@ from kerascnn.text import expanded, notebook
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +177,30 @@ class Run:
         from kerascnn.page import document
 
         return document.write(self, path and expanded(path))
+
+    def predict(self, images: np.ndarray, views: bool = False) -> np.ndarray:
+        """Return the probabilities of the classes for images.
+
+        Args:
+            images: uint8, `(n, height, width, channels)`, of the size that the run was
+                trained on; raw, because the model does the rest.
+            views: Take the mean logits of six views of each image, moved by a pixel and
+                mirrored (`kerascnn.views.flips_and_shifts`).
+
+        Returns:
+            float64, `(n, classes)`, each row of sum 1; `config["data"]["classes"]`
+            names the classes in order.
+
+        Raises:
+            UsageError: The run has no model yet, or the images are of another shape or
+                type.
+
+        Example:
+            >>> run.predict(images).argmax(-1)
+        """
+        from kerascnn.prediction import predictor
+
+        return predictor.Predictor(self).probabilities(images, views)
 
     def _repr_png_(self) -> str | None:
         """What a notebook shows: the curve, if there is one."""

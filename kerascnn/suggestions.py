@@ -14,6 +14,8 @@ _MEANT = {
     "list": "ls recipes models dir",
     "show": "info describe summary view print cat",
     "diff": "changes",
+    "predict": "infer inference classify label",
+    "evaluate": "eval test score accuracy metrics",
     "compare": "versus vs mcnemar",
     "learns": "sweep trial",
     "data": "dataset datasets download fetch import get",
@@ -49,11 +51,6 @@ _MEANT = {
 }
 # By commands and options that do not exist: the way out.
 _ELSEWHERE = {
-    "predict infer inference classify label": "a run's model.keras is a Keras model: "
-    "in Python, `kerascnn.Run(folder).model().predict(images)`",
-    "evaluate eval test score accuracy metrics": "a run measures its model on the test "
-    "images, and its result.json holds the figures; its model.keras is a Keras model, "
-    "which evaluates other images once it is compiled",
     "help usage man": "`kerascnn --help` shows all commands, and `kerascnn COMMAND "
     "--help` a command's options",
     "version about": "`kerascnn --version` shows it",

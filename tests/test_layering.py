@@ -23,6 +23,7 @@ ROOMS = [
         "training",
         "report",
         "page",
+        "prediction",
         "api",
     ),
     *("twins", "parity", "bench", "studies", "cli", "recipes", "lessons"),
@@ -60,7 +61,7 @@ APART = {
 BESIDES = {
     "engine": {"training.autosave.Autosave"},
     "recipe": {"report.card"},
-    "runs": {"page.document", "report.plots"},
+    "runs": {"page.document", "prediction.predictor", "report.plots"},
 }
 
 ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}
@@ -98,6 +99,7 @@ ORDER = {
         *("shared_randomness", "mistakes", "breaking", "check", "batches"),
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
+    "prediction": ["__init__", "files", "predictor", "evaluation"],
     "studies": ["__init__", "learns", "parity_training", "backends", "ladder"],
     "cli": [
         *(
@@ -105,6 +107,7 @@ ORDER = {
             "parsing",
             "run",
             "report",
+            "predict",
             "compare",
             "ladder",
             "recipes",

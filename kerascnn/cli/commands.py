@@ -74,6 +74,20 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "predict",
+        "names the likeliest classes of images of yours",
+        "cli.predict:Predict",
+        "RUN IMAGE",
+        computes=True,
+    ),
+    Command(
+        "evaluate",
+        "measures a run's model on its test images, or on another set's",
+        "cli.predict:Evaluate",
+        "RUN",
+        computes=True,
+    ),
+    Command(
         "report",
         "writes the page of a run, one HTML file; with --figures its figures too",
         "cli.report:Report",

@@ -148,11 +148,19 @@ def outcome_of(run: Run) -> Outcome:
     Raises:
         UsageError: As `gather`.
     """
-    config = run.config
     model = run.model()
-    _, evaluated, classes = _data(config, _recipe(run))
+    _, evaluated, classes = _data(run.config, _recipe(run))
     with settings.keras_defaults():
         return _outcome(model, evaluated, classes)
+
+
+def evaluated_images(run: Run) -> data.Split:
+    """Return the images that a run was evaluated on.
+
+    Raises:
+        UsageError: They are gone or have changed.
+    """
+    return _data(run.config, _recipe(run))[1]
 
 
 def command(config: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from kerascnn import UsageError, data, describe, runs
-from kerascnn.data import limited
+from kerascnn.data import limited, usual
 from kerascnn.engine import finite, fit, views
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
@@ -308,6 +308,7 @@ def _config(case: _Case) -> dict[str, Any]:
             "classes": list(dataset.classes),
             "train_images": len(case.train),
             f"{case.evaluated}_images": len(case.test),
+            "usual": usual.ranges(case.train.images),
         },
         "environment": machine.describe(),
         "process": prepare.done(),

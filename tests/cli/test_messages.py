@@ -31,6 +31,10 @@ COMMANDS = {
 MET = {
     "cli/parity.py": ["parity", "backends"],
     "cli/bench.py": ["bench step", "bench epoch", "bench checkpoints"],
+    "cli/ladder.py": ["ladder plan", "ladder run"],
+    "studies/ladder.py": ["ladder plan", "ladder run", "run"],
+    "cli/predict.py": ["predict", "evaluate"],
+    "prediction/": ["predict", "evaluate"],
     "cli/data.py": ["data get", "data import", "data check", "data statistics"],
     "parity/": ["parity"],
     "bench/": ["bench step", "bench epoch", "bench checkpoints"],
@@ -54,7 +58,7 @@ MET = {
 }
 # Where any of the commands may be the one that is met: a message names an option that
 # its own command takes.
-ANY = ("cli/", "bench/", "report/")
+ANY = ("cli/", "bench/", "report/", "studies/ladder.py")
 # Options of other programs.
 NOT_OURS = {
     *("--xla", "--error-unmatch", "--porcelain", "--show-prefix", "--verify"),
@@ -116,7 +120,7 @@ def test_each_command_that_a_message_names_is_there_with_its_options():
     for file, line in MESSAGES:
         for words in re.findall(r"(?:`|: )kerascnn ([a-z][^`\n]*)", line):
             command = re.match(
-                r"[a-z]+( (get|list|import|check|statistics|add))?", words
+                r"[a-z]+( (get|list|import|check|statistics|add|plan|run))?", words
             )
             assert command, (file, line)
             assert command[0] in COMMANDS, (file, line)
@@ -160,6 +164,7 @@ RUN = sorted(options("run"))
         *(("fit", NAMES, "run"), ("continue", NAMES, "resume"), ("ls", NAMES, "list")),
         *(("info", NAMES, "show"), ("changes", NAMES, "diff"), ("rnu", NAMES, "run")),
         *(("benchmark", NAMES, "bench"), ("download", NAMES, "data")),
+        *(("test", NAMES, "evaluate"), ("infer", NAMES, "predict")),
         *(("create", NAMES, "new"), ("copy", NAMES, "new")),
         *(("--lr", RUN, "--learning-rate"), ("--output-dir", RUN, "--out")),
         *(("--val-split", RUN, "--validation"), ("--num-epochs", RUN, "--epochs")),
@@ -167,8 +172,8 @@ RUN = sorted(options("run"))
         *(("--valid", RUN, "--validation"), ("--samples", RUN, "--limit")),
         *(("pytorch", BACKENDS, "torch"), ("tf", BACKENDS, "tensorflow")),
         # Near to nothing: no guess.
-        *((word, NAMES, None) for word in ("predict", "export", "zzz", "bake")),
-        *((word, NAMES, None) for word in ("test", "evaluate", "help", "version")),
+        *((word, NAMES, None) for word in ("export", "zzz", "bake")),
+        *((word, NAMES, None) for word in ("help", "version")),
         *((word, RUN, None) for word in ("--devices", "--gpu", "--optimizer", "--q")),
         *((word, RUN, None) for word in ("--optimiser", "--initialiser")),
     ],
@@ -184,13 +189,13 @@ def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, n
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict"], ".model().predict(images)"),
+        (["predict"], "RUN is missing"),
         (["run", "fashion_mlp", "--devices", "2"], "JAX_NUM_CPU_DEVICES"),
         (["run", "fashion_mlp", "--optimizer", "sgd"], "the recipe's file says that"),
         (["run", "fashion_mlp", "--optimiser", "sgd"], "kerascnn new mine --from"),
         (["learns", "fashion_mlp", "--optimiser", "x"], "the recipe's file says that"),
-        (["evaluate", "fashion_mlp"], "its result.json holds the figures"),
-        (["test"], "its result.json holds the figures"),
+        (["evaluate", "fashion_mlp"], "there is no run in fashion_mlp"),
+        (["test"], "did you mean evaluate"),
         (["help"], "`kerascnn --help` shows all commands"),
         (["data", "help"], "`kerascnn COMMAND --help` a command's options"),
         (["version"], "`kerascnn --version` shows it"),

@@ -1,0 +1,88 @@
+"""Image files as arrays that a model takes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kerascnn import UsageError
+from kerascnn.data import image_files
+from kerascnn.data.image_folders import decode, fitted
+from kerascnn.text import expanded
+
+CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A file and its image, uint8 `(height, width, channels)`, or why there is none."""
+
+    file: Path
+    image: np.ndarray | None = None
+    scaled: bool = False
+    wrong: str = ""
+
+
+def find(places: Iterable[Path]) -> list[Path]:
+    """Return the image files that places are, or hold in folders, in order.
+
+    Raises:
+        UsageError: A place does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for place in map(expanded, places):
+        if not place.exists():
+            raise UsageError(f"there is no {place}: name an image or a folder of them.")
+        inside = image_files.find(place).images if place.is_dir() else [place]
+        if not inside:
+            raise UsageError(f"{place} holds no image.")
+        found += inside
+    return found
+
+
+def read(
+    files: Iterable[Path], shape: tuple[int | None, int | None, int]
+) -> Iterator[list[Picture]]:
+    """Decode files, some at a time, into images of a shape.
+
+    Args:
+        files: The files.
+        shape: Height, width and channels that the model takes. An image of another size
+            is cut to its centre and scaled, as a set of images of several sizes is.
+            `None` where any size will do.
+
+    Yields:
+        Up to `CHUNK` pictures, in the files' order.
+    """
+    # Pillow lets other threads run while it decodes.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = iter(files)
+        while chunk := list(itertools.islice(waiting, CHUNK)):
+            yield list(pool.map(lambda file: picture(file, shape), chunk))
+
+
+def picture(
+    file: Path,
+    shape: tuple[int | None, int | None, int],
+) -> Picture:
+    """Decode one file."""
+    try:
+        image = decode(file)
+    except UsageError as error:
+        return Picture(file, wrong=str(error))
+    *size, channels = shape
+    if channels == 1 and (image != image[..., :1]).any():
+        # What Pillow's conversion to "L" computes, in float.
+        light = image @ np.array([0.299, 0.587, 0.114])
+        image = light.round().astype("uint8")[..., None]
+    image = image[..., :channels]
+    height, width = size
+    if height is None or width is None or image.shape[:2] == (height, width):
+        return Picture(file, image)
+    return Picture(file, fitted(image, (height, width)), scaled=True)
