@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kerascnn.acceleration.materialize import after
-from kerascnn.acceleration.mesh import on_each_device
+from kerascnn.acceleration.mesh import is_cut_explicitly, on_each_device
 
 
 @jax.custom_vjp
@@ -25,4 +25,5 @@ _silu.defvjp(lambda x: (_silu(x), x), _silu_backward)
 
 def fast_silu(x):
     """SiLU, `x * sigmoid(x)`; its derivatives of any order keep `x` alone on a CPU."""
-    return on_each_device(_silu, jnp.asarray(x))
+    x = jnp.asarray(x)
+    return jax.nn.silu(x) if is_cut_explicitly(x) else on_each_device(_silu, x)

@@ -130,7 +130,7 @@ def weight_gradient(x, g, strides, padding, taps):
         return total + jnp.dot(lines.reshape(len(g_block), -1).T, g_block)
 
     shape = taps[0], pixels_under(band, strides, taps), x.shape[3], band, filters
-    total = jnp.zeros((math.prod(shape[:3]), band * filters), x.dtype)
+    total = jnp.zeros_like(x, shape=(math.prod(shape[:3]), band * filters))
     matrix = for_each_block(len(x), size, add_block, total).reshape(shape)
     return functools.reduce(
         jnp.add,

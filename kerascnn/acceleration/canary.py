@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -31,9 +32,10 @@ def trusted():
             winograd.weight_gradient(x, g, padding, 3),
         )
 
-    # Concrete arrays stay concrete, also while another function is traced.
-    with jax.ensure_compile_time_eval():
-        results = [np.asarray(value) for value in fast(x, kernel, g)]
+    # A thread of its own traces nothing and has no mesh, whatever the caller does.
+    with futures.ThreadPoolExecutor(1) as thread:
+        computed = thread.submit(lambda: jax.device_get(fast(x, kernel, g)))
+    results = computed.result()
     framed = np.pad(x, ((0, 0), *padding, (0, 0)))
     taps = [framed[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
     images = np.stack(taps, axis=3).reshape(-1, 9 * 32).astype(np.float64)

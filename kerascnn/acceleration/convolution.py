@@ -11,7 +11,7 @@ from kerascnn.acceleration import bands, direct, dispatch, winograd
 from kerascnn.acceleration.blocks import along_channels, output_shape
 from kerascnn.acceleration.canary import trusted
 from kerascnn.acceleration.materialize import after, stored_on_cpu
-from kerascnn.acceleration.mesh import on_each_device
+from kerascnn.acceleration.mesh import is_cut_explicitly, on_each_device
 from kerascnn.acceleration.platforms import by_platform
 from kerascnn.acceleration.pooling import (
     Unpooled,
@@ -85,7 +85,10 @@ def fast_convolution(
     )
     bias = () if bias is None else (bias,)
     dtypes = x.dtype, kernel.dtype
-    covered = not dispatch.uncovered(x.shape, kernel.shape, padding, dtypes)
+    covered = not (
+        dispatch.uncovered(x.shape, kernel.shape, padding, dtypes)
+        or is_cut_explicitly(x, kernel, bias, affine_input)
+    )
     if not (dispatch.uses_fast() and covered and trusted()):
         y = _uncovered_convolution(x, kernel, strides, padding)
         y = _finished(y, bias, relu)
@@ -97,11 +100,14 @@ def fast_convolution(
         lambda a: jnp.asarray(a, x.dtype), (bias, affine_input[1:])
     )
     constants = strides, padding, relu, at_once
+    convolution: Any = _convolution
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        # An eager `shard_map` refuses rules that ask what a gradient is wanted of.
+        convolution = jax.jit(_convolution, static_argnums=(4, 5, 6, 7))
 
     def on_one(batches, kernel, bias, affine):
         affine = *batches[1:], *affine
-        y: Any = _convolution(batches[0], kernel, bias, affine, *constants)
-        return y[0]
+        return convolution(batches[0], kernel, bias, affine, *constants)[0]
 
     y = on_each_device(on_one, (x, *images), kernel, bias, affine)
     return fast_max_pool(y, (2, 2)) if pool and not at_once else y
@@ -137,14 +143,14 @@ def _stock_convolution(x, kernel, strides, padding, groups=1):
 
 
 def _stock_input_gradient(g, kernel, strides, padding, size):
-    x = jax.ShapeDtypeStruct((g.shape[0], *size, kernel.shape[2]), kernel.dtype)
+    x = jnp.zeros_like(kernel, shape=(g.shape[0], *size, kernel.shape[2]))
     return jax.linear_transpose(
         lambda x: _stock_convolution(x, kernel, strides, padding), x
     )(whole(g))[0]
 
 
 def _stock_weight_gradient(x, g, _, strides, padding, taps):
-    kernel = jax.ShapeDtypeStruct((*taps, x.shape[3], g.shape[3]), x.dtype)
+    kernel = jnp.zeros_like(x, shape=(*taps, x.shape[3], g.shape[3]))
     return jax.linear_transpose(
         lambda kernel: _stock_convolution(x, kernel, strides, padding), kernel
     )(whole(g))[0]

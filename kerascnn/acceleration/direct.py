@@ -135,6 +135,6 @@ def weight_gradient(x, g, strides, padding, taps):
         return total + jnp.concatenate(products)
 
     size = images_a_block(x.shape[0], 4096 // (height * width))
-    total = jnp.zeros((math.prod(taps) * channels, filters), x.dtype)
+    total = jnp.zeros_like(x, shape=(math.prod(taps) * channels, filters))
     total = for_each_block(x.shape[0], size, add_block, total)
     return total.reshape(*taps, channels, filters)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kerascnn.acceleration.mesh import is_cut_explicitly
 from kerascnn.acceleration.platforms import by_platform
 
 
@@ -29,20 +30,24 @@ def stored_on_cpu(x, witness=None):
     )[1]
 
 
-_stored = by_platform(stored_on_cpu, lambda x: x, elementwise=True)
+_stored_by_platform = by_platform(stored_on_cpu, lambda x: x, elementwise=True)
+
+
+def stored(x):
+    """`x`, no booleans, on a CPU computed and stored before anything that uses it."""
+    return x if is_cut_explicitly(x) else _stored(x)
 
 
 @jax.custom_vjp
-def stored(x):
-    """`x`, no booleans, on a CPU computed and stored before anything that uses it."""
+def _stored(x):
     # XLA fuses chains of elementwise operations and would compute each element of an
     # intermediate result again for each use, six times in the tiles. It drops
     # `lax.optimization_barrier` before it fuses, but it cannot fuse across a loop. This
     # one never turns, a fact that XLA cannot see.
-    return _stored(x)
+    return _stored_by_platform(x)
 
 
-stored.defvjp(lambda x: (stored(x), None), lambda _, ct: (stored(ct),))
+_stored.defvjp(lambda x: (_stored(x), None), lambda _, ct: (_stored(ct),))
 
 _after = by_platform(
     lambda x, other: jnp.where(_never(other), -x, x),

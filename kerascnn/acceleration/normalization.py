@@ -1,14 +1,19 @@
 """Batch normalisation that reads the images fewer times."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from kerascnn.acceleration.blocks import along_channels
 from kerascnn.acceleration.materialize import stored
-from kerascnn.acceleration.mesh import BATCH, WHOLE, may_be_cut, on_each_device
+from kerascnn.acceleration.mesh import (
+    BATCH,
+    WHOLE,
+    alike,
+    is_cut_explicitly,
+    may_be_cut,
+    on_each_device,
+)
 
 
 def fast_batch_normalization(x, gamma, beta, epsilon):
@@ -42,15 +47,19 @@ def fast_batch_normalization(x, gamma, beta, epsilon):
         >>> mean[0], variance[0]
         (Array(2., dtype=float32), Array(1., dtype=float32))
     """
-    return _normalised(x, gamma, beta, epsilon)
+    if is_cut_explicitly(x, gamma, beta):
+        return _by_single_operations(x, gamma, beta, epsilon)
+    return _normalised(*alike(x, gamma, beta), epsilon)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalised(x, gamma, beta, epsilon):
+def _by_single_operations(x, gamma, beta, epsilon):
     mean, variance = _moments(x)
     scale, shift = scale_and_shift(gamma, beta, mean, variance, epsilon)
     scale, shift = along_channels(scale, x.ndim), along_channels(shift, x.ndim)
     return x * scale + shift, mean, variance
+
+
+_normalised = jax.custom_vjp(_by_single_operations, nondiff_argnums=(3,))
 
 
 def scale_and_shift(gamma, beta, mean, variance, epsilon):

@@ -5,10 +5,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 
 from kerascnn.acceleration.materialize import stored
-from kerascnn.acceleration.mesh import on_each_device
+from kerascnn.acceleration.mesh import is_cut_explicitly, on_each_device
 
 
 def fast_max_pool(x, pool_size):
@@ -25,7 +26,12 @@ def fast_max_pool(x, pool_size):
     Returns:
         An array of shape `(batch, height // rows, width // columns, channels)`.
     """
-    return on_each_device(lambda x: _max_pool(x, *pool_size), jnp.asarray(x))
+    x = jnp.asarray(x)
+    if is_cut_explicitly(x):
+        return keras.ops.max_pool(
+            x, pool_size, pool_size, data_format="channels_last"
+        )
+    return on_each_device(lambda x: _max_pool(x, *pool_size), x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -332,7 +332,7 @@ def weight_gradient(x, g, padding, taps, affine_input=()):
             for part, seen in zip(total, tiles, strict=True)
         ]
 
-    total = [jnp.zeros((n * n, channels, filters), x.dtype)] * pieces**2
+    total = [jnp.zeros_like(x, shape=(n * n, channels, filters))] * pieces**2
     total = for_each_block(images, size, add_block, total)
     side = n - m + 1
     parts = [
