@@ -37,14 +37,29 @@ class Adam(keras.optimizers.Adam):
     paper: `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)`. Keras takes the paper's
     shortcut, which leaves epsilon out of the correction by b2, so in the first steps it
     weighs up to 30 times as much.
+
+    For weights of float16 or bfloat16 the averages and the step are float32: float16
+    has neither epsilon nor the squares of small gradients.
     """
 
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> Any:
+        if reference_variable.dtype not in ("float16", "bfloat16"):
+            return super().add_variable_from_reference(
+                reference_variable, name, initializer
+            )
+        path = reference_variable.path.replace("/", "_")
+        return self.add_variable(
+            reference_variable.shape, initializer, "float32", name=f"{path}_{name}"
+        )
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        step = ops.cast(ops.add(self.iterations, 1), variable.dtype)
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
+        rate = ops.cast(learning_rate, m.dtype)
+        gradient = ops.cast(gradient, m.dtype)
+        step = ops.cast(ops.add(self.iterations, 1), m.dtype)
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
         if self.amsgrad:
@@ -53,7 +68,8 @@ class Adam(keras.optimizers.Adam):
             v = largest
         root = ops.sqrt(v) / ops.sqrt(_one_minus_power(self.beta_2, step))
         rate = rate / _one_minus_power(self.beta_1, step)
-        self.assign_sub(variable, rate * m / (root + self.epsilon))
+        moved = rate * m / (root + self.epsilon)
+        self.assign_sub(variable, ops.cast(moved, variable.dtype))
 
 
 def _one_minus_power(beta: float, step: Any) -> Any:
@@ -225,8 +241,10 @@ class ExponentialDecay(keras.callbacks.Callback):
 
     def __init__(self, gamma: float, learning_rate: float | None = None):
         super().__init__()
-        if not gamma > 0:
-            raise ValueError(f"`gamma` must be above 0. Received: gamma={gamma}")
+        if not 0 < gamma < math.inf:
+            raise ValueError(
+                f"`gamma` must be finite and above 0. Received: gamma={gamma}"
+            )
         self.gamma = gamma
         self.learning_rate = learning_rate
 

@@ -108,9 +108,11 @@ def standard(
                 f"Received: mean={mean} alone"
             )
     mean, std = _numbers(mean), _numbers(std)
-    if not mean or len(mean) != len(std) or min(std) <= 0:
+    fit = mean and len(mean) == len(std) and min(std) > 0
+    if not (fit and _are_finite(*mean, *std)):
         raise UsageError(
-            f"`standard` needs one mean and one positive deviation for each channel. "
+            f"`standard` needs one finite mean and one finite, positive deviation for "
+            f"each channel. "
             f"Received: mean={mean}, std={std}"
         )
     scale = [1 / (255 * deviation) for deviation in std]
@@ -141,6 +143,10 @@ def _channel_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, .
 
 def _numbers(value: float | Sequence[float]) -> list[float]:
     return [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
+
+
+def _are_finite(*values: float) -> bool:
+    return all(map(math.isfinite, values))
 
 
 class _RandomTransform(layers.Layer):
@@ -379,10 +385,15 @@ class RandomErasing(_RandomTransform):
                 f"RandomErasing's `scale` must be two fractions of the image, the "
                 f"smaller first, in 0..1. Received: scale={tuple(scale)}"
             )
-        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
+        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < math.inf:
             raise UsageError(
-                f"RandomErasing's `ratio` must be two positive numbers, the smaller "
-                f"first. Received: ratio={tuple(ratio)}"
+                f"RandomErasing's `ratio` must be two positive, finite numbers, the "
+                f"smaller first. Received: ratio={tuple(ratio)}"
+            )
+        values = value if isinstance(value, Sequence) else [value]
+        if not _are_finite(*values):
+            raise UsageError(
+                f"RandomErasing's `value` must be finite. Received: value={value}"
             )
         self.p = p
         self.scale = tuple(scale)
@@ -479,9 +490,9 @@ class RandomRotation(_RandomTransform):
     ):
         super().__init__(seed=seed, **kwargs)
         ends = tuple(degrees) if isinstance(degrees, Sequence) else (-degrees, degrees)
-        if len(ends) != 2 or not ends[0] <= ends[1]:
+        if len(ends) != 2 or not -math.inf < ends[0] <= ends[1] < math.inf:
             raise UsageError(
-                f"RandomRotation's `degrees` must be a number >= 0, or two numbers, "
+                f"RandomRotation's `degrees` must be a finite number >= 0, or two, "
                 f"the smaller first. Received: degrees={degrees}"
             )
         self.degrees = ends

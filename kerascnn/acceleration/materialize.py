@@ -22,6 +22,8 @@ def _never(x):
 @functools.partial(jax.jit, inline=True)
 def stored_on_cpu(x, witness=None):
     """`stored` on a CPU, which asks a number of `witness`, or of `x` itself."""
+    if not all(each.size for each in jax.tree.leaves((x, witness))):
+        return x
     # A witness is an array that has been computed before: of `x`, XLA would compile all
     # that it is computed from once more, for that one number.
     never = _never(x if witness is None else witness)
@@ -50,7 +52,7 @@ def _stored(x):
 _stored.defvjp(lambda x: (_stored(x), None), lambda _, ct: (_stored(ct),))
 
 _after = by_platform(
-    lambda x, other: jnp.where(_never(other), -x, x),
+    lambda x, other: jnp.where(_never(other), -x, x) if other.size else x,
     lambda x, other: x,
     elementwise=True,
 )

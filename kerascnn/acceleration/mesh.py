@@ -53,10 +53,13 @@ def on_each_device(function, images, *others, result=_PART):
 
 
 def may_be_cut(images):
-    """Whether a mesh is set whose automatic axis `BATCH` divides their number."""
+    """Whether a mesh is set whose automatic axis `BATCH` divides their number.
+
+    A number that is symbolic, as in an export, is not divided.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     # Inside of a `shard_map` that checks which arrays vary, none that does not may be.
     if BATCH not in mesh.auto_axes or mesh.manual_axes:
         return False
     number = jax.tree.leaves(images)[0].shape[0]
-    return jax.core.is_constant_dim(number) and number % mesh.shape[BATCH] == 0
+    return isinstance(number, int) and number % mesh.shape[BATCH] == 0

@@ -81,13 +81,14 @@ def windows(x, rows, columns):
 def largest(windows):
     """The largest element of each window, and its index as bytes where they suffice."""
     rows, columns = windows.shape[2], windows.shape[4]
-    value = windows[:, :, 0, :, 0]
+    value = chosen = windows[:, :, 0, :, 0]
     index = jnp.zeros(value.shape, jnp.int8 if rows * columns < 128 else jnp.int32)
     for i in range(1, rows * columns):
         candidate = windows[:, :, i // columns, :, i % columns]
-        # The second test keeps a NaN, as the stock pooling does.
-        keep = (value >= candidate) | (value != value)
-        value = jnp.where(keep, value, candidate)
+        value = jnp.maximum(value, candidate)  # a NaN stays
+        # As the stock pooling's gradient chooses: a NaN gives way to what follows.
+        keep = chosen >= candidate
+        chosen = jnp.where(keep, chosen, candidate)
         index = jnp.where(keep, index, jnp.asarray(i, index.dtype))
     return value, index
 
