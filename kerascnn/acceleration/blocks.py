@@ -1,5 +1,7 @@
 """Loops over blocks of images, and the pixels that a convolution takes or leaves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -33,6 +35,15 @@ def strided_slices(x, axis, step, count, offsets):
         lax.slice_in_dim(x, i, i + step * (count - 1) + 1, step, axis)
         for i in range(offsets)
     ]
+
+
+def largest_under(x, taps, padding):
+    """The largest number under a square kernel at each of its places; `x` is >= 0."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    for axis in (1, 2):
+        places = x.shape[axis] - taps + 1
+        x = functools.reduce(jnp.maximum, strided_slices(x, axis, 1, places, taps))
+    return x
 
 
 def zero_framed(block, top, left, height, width):

@@ -159,16 +159,15 @@ def _stock_weight_gradient(x, g, _, strides, padding, taps):
 # The same three maps on a CPU.
 
 
-def _fast_convolution(x, kernel, strides, padding, finish, pool):
+def _fast_convolution(x, kernel, strides, padding, finish, pool, zeros):
     """The convolution, then `finish` of its elements; filters are on the last axis."""
     geometry = x.shape[1:], kernel.shape, strides, padding
-    if pool:
-        return winograd.convolution(x, kernel, padding, finish=finish, pool=True)
+    words = {"finish": finish, "pool": pool, "zeros": zeros}
     match dispatch.algorithm(*geometry, of="output").name:
         case "dense":
             return direct.dense_convolution(x, kernel, finish)
         case "winograd":
-            return winograd.convolution(x, kernel, padding, finish=finish)
+            return winograd.convolution(x, kernel, padding, **words)
         case "sums":
             y = finish(direct.summed_convolution(x, kernel, strides, padding))
             return stored_on_cpu(y, kernel)
@@ -221,9 +220,19 @@ def _fast_weight_gradient(x, g, affine_input, strides, padding, taps):
 # The maps by platform, and the derivatives of each in terms of the others.
 
 
+# Rounding errors of sums of numbers about 1.
+_ROUNDING = 1e-5
+
+
 def _on_cpu(x, kernel, bias, relu, **options):
+    # The derivative of ReLU at zero is zero: rounding must not move zeros from there,
+    # of black images, say. With larger biases there are none.
+    near_zero = [jnp.any(jnp.abs(each) < _ROUNDING) for each in bias] or [True]
     return _fast_convolution(
-        x, kernel, **options, finish=lambda y: _finished(y, bias, relu)
+        *(x, kernel),
+        **options,
+        finish=lambda y: _finished(y, bias, relu),
+        zeros=near_zero[0] if relu else None,
     )
 
 

@@ -23,6 +23,7 @@ from kerascnn.acceleration.blocks import (
     filled,
     for_each_block,
     images_a_block,
+    largest_under,
     new_images_at,
     output_shape,
     strided_slices,
@@ -219,10 +220,19 @@ def _both_axes(matrix, x):
     return jnp.dot(both, x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
 
 
-def convolution(x, kernel, padding, turned=False, finish=lambda y: y, pool=False):
+def convolution(
+    x,
+    kernel,
+    padding,
+    turned=False,
+    finish=lambda y: y,
+    pool=False,
+    zeros=None,
+):
     """The convolution with the kernel as it is, or with the turned kernel.
 
-    With `pool`: of each 2 x 2 pixels the largest, and its index.
+    With `pool`: of each 2 x 2 pixels the largest, and its index. `zeros` may be a
+    boolean `()`: whether the result must be zero where the kernel sees zeros alone.
     """
     # Turning a kernel of one piece by 180 degrees and swapping its channels costs
     # nothing here: the transform takes its taps in reverse, the matrix products the
@@ -234,6 +244,13 @@ def convolution(x, kernel, padding, turned=False, finish=lambda y: y, pool=False
     spectrum = _spectrum(tiling, kernel, turned)
     filters = kernel.shape[2 if turned else 3]
     size = _images_per_block(images, tiling, x.shape[3], filters)
+
+    everywhere = jnp.ones((size, height, width, 1), bool)
+
+    def is_seen(start):
+        # A tile's rounding leaves small numbers, of either sign, beside larger ones.
+        pixels = jnp.max(jnp.abs(block_at(x, start, size)), axis=3, keepdims=True)
+        return largest_under(pixels, len(kernel), padding) > 0
 
     def block_of(start):
         block = zero_framed(
@@ -250,7 +267,11 @@ def convolution(x, kernel, padding, turned=False, finish=lambda y: y, pool=False
         # (images, rows, m, columns, m, filters)
         squares = squares.transpose(1, 2, 0, 3, 4, 5)
         squares = squares.reshape(size, *tiling.output, filters)
-        block = finish(squares[:, :height, :width])
+        squares = squares[:, :height, :width]
+        if zeros is not None:
+            seen = lax.cond(zeros, is_seen, lambda start: everywhere, start)
+            squares = jnp.where(seen, squares, 0)
+        block = finish(squares)
         # Not stored: that the largest and its index each compute the squares is faster.
         return largest(windows(block, 2, 2)) if pool else block
 
