@@ -278,7 +278,7 @@ PICTURES = (".png", ".pdf", ".svg")
 # The columns of many recipes' table. Batches, penalties and learning rate are left out:
 # exact, but for the rounding of a sum.
 PARTS = (
-    *("transform", "initial", "forward", "inference", "loss", "gradient"),
+    *("transform", "initial", "forward", "inference", "loss", "gradient", "zeros"),
     *("update", "statistics", "trace", "free trace"),
 )
 

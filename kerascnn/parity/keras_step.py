@@ -49,6 +49,12 @@ class KerasTrainer:
         """Take a training step on scaled images and their labels, int32."""
         raise NotImplementedError
 
+    def step_of_zeros(
+        self, images: np.ndarray, labels: np.ndarray, zeroed: Sequence[keras.Variable]
+    ) -> Step | None:
+        """Compute a step with some variables zero, and forget it; None if it can't."""
+        return None
+
     def loss_of(self, labels: Any) -> LossOf:
         """Return the mean cross-entropy, without and with the penalties."""
         ops: Any = keras.ops
@@ -118,6 +124,16 @@ class JaxKerasTrainer(KerasTrainer):
         if self.rate is not None:
             self.state[2][self.rate] = self.optimizer.learning_rate.value
         self.state, shown = self.compiled(self.state, images, labels)
+        return Step(*shown)
+
+    def step_of_zeros(
+        self, images: np.ndarray, labels: np.ndarray, zeroed: Sequence[keras.Variable]
+    ) -> Step | None:
+        weights = list(self.state[0])
+        for variable in zeroed:
+            _, i = self.place[id(variable)]
+            weights[i] = 0 * weights[i]
+        _, shown = self.compiled([weights, *self.state[1:]], images, labels)
         return Step(*shown)
 
     def infer(self, images: np.ndarray) -> np.ndarray:

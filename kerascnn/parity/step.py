@@ -11,7 +11,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.parity import mistakes
-from kerascnn.parity.check import FORWARD, Check, checked, relative
+from kerascnn.parity.check import CEILING, FORWARD, Check, checked, relative
 from kerascnn.parity.keras_step import KerasTrainer, Step
 from kerascnn.parity.shared_randomness import branches
 from kerascnn.parity.torch_step import Batch, TorchTrainer
@@ -145,6 +145,44 @@ def compare_step(
             (ours[name], theirs[name], own.get(name)),
             GRADIENT,
             "the backward pass of this layer or one above it",
+        )
+
+
+def compare_zeros(pair: Pair, batch: Batch) -> Iterator[Check]:
+    """Compare the biases' gradients of half black images and convolutions without bias.
+
+    There ReLU's inputs are exactly zero, which no other images of this comparison make
+    of them: its derivative is zero.
+    """
+    names = [
+        (layout.layer.name, "bias")
+        for layout in pair.layouts
+        if isinstance(layout.layer, keras.layers.Conv2D)
+        and layout.layer.activation is keras.activations.relu
+        and layout.layer.use_bias
+        and layout.layer.trainable
+    ]
+    images = batch.images.copy()
+    images[:, :, : images.shape[2] // 2] = 0
+    batch = dataclasses.replace(batch, images=images)
+    zeroed = [variable_of(pair.layouts, name) for name in names]
+    step = pair.keras_trainer.step_of_zeros(images, batch.labels, zeroed)
+    if not names or step is None:
+        return
+    ours = paired_gradients(pair, step)
+    sides = branches(pair.watched, numpy_outputs(pair.watched, step))
+    with pair.torch_trainer.zeroed(names):
+        with pair.torch_trainer.branching(sides):
+            pair.torch_trainer.loss(batch)
+        theirs = pair.torch_trainer.gradients()
+    for name in names:
+        yield Check(
+            "zeros",
+            " ".join(name),
+            relative(ours[name], theirs[name]),
+            CEILING,
+            "ReLU's derivative at zero, which is zero",
+            "images half black",
         )
 
 

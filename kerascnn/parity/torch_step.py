@@ -34,7 +34,8 @@ class Branches:
     """Which side of their kinks a network's ReLUs and max poolings were on.
 
     Where an input is within rounding of a kink, two programs may take different sides,
-    and the gradient jumps there. Both are right; to compare, take the same.
+    and the gradient jumps there. Both are right; to compare, take the same. An input of
+    ReLU that is exactly zero in PyTorch has the derivative zero.
     """
 
     relus: Sequence[np.ndarray]
@@ -163,6 +164,22 @@ class TorchTrainer:
                     parameter.copy_(value)
 
     @contextlib.contextmanager
+    def zeroed(self, names: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Let parameters, by Keras's names, be zero for a while."""
+        parameters = [self.parameters[name][1] for name in names]
+        before = [p.detach().clone() for p in parameters]
+        try:
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.zero_()
+            with self._statistics_kept():
+                yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+
+    @contextlib.contextmanager
     def _statistics_kept(self) -> Iterator[None]:
         """Let what is computed meanwhile leave no trace in BatchNorm's statistics."""
         before = [buffer.clone() for buffer in self.network.buffers()]
@@ -245,7 +262,9 @@ class TorchTrainer:
             active = torch.from_numpy(relus.pop(0))
             if active.ndim == 4:
                 active = active.permute(0, 3, 1, 2)
-            return kept.pop() * active
+            x = kept.pop()
+            # Zero itself is within no rounding: there PyTorch's derivative holds.
+            return x * (active & (x != 0))
 
         def pool(
             module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor

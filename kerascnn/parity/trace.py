@@ -16,6 +16,7 @@ from kerascnn.parity.step import (
     Pair,
     compare_step,
     compare_update,
+    compare_zeros,
     numpy_outputs,
     paired_gradients,
     take_step,
@@ -48,9 +49,11 @@ def compare_training(
         images = first.images
         inferred = pair.keras_trainer.infer(images), pair.torch_trainer.infer(images)
     rates.begin(first.epoch)
+    zeros = list(compare_zeros(pair, first))
     step = take_step(pair, first, mistake)
     gradients = paired_gradients(pair, step)
     yield from compare_step(pair, first, step, gradients, inferred)
+    yield from zeros
     yield from compare_update(pair, gradients, mistake)
     yield from compare_losses(pair, free, rates, (first, step), batches, mistake)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from kerascnn import (
     twins,
 )
 from kerascnn import recipe as recipes
+from kerascnn.acceleration import winograd
 from kerascnn.cli import parity as parity_command
 from kerascnn.cli.commands import main
 from kerascnn.parity import (
@@ -505,6 +507,57 @@ def test_kinks_are_taken_on_keras_s_side():
         shared_randomness.largest(np.float32([3, 1, 4, 2]).reshape(1, 2, 2, 1)).item()
         == 2
     )
+
+
+def test_zero_itself_has_pytorch_s_derivative():
+    """Though Keras's rounding took it for more than zero."""
+    network = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(2, 1))
+    trainer = TorchTrainer(network, TWIN, [])
+    x = torch.tensor([[[[0.0, -1e-9]]]], requires_grad=True)
+    with trainer.branching(Branches([np.ones((1, 1, 2, 1), bool)], [])):
+        (gradient,) = torch.autograd.grad(network(x)[0, 0], x)
+    assert (gradient.reshape(-1) != 0).tolist() == [False, True]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="tiles are JAX's")
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_derivative_at_zero_that_is_rounding_s_is_found(monkeypatch, broken):
+    """Two convolutions in tiles, of which rounding takes zeros for more than zero."""
+
+    def tiles():
+        he = {"kernel_initializer": initializers.he_normal(), "activation": "relu"}
+        image = x = keras.Input((32, 32, 3))
+        x = layers.Conv2D(16, 3, strides=2, name="conv", **he)(x)
+        x = layers.Conv2D(16, 3, name="tiles", **he)(x)
+        last = layers.Dense(10, kernel_initializer=initializers.he_normal())
+        return keras.Model(image, last(layers.Flatten()(x)))
+
+    def twin():
+        return kaiming_normal(
+            nn.Sequential(
+                *(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU()),
+                *(nn.Conv2d(16, 16, 3), nn.ReLU()),
+                *(nn.Flatten(), nn.Linear(13 * 13 * 16, 10)),
+            )
+        )
+
+    recipe = dataclasses.replace(
+        SMALL, network=tiles, transform=lambda: [transforms.pm1()]
+    )
+    words = {"weight_decay": 0.0, "transform": TWIN.transform[1:]}
+    other = dataclasses.replace(TWIN, network=twin, **words)
+    monkeypatch.setattr(twins, "load", lambda name: other)
+    jax.clear_caches()  # of what was traced before
+    if broken:
+        right = winograd.convolution
+        monkeypatch.setattr(
+            winograd, "convolution", lambda *a, zeros=None, **words: right(*a, **words)
+        )
+    found = first(compare.compare(recipe, steps=1))
+    if not broken:
+        assert found is None
+    else:
+        assert (found.part, found.name) == ("zeros", "tiles bias")
 
 
 def test_keras_s_batch_norm_is_pytorch_s_but_for_rounding():
