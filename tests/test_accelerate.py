@@ -116,6 +116,109 @@ def own_compile(model):
     return Mine
 
 
+PROCESS = {
+    "policy": (
+        keras.config.set_dtype_policy,
+        ("mixed_float16", "float32"),
+        lambda x: x.dtype_policy.name,
+    ),
+    "floatx": (keras.config.set_floatx, ("float16", "float32"), lambda x: x.dtype),
+    "data format": (
+        keras.config.set_image_data_format,
+        ("channels_first", "channels_last"),
+        lambda x: getattr(x, "data_format", None),
+    ),
+}
+
+
+# A CPU has no convolution with channels first.
+@pytest.mark.parametrize(
+    ("setting", "built_under"),
+    [("policy", 0), ("policy", 1), ("floatx", 0), ("floatx", 1), ("data format", 1)],
+)
+def test_the_process_s_settings_are_not_the_model_s(setting, built_under):
+    write, values, read = PROCESS[setting]
+    try:
+        write(values[built_under])
+        model = every_layer()
+        write(values[1 - built_under])
+        fast = accelerate(model)
+    finally:
+        write(values[1])
+    for one, other in zip((fast, *fast.layers), (model, *model.layers), strict=True):
+        assert read(one) == read(other)
+    assert fast.inputs[0].dtype == model.inputs[0].dtype
+
+
+def test_what_is_computed_twice_to_save_memory_is_the_model_s():
+    with keras.RematScope("full"):
+        model = functional()
+    other = functional()
+    with keras.RematScope("full"):
+        kept = accelerate(other)
+    fast = accelerate(model)
+    for one, two in [(model, fast), *zip(model.layers, fast.layers, strict=True)]:
+        if not isinstance(one, layers.InputLayer):
+            assert one._remat_mode == two._remat_mode
+            assert two._remat_mode
+    assert not any(each._remat_mode for each in (kept, *kept.layers[1:]))
+
+
+def test_nothing_is_drawn_from_the_process():
+    """Neither random numbers nor names."""
+    found = []
+    for convert in (lambda model: model, accelerate):
+        keras.utils.clear_session()
+        convert(every_layer())
+        found.append((keras.random.uniform(()), keras.Sequential().name))
+    assert found[0] == found[1]
+
+
+def test_a_policy_of_a_class_of_the_user_s_comes_along():
+    class Mine(keras.DTypePolicy):
+        pass
+
+    conv = layers.Conv2D(4, 3, dtype=Mine("float32"))
+    fast = accelerate(keras.Sequential([keras.Input((8, 8, 3)), conv]))
+    assert fast.layers[0].dtype_policy is conv.dtype_policy
+
+
+class Sum(layers.Layer):
+    def call(self, x, y=None):
+        return x if y is None else x + y
+
+
+def inputs():
+    return keras.Input((8, 8, 3)), keras.Input((8, 8, 3), optional=True, name="more")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_optional_input_may_be_left_out(nested):
+    x, y = inputs()
+    model = keras.Model([x, y], layers.Conv2D(4, 3)(Sum()(x, y)))
+    if nested:
+        x, y = inputs()
+        model = keras.Model([x, y], model([x, y]))
+    fast = accelerate(model)
+    for pair in ([IMAGES, None], [IMAGES, IMAGES]):
+        np.testing.assert_allclose(fast(pair), model(pair), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["optional", "sparse"])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        keras.Sequential,
+        lambda parts: keras.Model(parts[0].output, parts[1](parts[0].output)),
+    ],
+)
+def test_an_input_has_its_original_s_settings(convert, setting):
+    image = layers.InputLayer(shape=(6,), name="row", **{setting: True})
+    fast = accelerate(convert([image, layers.Dense(2)]))
+    plain = keras.Model(fast.inputs, fast.outputs).layers[0]
+    assert plain.get_config() == image.get_config()
+
+
 @pytest.mark.parametrize("make", [sequential, functional])
 @pytest.mark.parametrize(
     "kind",
@@ -154,6 +257,30 @@ def test_attributes_come_along():
     assert fast.width() is fast
 
 
+def test_layers_in_a_list_come_along():
+    model = functional()
+    conv = model.get_layer("conv")
+    model.blocks, model.table = [conv, (conv, 3)], {"first": conv}
+    model.train_step = functools.partial(keras.Model.train_step, model)
+    fast = accelerate(model)
+    conv = fast.get_layer("conv")
+    assert fast.blocks[0] is fast.blocks[1][0] is fast.table["first"] is conv
+    assert fast.train_step.args == (fast,)
+
+
+def test_a_weight_that_no_attribute_holds_is_named():
+    model = functional()
+    model.add_weight((), name="temperature")
+    with pytest.raises(UsageError, match="temperature"):
+        accelerate(model)
+
+
+def test_a_weight_of_the_model_s_own_comes_along():
+    model = functional()
+    model.temperature = model.add_weight((), name="temperature")
+    assert accelerate(model).temperature is model.temperature
+
+
 def test_a_nested_subclass_keeps_its_own_call():
     class Double(keras.Sequential):
         def call(self, inputs, training=None, mask=None):
@@ -167,11 +294,115 @@ def test_a_nested_subclass_keeps_its_own_call():
     )
 
 
-def test_a_layer_with_a_method_of_its_own_stays_as_it_is():
-    model = sequential()
-    conv = model.get_layer("conv")
-    conv.convolution_op = lambda inputs, kernel: jnp.zeros((len(inputs), 6, 6, 4))
-    assert accelerate(model).get_layer("conv") is conv
+def every_layer():
+    """One of each layer that is replaced, and one that is not."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.MaxPooling2D(name="pool"),
+            layers.Dropout(0.3, seed=1, name="drop"),
+            layers.Flatten(),
+            layers.Dense(2, name="dense"),
+        ]
+    )
+
+
+def ones(*arguments, **words):
+    return keras.ops.ones((6, 6, 6, 4))
+
+
+def lora(layer):
+    layer.enable_lora(2, a_initializer="ones", b_initializer="ones")
+
+
+# What may change in a layer that has been built.
+CHANGES = {
+    "LoRA": ("conv", lora),
+    "activation": (
+        "conv",
+        lambda x: setattr(x, "activation", keras.activations.tanh),
+    ),
+    "no activation": ("conv", lambda x: setattr(x, "activation", None)),
+    "no bias": ("conv", lambda x: setattr(x, "use_bias", False)),
+    "dtype": (
+        "conv",
+        lambda x: setattr(x, "dtype_policy", keras.DTypePolicy("mixed_bfloat16")),
+    ),
+    "convolution_op": ("conv", lambda x: setattr(x, "convolution_op", ones)),
+    "call": ("conv", lambda x: setattr(x, "call", ones)),
+    "epsilon": ("norm", lambda x: setattr(x, "epsilon", 0.5)),
+    "momentum": ("norm", lambda x: setattr(x, "momentum", 0.1)),
+    "frozen": ("norm", lambda x: setattr(x, "trainable", False)),
+    "call of BatchNorm": (
+        "norm",
+        lambda x: setattr(x, "call", lambda x, training=None, mask=None: 2 * x),
+    ),
+    "pool size": (
+        "pool",
+        lambda x: (setattr(x, "pool_size", (1, 1)), setattr(x, "strides", (2, 2))),
+    ),
+    "padding": ("pool", lambda x: setattr(x, "padding", "same")),
+    "rate": ("drop", lambda x: setattr(x, "rate", 0.8)),
+    "quantisation": ("dense", lambda x: x.quantize("int8")),
+    "L2": (
+        "conv",
+        lambda x: setattr(x.kernel, "regularizer", keras.regularizers.L2(3.0)),
+    ),
+    "activity": (
+        "conv",
+        lambda x: setattr(x, "activity_regularizer", keras.regularizers.L2(0.1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_to_one_layer_counts_in_both_models(change):
+    name, write = CHANGES[change]
+    stock, model, other = every_layer(), every_layer(), every_layer()
+    fast, again = accelerate(model), accelerate(other)
+    write(stock.get_layer(name))
+    write(model.get_layer(name))
+    write(again.get_layer(name))
+    for training in (True, False):
+        expected = stock(IMAGES, training=training)
+        penalty = float(sum(stock.losses))
+        for each in (fast, again):
+            found = each(IMAGES, training=training)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+            assert float(sum(each.losses)) == pytest.approx(penalty, rel=1e-4)
+    for each in (fast, model, other, again):
+        paths = [v.path for v in each.trainable_variables]
+        assert len(paths) == len(stock.trainable_variables)
+
+
+def test_lora_of_a_fast_model_trains():
+    weights = []
+    for convert in (lambda model: model, accelerate):
+        model = every_layer()
+        fast = convert(model)
+        lora(fast.get_layer("conv"))
+        compiled(fast).train_on_batch(IMAGES, LABELS)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_result_with_another_activation_is_pooled_after_it():
+    """The convolution and the pooling are one until then."""
+    models = []
+    for convert in (lambda model: model, accelerate):
+        keras.utils.set_random_seed(0)
+        image = keras.Input((8, 8, 16))
+        conv = layers.Conv2D(16, 3, padding="same", activation="relu")
+        model = keras.Model(image, layers.MaxPooling2D()(conv(image)))
+        models.append(convert(model))
+        conv.activation = keras.ops.negative
+    x = RNG.standard_normal((2, 8, 8, 16), np.float32)
+    one, other = (jax.jit(lambda x, of=model: of(x))(x) for model in models)
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_frozen_model_of_thawed_layers_trains_those():
@@ -274,6 +505,38 @@ def test_the_optimizer_goes_on():
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def adamw():
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda: {"loss": keras.losses.Huber(0.1)},
+        lambda: {"loss": keras.losses.CosineSimilarity(axis=0)},
+        lambda: {"optimizer": adamw(), "loss": "mse"},
+    ],
+)
+def test_settings_that_keras_does_not_write_down_count(words):
+    logs = []
+    y = RNG.standard_normal((6, 2), np.float32)
+    for convert in (lambda model: model, accelerate):
+        fast = convert(compiled(sequential(), **words()))
+        logs.append([fast.train_on_batch(IMAGES, y) for _ in range(2)])
+    np.testing.assert_allclose(*logs, rtol=1e-4)
+
+
+def test_switches_set_after_compile_count():
+    model = compiled(sequential())
+    model.run_eagerly, model.jit_compile = True, False
+    model.steps_per_execution, model.supports_jit = 3, False
+    fast = accelerate(model)
+    assert (fast.run_eagerly, fast.jit_compile) == (True, False)
+    assert (fast.steps_per_execution, fast.supports_jit) == (3, False)
 
 
 def test_losses_in_half_precision_are_scaled_once():

@@ -28,6 +28,7 @@ PRIVATE = {
     "_compile_config",  # keras.Model: the objects that a model was compiled with
     "_inbound_nodes",  # keras.Operation
     "_outbound_nodes",
+    "_remat_mode",
     "_keras_history",  # keras.KerasTensor
     "keras.src.backend.common.global_state",  # the random seed, to put it back
     "jax.core.Tracer",

@@ -24,49 +24,48 @@ def _on_cpu():
 
 
 class _Sharing:
-    """For a fast layer, which may share what another layer knows."""
+    """For a fast layer, which may have all it knows in common with a stock layer.
 
-    _original = None
+    Then what is set in one of the two counts in the other. Only their places in a graph
+    are each one's own, and what links fast layers to each other.
+    """
+
+    # Python looks for an attribute in the slots first, then in the shared `__dict__`.
+    __slots__ = ("_inbound_nodes", "_last", "_outbound_nodes", "asks", "feeds_pooling")
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls, *args, **kwargs)._unlinked()
 
     @classmethod
-    def sharing(cls, layer, **changes):
-        """The fast layer of a built one, with its variables and `trainable`."""
-        config = layer.get_config()
-        # Of a function of the user's, it holds a name alone.
-        objects = {
-            name: getattr(layer, name)
-            for name in config
-            if callable(getattr(layer, name, None))
-        }
-        fast = cls.from_config(config | objects | changes)
-        fast.autocast = layer.autocast  # not in the configuration
-        # A function, for Keras would count the layer itself among the fast one's.
-        fast._original = lambda: layer
-        return fast
+    def sharing(cls, layer):
+        """The fast layer of a stock one."""
+        fast = object.__new__(cls)
+        object.__setattr__(fast, "__dict__", vars(layer))
+        fast._inbound_nodes, fast._outbound_nodes = [], []
+        return fast._unlinked()
+
+    def _unlinked(self):
+        # Past Keras, which would look for weights in the values. `accelerate` sets the
+        # links: the method that tells more of the layer's input, and whether nothing
+        # but a pooling of 2 x 2 pixels reads the layer's result.
+        for name, value in (("_last", None), ("asks", None), ("feeds_pooling", False)):
+            object.__setattr__(self, name, value)
+        return self
 
     @property
-    def trainable(self):
-        """Whether the layer trains: one switch for the fast one and the original."""
-        return self._original().trainable if self._original else super().trainable
-
-    @trainable.setter
-    def trainable(self, value):
-        if self._original:
-            self._original().trainable = value
-        else:
-            keras.layers.Layer.trainable.fset(self, value)
-
-    def add_weight(self, *args, name=None, **kwargs):
-        """The shared variable of this name, or a new one as the parent makes it."""
-        if not self._original:
-            return super().add_weight(*args, name=name, **kwargs)
-        return next(v for v in self._original().variables if v.name == name)
+    def _is_patched(self):
+        """Whether a method that is the class's has been replaced in this layer."""
+        return any(
+            callable(value) and callable(getattr(type(self), name, None))
+            for name, value in vars(self).items()
+            if name not in ("build", "quantize")  # which Keras wraps in every layer
+        )
 
 
 class _Knowing:
     """For a layer that is asked for what its last result was made of."""
 
-    _last = None
+    __slots__ = ()
 
     def _keep(self, y, origin):
         """Know the origin of `y` for as long as JAX traces `y`."""
@@ -87,11 +86,6 @@ class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
     Takes the arguments of its parent. Channels first, groups and dilation run as the
     parent runs them.
     """
-
-    # `accelerate` puts the `affine_input` of the BatchNorm here that feeds the layer,
-    # and says whether nothing but a pooling of 2 x 2 pixels reads the layer's result.
-    affine_input = None
-    feeds_pooling = False
 
     def call(self, inputs):
         """Convolve; add the bias, and a ReLU that follows it, in the same pass."""
@@ -119,6 +113,7 @@ class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
             and self.data_format == "channels_last"
             and self.groups == 1
             and self.dilation_rate == (1, 1)
+            and not self._is_patched
         )
 
     def _covers(self, inputs, kernel=None):
@@ -132,7 +127,7 @@ class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
         return not dispatch.uncovered(inputs.shape, kernel, padding)
 
     def _convolve(self, inputs, kernel, bias=None, relu=False):
-        affine_input = self.affine_input(inputs) if self.affine_input else ()
+        affine_input = self.asks(inputs) if self.asks else ()
         kernel = keras.ops.convert_to_tensor(kernel)
         inputs = keras.ops.convert_to_tensor(inputs, dtype=kernel.dtype)
         if bias is not None:
@@ -163,9 +158,6 @@ class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
 class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` computed by `fast_max_pool` where that covers it."""
 
-    # `accelerate` puts the `pooled` of the convolution here that feeds the layer.
-    pooled = None
-
     def call(self, inputs):
         """Pool; overlapping or padded windows and channels first as the parent does."""
         if (
@@ -174,6 +166,7 @@ class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
             or self.data_format != "channels_last"
             or self.padding != "valid"
             or self.strides != self.pool_size
+            or self._is_patched
             or not jnp.issubdtype(inputs.dtype, jnp.floating)
             or any(
                 size < window
@@ -182,8 +175,8 @@ class MaxPooling2D(_Sharing, keras.layers.MaxPooling2D):
         ):
             return super().call(inputs)
         y = None
-        if self.pooled and self.pool_size == (2, 2):
-            y = self.pooled(inputs)
+        if self.asks and self.pool_size == (2, 2):
+            y = self.asks(inputs)
         return fast_max_pool(inputs, self.pool_size) if y is None else y
 
 
@@ -220,6 +213,7 @@ class BatchNormalization(_Sharing, _Knowing, keras.layers.BatchNormalization):
             _on_cpu()
             and dispatch.uses_fast()
             and not self.renorm
+            and not self._is_patched
             and self.axis in (-1, inputs.ndim - 1)
             and inputs.dtype.name == self.compute_dtype == "float32"
         )
@@ -234,21 +228,11 @@ class Dropout(_Sharing, keras.layers.Dropout):
     with a `noise_shape`.
     """
 
-    @classmethod
-    def sharing(cls, layer):
-        """The fast layer of one, which draws from the layer's own generator."""
-        fast = super().sharing(layer, rate=0)  # makes no generator
-        if layer.rate:
-            fast.rate, fast.seed_generator = layer.rate, layer.seed_generator
-        return fast
-
-    def build(self, input_shape):
-        """Nothing; without it, Keras would let no generator in after `__init__`."""
-
     def call(self, inputs, training=False):
         """Drop some of the numbers and scale the others, in training."""
         some = 0 < self.rate < 1 and jnp.issubdtype(inputs.dtype, jnp.floating)
-        if not (training and some and self.noise_shape is None and _on_cpu()):
+        covered = self.noise_shape is None and not self._is_patched and _on_cpu()
+        if not (training and some and covered):
             return super().call(inputs, training=training)
         drawn = super().call(jnp.ones(inputs.size, inputs.dtype), training=training)
         # A byte for each number: XLA would keep eight, what the draw is made of.

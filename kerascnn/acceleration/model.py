@@ -1,6 +1,7 @@
 """A model whose layers are replaced by fast ones."""
 
 import collections
+import functools
 import types
 
 import keras
@@ -17,14 +18,17 @@ from kerascnn.acceleration.layers import (
 def accelerate(model):
     """A model that computes the same from the same weights, with faster gradients.
 
-    Every `Conv2D`, `MaxPooling2D`, `BatchNormalization` and `Dropout` (at its present
-    rate) is replaced by a fast layer, in nested models too; every other layer is shared
-    with the model that was passed.
-    All variables are the original's own, so training either model trains both, and a
-    layer frozen in one is frozen in the other (set `trainable` of a whole model on the
-    one that you train). Train the fast one, save the original: the file is plain Keras
-    and needs nothing of this package. A file of the fast one needs
-    `import kerascnn.acceleration` before it is opened.
+    Every `Conv2D`, `MaxPooling2D`, `BatchNormalization` and `Dropout` is replaced by a
+    fast layer, in nested models too; every other layer is shared with the model that
+    was passed.
+    A fast layer and its original are one layer in two graphs: variables, settings and
+    `trainable` are common to both, whenever they are set, so training either model
+    trains both. The models' own settings, and which layers they have, are the fast
+    one's from now on: set `trainable` of a whole model on the one that you train, and
+    call `accelerate` again after `Sequential.add` or `compile`.
+    Train the fast one, save the original: the file is plain Keras and needs nothing of
+    this package. A file of the fast one needs `import kerascnn.acceleration` before it
+    is opened.
 
     A subclass stays one, with its own `train_step`, `compute_loss` and attributes; its
     constructor is not called. A compiled model comes back compiled with the same
@@ -39,7 +43,7 @@ def accelerate(model):
 
     Raises:
         UsageError: if the model is no graph of layers or has no weights yet, or if an
-            attribute of its own cannot be set in the fast model.
+            attribute or a weight of its own cannot be set in the fast model.
 
     Example:
         >>> model = keras.Sequential(
@@ -82,11 +86,8 @@ def _fast_model(model, fast_layers):
     def make(layer):
         if is_graph(layer):
             return _fast_model(layer, fast_layers)
-        # A subclass may compute something else, and LoRA changes the kernel.
-        kind = FAST_LAYERS.get(type(layer))
-        if kind is None or getattr(layer, "lora_enabled", False) or _is_patched(layer):
-            return layer
-        return kind.sharing(layer)
+        kind = FAST_LAYERS.get(type(layer))  # a subclass may compute something else
+        return kind.sharing(layer) if kind else layer
 
     read = []  # the tensors that each operation of the graph reads
 
@@ -94,36 +95,37 @@ def _fast_model(model, fast_layers):
         read.extend(keras.tree.flatten((args, kwargs)))
         return operation(*args, **kwargs)
 
-    if isinstance(model, keras.Sequential):
-        parent, image = keras.Sequential, model.inputs[0]
-        image = keras.Input(batch_shape=image.shape, dtype=image.dtype, name=image.name)
-        graph = ([image, *map(fast, model.layers)], model.trainable)
+    # Neither compiled nor a subclass: Keras would take the class by the arguments of
+    # its constructor, and compile from a configuration.
+    is_sequential = isinstance(model, keras.Sequential)
+    ends = ("inputs", "outputs") if is_sequential else ("input", "output")
+    plain = keras.Model(*(getattr(model, end) for end in ends), name=model.name)
+    inputs = _inputs_like(plain)
+    if is_sequential:
+        parent, graph = keras.Sequential, ([*inputs, *map(fast, model.layers)],)
     else:
-        # Of a model that is neither compiled nor a subclass: Keras would take the class
-        # by the arguments of its constructor, and compile from a configuration.
-        plain = keras.Model(model.input, model.output)
         clone = keras.models.clone_model(
-            plain,
-            input_tensors=_inputs_like(model),
-            clone_function=fast,
-            call_function=call,
+            plain, input_tensors=inputs, clone_function=fast, call_function=call
         )
         parent, graph = type(plain), (clone.input, clone.output)
     # The user's own constructor is passed over, because its arguments are not known.
     made = parent.__new__(type(model))
-    parent.__init__(made, *graph, name=model.name)
-    # A clone takes the global policy; by the model's own, `compile` scales its loss.
-    made.dtype_policy = model.dtype_policy
-    for layer in model.layers:
-        if fast(layer) is not layer and not is_graph(layer):
-            _copy_attributes(layer, fast(layer), fast_layers)
+    parent.__init__(made, *graph, trainable=model.trainable, name=model.name)
+    for name in _SWITCHES:
+        setattr(made, name, getattr(model, name))
     _copy_attributes(model, made, fast_layers)
-    if isinstance(model, keras.Sequential):
+    _check_weights(model, made)
+    if is_sequential:
         read = [each.input for each in made.layers]
     _link(made.layers, [*read, *made.outputs])
     if model.compiled:
         _compile_alike(model, made)
     return made
+
+
+# Settings of a model that its constructor takes from the process, or from nowhere.
+_SWITCHES = ("dtype_policy", "autocast", "supports_jit", "supports_masking")
+_SWITCHES += ("activity_regularizer", "_remat_mode")
 
 
 def _link(layers, read):
@@ -144,7 +146,7 @@ def _link(layers, read):
             continue
         other = before.get(id(layer.input))
         if type(layer) is Conv2D and type(other) is BatchNormalization:
-            layer.affine_input = other.affine_input
+            layer.asks = other.affine_input
         elif (
             type(layer) is MaxPooling2D
             and type(other) is Conv2D
@@ -152,23 +154,24 @@ def _link(layers, read):
             and other.activation in (keras.activations.linear, keras.activations.relu)
             and other.activity_regularizer is None
         ):
-            layer.pooled, other.feeds_pooling = other.pooled, True
+            layer.asks, other.feeds_pooling = other.pooled, True
 
 
 def _inputs_like(model):
-    """New inputs with the names of a functional model's own."""
+    """New inputs as a functional model's own."""
     # Left alone, clone_model gives the inputs new names.
-    names = {
-        id(layer.output): layer.name
+    made = {
+        id(layer.output): keras.Input(
+            batch_shape=layer.output.shape,
+            dtype=layer.output.dtype,
+            sparse=layer.output.sparse,
+            name=layer.name,
+            optional=layer.optional,
+        )
         for layer in model.layers
         if isinstance(layer, keras.layers.InputLayer)
     }
-    return keras.tree.map_structure(
-        lambda x: keras.Input(
-            batch_shape=x.shape, dtype=x.dtype, name=names.get(id(x))
-        ),
-        model.input,
-    )
+    return keras.tree.map_structure(lambda x: made[id(x)], model.input)
 
 
 # Attributes of a model in which `compile` and `fit` keep their own state.
@@ -180,17 +183,12 @@ _OF_COMPILE_AND_FIT = {
 
 
 def _copy_attributes(original, made, fast_layers):
-    """Set what the user has set in a layer or a model, and Keras has not."""
-    # A layer of the graph becomes its fast one, a method bound to the original is bound
-    # to what was made.
+    """Set what the user has set in a model, and Keras has not."""
     for name, value in list(vars(original).items()):
-        private = name.startswith("_") and not isinstance(original, keras.Model)
-        if name in vars(made) or name in _OF_COMPILE_AND_FIT or private:
+        if name in vars(made) or name in _OF_COMPILE_AND_FIT:
             continue
-        if isinstance(value, types.MethodType) and value.__self__ is original:
-            value = types.MethodType(value.__func__, made)
         try:
-            setattr(made, name, fast_layers.get(id(value), value))
+            setattr(made, name, _moved(value, original, made, fast_layers))
         except Exception as error:
             raise UsageError(
                 f"accelerate() cannot set the attribute {name!r} of "
@@ -198,13 +196,36 @@ def _copy_attributes(original, made, fast_layers):
             ) from error
 
 
-def _is_patched(layer):
-    """Whether one of a layer's methods has been replaced in this layer alone."""
-    return any(
-        callable(value) and callable(getattr(type(layer), name, None))
-        for name, value in vars(layer).items()
-        if name not in ("build", "quantize")  # which Keras wraps in every layer
+def _moved(value, original, made, fast_layers):
+    """A value of a model as the fast one holds it."""
+    # A layer of the graph becomes its fast one, a method bound to the original is bound
+    # to what was made.
+    move = functools.partial(
+        _moved, original=original, made=made, fast_layers=fast_layers
     )
+    if value is original:
+        return made
+    if isinstance(value, types.MethodType) and value.__self__ is original:
+        return types.MethodType(value.__func__, made)
+    if isinstance(value, functools.partial):
+        keywords = {name: move(each) for name, each in value.keywords.items()}
+        return functools.partial(move(value.func), *map(move, value.args), **keywords)
+    if isinstance(value, list | tuple | dict):
+        held = [id(each) for each in keras.tree.flatten(value)]
+        if not fast_layers.keys().isdisjoint(held):
+            return keras.tree.map_structure(move, value)
+    return fast_layers.get(id(value), value)
+
+
+def _check_weights(model, made):
+    """Refuse a model with a weight that none of its attributes or layers holds."""
+    found = {id(variable) for variable in made.variables}
+    for variable in model.variables:
+        if id(variable) not in found:
+            raise UsageError(
+                f"accelerate() cannot find the weight {variable.path!r} in an "
+                f"attribute or a layer of {model.name!r}: keep it in an attribute."
+            )
 
 
 def _compile_alike(model, made):
@@ -221,3 +242,5 @@ def _compile_alike(model, made):
     # the model is copied.
     words = settings.config | {"optimizer": model.optimizer, "auto_scale_loss": False}
     keras.Model.compile(made, **words)
+    for name in ("run_eagerly", "jit_compile", "steps_per_execution"):
+        setattr(made, name, getattr(model, name))
