@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kerascnn import UsageError
+from kerascnn.text import one_line
 
 # Keras's operations have no types of their own: pyright would take many for None.
 ops: Any = keras.ops
@@ -219,6 +220,31 @@ def follows_schedule(optimizer: keras.Optimizer) -> bool:
     )
 
 
+def check_rate(optimizer: keras.Optimizer, callback: keras.callbacks.Callback) -> None:
+    """Raise `UsageError` unless a callback can set an optimiser's learning rate."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
+    sets = f"{type(callback).__name__} sets the learning rate of each epoch, and this"
+    if optimizer.learning_rate is None:
+        raise UsageError(
+            f"{sets} optax transformation shows none: build it with "
+            "optax.inject_hyperparams, see optim.Optax."
+        )
+    if follows_schedule(optimizer) or not getattr(optimizer, "settable", True):
+        raise UsageError(
+            f"{sets} optimiser follows a schedule of its own: give it a number instead."
+        )
+
+
+def check_callbacks(
+    optimizer: keras.Optimizer, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Check before training the rate that Keras's callbacks would set, maybe late."""
+    kinds = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
+    for callback in callbacks:
+        if isinstance(callback, kinds):
+            check_rate(optimizer, callback)
+
+
 class ExponentialDecay(keras.callbacks.Callback):
     """Multiply the learning rate by `gamma` after every epoch.
 
@@ -254,16 +280,7 @@ class ExponentialDecay(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model: Any = self.model
         optimizer = model.optimizer
-        if follows_schedule(optimizer):
-            raise UsageError(
-                "ExponentialDecay sets the learning rate of each epoch, and this "
-                "optimiser follows a schedule of its own: give it a number instead."
-            )
-        if optimizer.learning_rate is None:
-            raise UsageError(
-                "ExponentialDecay sets the learning rate of each epoch, and this "
-                "optax transformation shows none: see optim.Optax."
-            )
+        check_rate(optimizer, self)
         if self.learning_rate is None:
             # Rounded to the 7 digits of float32: 0.001, not 0.0010000000474974513.
             rate = float(ops.convert_to_numpy(optimizer.learning_rate))
@@ -291,8 +308,8 @@ class Optax(keras.Optimizer):
 
     What Keras's optimisers do before a step (loss scaling, clipping, accumulation of
     gradients) and after it (averages of the weights) they do here too. A transformation
-    that wants the loss itself (`optax.polyak_sgd`, `optax.lbfgs`) can't be used: Keras
-    gives its optimisers the gradients alone.
+    that wants the loss itself (`optax.polyak_sgd`, `optax.lbfgs`) or pairs of weights
+    (`optax.lookahead`) can't be used: Keras gives its optimisers the gradients alone.
 
     Args:
         transformation: An `optax.GradientTransformation`.
@@ -303,7 +320,7 @@ class Optax(keras.Optimizer):
 
     Raises:
         UsageError: `transformation` is none, or the learning rate or the weight decay
-            is given outside it.
+            is given outside it; when it is built, it takes more than gradients.
 
     Source: https://optax.readthedocs.io; asked for in keras#18539 and keras#18923.
 
@@ -337,7 +354,7 @@ class Optax(keras.Optimizer):
         # A float becomes a Keras variable; of a function, Keras asks the rate.
         super().__init__(_no_rate if rate is None else rate, name=name, **kwargs)
         self.transformation = transformation
-        self._settable = rate is not None and not scheduled
+        self.settable = rate is not None and not scheduled
 
     @staticmethod
     def check_backend() -> None:
@@ -357,7 +374,7 @@ class Optax(keras.Optimizer):
         import jax
 
         super().build(variables)
-        state = self.transformation.init([v.value for v in variables])
+        state = self._first_state([v.value for v in variables])
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(state)
         self._kinds_of_key = [_kind_of_key(leaf) for _, leaf in leaves]
         self._state = [
@@ -368,6 +385,22 @@ class Optax(keras.Optimizer):
             )
             for path, leaf in leaves
         ]
+
+    def _first_state(self, weights: list[Any]) -> Any:
+        """Return the transformation's state, or say that it takes something else."""
+        import jax
+
+        update = self.transformation.update
+        try:
+            state = self.transformation.init(weights)
+            jax.eval_shape(lambda given: update(given, state, weights), weights)
+        except Exception as error:
+            raise UsageError(
+                "optim.Optax gives its transformation gradients and weights, two lists "
+                "of arrays, and this one takes something else, as optax.lookahead, "
+                f"optax.polyak_sgd and optax.lbfgs do: {one_line(error)}"
+            ) from error
+        return state
 
     def _add_state(self, path: str, leaf: Any) -> keras.Variable:
         import jax
@@ -425,7 +458,7 @@ class Optax(keras.Optimizer):
                 "optax.inject_hyperparams, as in optax.inject_hyperparams(optax.adamw)("
                 "learning_rate=1e-3)"
             )
-        if not self._settable:
+        if not self.settable:
             raise UsageError(
                 "this optax transformation's learning rate follows a schedule: inject "
                 "a number to set it"

@@ -5,6 +5,7 @@ on TensorFlow and PyTorch.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kerascnn import UsageError, optim
+import kerascnn
+from kerascnn import UsageError, optim, recipe
 
 BACKEND = keras.backend.backend()
 ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="optax needs the JAX backend")
@@ -428,6 +430,55 @@ def test_optax_learning_rate_that_cannot_be_set():
     stateless_path(scheduled, variables_of(weights_at_start()), 4)
     # The rate of the last step, the fourth: 0.1 * (1 - 3 / 10).
     assert float(scheduled.learning_rate) == pytest.approx(0.07, rel=1e-6)
+
+
+@ON_JAX
+@pytest.mark.parametrize("name", ["lookahead", "polyak_sgd", "lbfgs"])
+def test_optax_that_takes_more_than_gradients_is_refused_before_a_step(name):
+    import optax
+
+    made = {
+        "lookahead": lambda: optax.lookahead(optax.sgd(0.1), 5, 0.5),
+        "polyak_sgd": optax.polyak_sgd,
+        "lbfgs": optax.lbfgs,
+    }
+    with pytest.raises(UsageError, match="gradients and weights") as caught:
+        tiny_model(optim.Optax(made[name]())).fit(*tiny_data(), verbose=0)
+    assert "\n" not in str(caught.value)
+
+
+def rates_that_cannot_be_set():
+    import optax
+
+    schedule = keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.9)
+    injected = optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(0.1, 0.0, 10))
+    return {
+        "hidden": (lambda: optim.Optax(optax.sgd(0.1)), "inject_hyperparams"),
+        "injected schedule": (lambda: optim.Optax(injected), "a number instead"),
+        "schedule": (lambda: keras.optimizers.SGD(schedule), "a number instead"),
+    }
+
+
+@ON_JAX
+@pytest.mark.parametrize("rate", ["hidden", "injected schedule", "schedule"])
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2),
+        lambda: keras.callbacks.ReduceLROnPlateau("loss"),
+    ],
+    ids=["scheduler", "plateau"],
+)
+def test_a_callback_that_cannot_set_the_rate_is_named_before_training(rate, callback):
+    optimizer, says = rates_that_cannot_be_set()[rate]
+    mine = dataclasses.replace(
+        recipe.load("fashion_mlp"),
+        optimizer=optimizer,
+        callbacks=lambda: [callback()],
+    )
+    with pytest.raises(UsageError, match=says) as caught:
+        kerascnn.train(mine, data="sample", epochs=1, limit=64)
+    assert type(callback()).__name__ in str(caught.value)
 
 
 @ON_JAX

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import UsageError, data, describe, runs
+from kerascnn import UsageError, data, describe, optim, runs
 from kerascnn.data import limited, usual
 from kerascnn.engine import finite, fit, views
 from kerascnn.engine.choice import choose_engine
@@ -213,6 +213,7 @@ def _case(recipe: Recipe, overrides: Overrides) -> _Case:
     model, kept = compiled(recipe, dataset, overrides, steps)
     build.adapt(recipe, kept, train.images)
     callbacks = recipe.callbacks()
+    optim.check_callbacks(model.optimizer, callbacks)
     return _Case(
         recipe, overrides, dataset, train, test, plan, engine, model, kept, callbacks
     )
