@@ -9,7 +9,7 @@ import datetime
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,25 @@ class Run:
             return self.result.get("finished") is True
         except UsageError:
             return False
+
+    @property
+    def state(self) -> str:
+        """`"finished"`, `"interrupted"`, `"running"` or `"damaged"`.
+
+        Damaged is a run whose records can't be read, or that has finished and has lost
+        its model. Where files can't be locked, as on Windows, a run that another
+        process trains is called interrupted.
+        """
+        if self._locked():
+            return "running"
+        try:
+            _ = self.config["recipe"], self.metrics
+            if not (self.folder / "result.json").exists() or not self.finished:
+                _ = (self.folder / "result.json").exists() and self.result
+                return "interrupted"
+        except (UsageError, KeyError):
+            return "damaged"
+        return "finished" if (self.folder / "model.keras").exists() else "damaged"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -269,6 +288,22 @@ class Run:
         finally:
             os.close(descriptor)
 
+    def _locked(self) -> bool:
+        """Whether another process holds the lock."""
+        try:
+            import fcntl
+        except ImportError:
+            return False
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self.folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+        return False
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Give the path of a file of the run; an error in writing it names the file."""
@@ -310,6 +345,51 @@ def evaluated(record: dict[str, Any], name: str) -> float | None:
     # runs say `test_` of both.
     held_out = f"validation_{name}"
     return record[held_out if held_out in record else f"test_{name}"]
+
+
+def peeked(
+    metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return what others report of a run: its best epoch on the test set.
+
+    Args:
+        metrics: The run's epochs.
+        result: How it ended.
+
+    Returns:
+        `"epoch"`, its `"accuracy"` (0 to 1), and by how much it is above the result,
+        the `"peeking_bonus"`: 0 where no epoch was better. `None` where the test set
+        was not evaluated.
+    """
+    ours = result.get("test_accuracy")
+    seen = [(r.get("test_accuracy"), r.get("epoch")) for r in metrics]
+    known = [(accuracy, epoch) for accuracy, epoch in seen if accuracy is not None]
+    if ours is None or not known or "validation_accuracy" in metrics[-1]:
+        return None
+    accuracy, epoch = max(known, key=lambda pair: pair[0])
+    if accuracy <= ours:  # of weights that were evaluated again after the last epoch
+        accuracy, epoch = ours, result.get("epochs", epoch)
+    return {"epoch": epoch, "accuracy": accuracy, "peeking_bonus": accuracy - ours}
+
+
+def changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run changes in its recipe: options and their values."""
+    options = config.get("options") or {}
+    return {
+        name: config[name] if name in config else options.get(name, True)
+        for name in config.get("overrides", [])
+    }
+
+
+def below(folder: Path) -> list[Run]:
+    """Return the runs in a folder and in its folders, in the order of their paths."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if {"config.json", "metrics.jsonl", "result.json"} & {*files}:
+            found.append(Run(Path(parent)))
+            folders.clear()
+    return found
 
 
 def sync(path: Path) -> None:

@@ -17,6 +17,8 @@ _MEANT = {
     "predict": "infer inference classify label",
     "evaluate": "eval test score accuracy metrics",
     "compare": "versus vs mcnemar",
+    "runs": "history experiments",
+    "clean": "prune purge gc tidy",
     "learns": "sweep trial",
     "data": "dataset datasets download fetch import get",
     "get": "download fetch install prepare pull",

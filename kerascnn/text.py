@@ -6,9 +6,14 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError, suggestions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNCUT = 10_000  # letters in a line of a pipe or a file: more than any table has
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -74,6 +79,27 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """Write a number of bytes as people say it: `"812 kB"`, `"2.3 MB"`, `"41 GB"`."""
+    unit, count = "kB", count / 1000
+    for larger in ("MB", "GB", "TB"):
+        if count < 999.5:
+            break
+        unit, count = larger, count / 1000
+    return f"{count:.1f} {unit}" if 0 < count < 9.95 else f"{count:.0f} {unit}"
+
+
+def console() -> Console:
+    """Return a console for tables: as wide as the terminal; elsewhere nothing is cut.
+
+    `COLUMNS` in the environment says another width.
+    """
+    from rich.console import Console
+
+    wide = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
+    return Console(width=_UNCUT if wide else None)
 
 
 def notebook() -> Any:

@@ -106,6 +106,7 @@ ORDER = {
             "__init__",
             "parsing",
             "run",
+            "runs",
             "report",
             "predict",
             "compare",

@@ -102,6 +102,16 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "runs",
+        "lists runs: recipe, what they change, accuracy, time, size, state",
+        "cli.runs:Runs",
+    ),
+    Command(
+        "runs clean",
+        "removes checkpoints of finished runs, after asking",
+        "cli.runs:Clean",
+    ),
+    Command(
         "learns",
         "says by which step recipes stop guessing, over several seeds",
         "studies.learns:Learns",
