@@ -105,8 +105,9 @@ ORDER = {
         *(
             "__init__",
             "parsing",
-            "run",
             "runs",
+            "seeds",
+            "run",
             "report",
             "predict",
             "compare",

@@ -63,7 +63,13 @@ COMMANDS = (
         "trains a recipe, as `python -m kerascnn.recipes.cifar_vgg_aug` does",
         "cli.run:named",
         "cifar_vgg_aug",
-        (("./mine.py", "trains a recipe of your own"),),
+        (
+            (
+                "cifar_vgg_aug --seeds 0-4",
+                "trains it with each seed in turn; mean, deviation, interval",
+            ),
+            ("./mine.py", "trains a recipe of your own"),
+        ),
         computes=True,
     ),
     Command(
@@ -273,17 +279,17 @@ def readme() -> str:
 
 def readme_options() -> str:
     """Return README's list of a run's options."""
-    from kerascnn.training.options import Overrides
+    from kerascnn.training.options import Command as Run
 
     words = []
-    for name, hint in typing.get_type_hints(Overrides, include_extras=True).items():
+    for name, hint in typing.get_type_hints(Run, include_extras=True).items():
         option = f"--{name.replace('_', '-')}"
         (metadata,) = getattr(hint, "__metadata__", (None,))
         if metadata:
             option += f" {metadata.metavar.strip('{}').replace(',', '|')}"
         elif choices := typing.get_args(hint):
             option += f" {'|'.join(choices)}"
-        elif getattr(Overrides, name) is True:
+        elif getattr(Run, name) is True:
             option += f"|--no-{option.removeprefix('--')}"
         words.append(f"`{option}`".replace(" ", "\0"))  # no line ends inside
     listed = textwrap.fill(", ".join(words), 84, break_on_hyphens=False)

@@ -10,7 +10,7 @@ import tyro
 
 from kerascnn import recipe
 from kerascnn.cli import commands
-from kerascnn.training.options import Overrides
+from kerascnn.training.options import Command
 
 Shell = Annotated[
     tyro.conf.Positional[Literal["bash", "zsh", "fish"]],
@@ -49,7 +49,7 @@ def follow() -> dict[str, list[str]]:
     """Return the words that may follow each command, the longest command first."""
     found = {}
     for command in sorted(commands.COMMANDS, key=lambda each: -len(each.name.split())):
-        kind = command.found if dataclasses.is_dataclass(command.found) else Overrides
+        kind = command.found if dataclasses.is_dataclass(command.found) else Command
         hints = typing.get_type_hints(kind, include_extras=True)
         options = [
             f"--{name.rstrip('_').replace('_', '-')}"

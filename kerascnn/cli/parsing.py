@@ -21,10 +21,10 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
     """Fill a dataclass, whose fields are the options, from command-line arguments."""
     import tyro
 
-    from kerascnn.training.options import Overrides
+    from kerascnn.training.options import Command
 
     check_words(arguments)
-    options_known, of_run = names(options), names(Overrides)
+    options_known, of_run = names(options), names(Command)
     for word in arguments:
         if word.startswith("--") and word != "--":
             option = word.partition("=")[0]

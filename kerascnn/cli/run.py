@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kerascnn import MISSED_BACKEND, UsageError, api, runs
 from kerascnn import recipe as recipes
-from kerascnn.cli import parsing
+from kerascnn.cli import parsing, seeds
 from kerascnn.process import determinism, prepare, signals
 from kerascnn.process.backend import (
     check_backend,
@@ -41,15 +41,20 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
 
 def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
     """Train a recipe as command-line options say."""
-    from kerascnn.training.options import Overrides
+    from kerascnn.training.options import Command
 
-    overrides = parsing.parse(Overrides, words, program)
+    options = parsing.parse(Command, words, program)
+    overrides, given = options.overrides, _names(words)
+    if options.seeds is not None:
+        use_environment(overrides)
+        prepare.prepared(overrides.cache_dir)
+        seeds.train(recipe, options, given)
+        return
     if overrides.resume is None:
         use_environment(overrides)
         prepare.prepared(overrides.cache_dir)
         api.completed(recipe, overrides)
         return
-    given = _names(words)
     own = resuming.options(runs.Run(overrides.resume), overrides, given)
     use_environment(own)
     prepare.prepared(own.cache_dir)

@@ -27,11 +27,14 @@ class Series:
         name: What the legend calls it.
         role: `"train"` or `"test"`: its colour and dashes.
         values: One for each point; `None` where there is none.
+        low, high: The ends of a band around them, one for each point, if there is one.
     """
 
     name: str
     role: str
     values: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,8 @@ def lines(
         levels: Values to compare with.
         from_zero: Whether the y axis begins at 0.
     """
-    known = [v for each in series for v in each.values if v is not None]
+    drawn_from = [(*each.values, *each.low, *each.high) for each in series]
+    known = [v for each in drawn_from for v in each if v is not None]
     known += [level.value for level in levels]
     ticks = _ticks(*_range(known, from_zero))
     across = _scale(min(points), max(points), LEFT, WIDTH - RIGHT)
@@ -97,15 +101,14 @@ def lines(
     for level in levels:
         y, kind = up(level.value), f"level {level.role}"
         drawn.append(tag("line", class_=kind, x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
+    drawn += [_band(each, points, across, up) for each in series if each.low]
     for each in series:
         drawn += _line(each, points, across, up)
     drawn.append(tag("line", class_="cursor", y1=TOP, y2=HEIGHT - BOTTOM, x1=0, x2=0))
     data = {
         "x": [round(across(point), 1) for point in points],
         "at": [f"{unit} {point}" for point in points],
-        "values": [
-            ["–" if v is None else write(v) for v in each.values] for each in series
-        ],
+        "values": [_written(each, write) for each in series],
     }
     last = [column[-1] for column in data["values"]]
     svg = tag(
@@ -282,6 +285,33 @@ def _x_axis(points: Sequence[int], across, unit: str) -> Markup:
     middle = (LEFT + WIDTH - RIGHT) / 2
     drawn.append(_text(middle, y + 30, unit, class_="axis", text_anchor="middle"))
     return tag("g", *drawn)
+
+
+def _written(series: Series, write: Callable[[float], str]) -> list[str]:
+    """Write a series' values, with the ends of its band."""
+    said = ["–" if v is None else write(v) for v in series.values]
+    ends = zip(series.low, series.high, strict=True)
+    for at, (low, high) in enumerate(ends):
+        if low is not None and high is not None:
+            said[at] += f" ({write(low)} to {write(high)})"
+    return said
+
+
+def _band(series: Series, points: Sequence[int], across, up) -> Markup:
+    """Draw the area between the ends of a band, broken where there are none."""
+    parts: list[list[tuple[int, float, float]]] = [[]]
+    for point, low, high in zip(points, series.low, series.high, strict=True):
+        if low is None or high is None:
+            parts.append([])
+        else:
+            parts[-1].append((point, low, high))
+    path = ""
+    for part in filter(None, parts):
+        edge = [(point, high) for point, _, high in part]
+        edge += [(point, low) for point, low, _ in reversed(part)]
+        corners = (f"{_short(across(x))} {_short(up(y))}" for x, y in edge)
+        path += f"M{'L'.join(corners)}Z"
+    return tag("path", class_=f"band {series.role}", d=path or None)
 
 
 def _line(series: Series, points: Sequence[int], across, up) -> list[Markup]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from kerascnn import UsageError, runs
 from kerascnn.page import charts, document, pictures
 from kerascnn.page.evidence import outcome_of
 from kerascnn.page.findings import Outcome, confusion, wilson
+from kerascnn.report import intervals
 from kerascnn.runs import Run
 from kerascnn.text import duration
 
@@ -58,6 +60,69 @@ class Beside:
         matrix = confusion(self.outcome)
         with np.errstate(invalid="ignore"):
             return np.diag(matrix) / matrix.sum(1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """The runs of one case, which differ in nothing but the seed.
+
+    Args:
+        letter: Its short name: A for the first.
+        members: Its runs; alone, where no other seed is compared.
+    """
+
+    letter: str
+    members: Sequence[Beside]
+
+    @property
+    def names(self) -> list[str]:
+        """The runs' short names: the group's letter, with a number where several."""
+        if len(self.members) == 1:
+            return [self.letter]
+        return [f"{self.letter}{n}" for n, _ in enumerate(self.members, 1)]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Those of its runs."""
+        return [each.accuracy for each in self.members]
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """The runs' mean share of each class that is right, `(classes,)`."""
+        return np.mean([each.per_class for each in self.members], 0)
+
+
+def grouped(found: Sequence[Beside]) -> list[Group]:
+    """Return runs by case, in the order in which the first of each comes."""
+    cases: dict[str, list[Beside]] = {}
+    for each in found:
+        config = each.run.config
+        options = config.get("options") or {}
+        case = [config["recipe"], config.get("fingerprint"), runs.changes(config)]
+        case += [options.get(name) for name in ("engine", "backend", "accelerate")]
+        key = json.dumps(case, sort_keys=True)
+        if config["seed"] in [other.run.config["seed"] for other in cases.get(key, [])]:
+            key += str(each.run.folder)  # the same seed twice is no second draw
+        cases.setdefault(key, []).append(each)
+    return [Group(letter(n), members) for n, members in enumerate(cases.values())]
+
+
+def apart(first: Group, other: Group) -> str:
+    """Say in a sentence how far two groups of seeds lie apart, beyond chance or not."""
+    counts = [len(group.members) for group in (first, other)]
+    gap = 100 * (np.mean(other.accuracies) - np.mean(first.accuracies))
+    said = f"{gap:+.2f} points between the means"
+    if min(counts) < 2:
+        return f"{said}; with one seed of either nothing tells chance apart."
+    if np.ptp(first.accuracies) == np.ptp(other.accuracies) == 0:
+        return f"{said}; the seeds of each do not differ at all."
+    test = scipy.stats.ttest_ind(other.accuracies, first.accuracies, equal_var=False)
+    low, high = (100 * end for end in test.confidence_interval(0.95))
+    beyond = "beyond chance" if test.pvalue < CHANCE else "no difference beyond chance"
+    return (
+        f"{said}, 95 % interval {low:+.2f} to {high:+.2f} (Welch's test, "
+        f"{counts[0]} and {counts[1]} seeds): {beyond}."
+    )
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -120,53 +185,98 @@ def verdict(each: Beside) -> str:
 
 def render(found: Sequence[Beside]) -> str:
     """Return the comparison as a page: HTML that needs nothing else."""
-    first, sheets, rows = found[0], [], []
-    for number, each in enumerate(found):
-        low, high = each.interval
-        shown = {
-            "letter": letter(number),
-            "role": ROLES[number % len(ROLES)],
-            "name": label(each.run),
-            "seed": each.run.config["seed"],
-            "time": duration(each.run.result["seconds"]),
-            "accuracy": each.accuracy,
-            "low": low,
-            "high": high,
-            "gap": 100 * (each.accuracy - first.accuracy),
-            "gained": each.gained,
-            "lost": each.lost,
-            "chance": each.chance,
-            "verdict": verdict(each),
-            "classes": each.per_class,
-        }
-        for kind in ("gained", "lost") if number else ():
-            sheet, tiles = _changed(first, each, f"{kind}-{number}", shown[kind])
-            sheets.append(sheet)
-            shown[f"{kind}_tiles"] = tiles
-        rows.append(shown)
+    groups = grouped(found)
+    several = len(groups) < len(found)
+    first, sheets, rows, shown = found[0], [], [], []
+    for number, group in enumerate(groups):
+        role = ROLES[number % len(ROLES)]
+        shown.append(_group(groups[0], group) | {"role": role})
+        for name, each in zip(group.names, group.members, strict=True):
+            row = _row(first, each) | {"letter": name, "role": role}
+            # Of several seeds the first stands for the others' images.
+            if number and each is group.members[0]:
+                for kind in ("gained", "lost"):
+                    sheet, tiles = _changed(first, each, f"{kind}-{number}", row[kind])
+                    sheets.append(sheet)
+                    row[f"{kind}_tiles"] = tiles
+            rows.append(row)
     return document.filled(
         "compare.html",
         sheets,
         title=" and ".join(dict.fromkeys(row["name"] for row in rows)),
         runs=rows,
+        groups=shown,
+        several=several,
         images=len(first.outcome),
         set=first.run.config["data"]["name"],
         classes=first.outcome.classes,
-        charts=_charts(found),
+        charts=_charts(groups),
     )
 
 
-def _charts(found: Sequence[Beside]) -> dict[str, Any]:
-    longest = max(len(each.run.metrics) for each in found)
+def _row(first: Beside, each: Beside) -> dict[str, Any]:
+    """Return what the page says of a run."""
+    low, high = each.interval
+    return {
+        "name": label(each.run),
+        "seed": each.run.config["seed"],
+        "time": duration(each.run.result["seconds"]),
+        "accuracy": each.accuracy,
+        "low": low,
+        "high": high,
+        "gap": 100 * (each.accuracy - first.accuracy),
+        "gained": each.gained,
+        "lost": each.lost,
+        "chance": each.chance,
+        "verdict": verdict(each),
+    }
+
+
+def _group(first: Group, group: Group) -> dict[str, Any]:
+    """Return what the page says of the seeds of a case."""
+    between = intervals.interval(group.accuracies)
+    return {
+        "letter": group.letter,
+        "name": label(group.members[0].run),
+        "seeds": [each.run.config["seed"] for each in group.members],
+        "mean": float(np.mean(group.accuracies)),
+        "deviation": deviation(group),
+        "interval": between and (between[0] - between[1], between[0] + between[1]),
+        "classes": group.per_class,
+        "apart": None if group is first else apart(first, group),
+    }
+
+
+def deviation(group: Group) -> float | None:
+    """Return the sample deviation of a group's accuracies, of two or more."""
+    several = len(group.members) > 1
+    return float(np.std(group.accuracies, ddof=1)) if several else None
+
+
+def _charts(groups: Sequence[Group]) -> dict[str, Any]:
+    metrics = [each.run.metrics for group in groups for each in group.members]
+    longest = max(map(len, metrics))
+
+    def line(group: Group, role: str, name: str) -> charts.Series:
+        columns: list[list[float]] = [[] for _ in range(longest)]
+        for each in group.members:
+            for at, record in enumerate(each.run.metrics):
+                value = runs.evaluated(record, name)
+                if value is not None:
+                    columns[at].append(value)
+        # Seeds that ended early would bend the mean of those that went on.
+        columns = [c if len(c) == len(group.members) else [] for c in columns]
+        values = [float(np.mean(c)) if c else None for c in columns]
+        if len(group.members) == 1:
+            return charts.Series(group.letter, role, values)
+        low = [min(c) if c else None for c in columns]
+        high = [max(c) if c else None for c in columns]
+        name = f"{group.letter}, {len(group.members)} seeds"
+        return charts.Series(name, role, values, low, high)
 
     def lines(name: str) -> list[charts.Series]:
-        series = []
-        for number, each in enumerate(found):
-            values = [runs.evaluated(record, name) for record in each.run.metrics]
-            values += [None] * (longest - len(values))
-            role = ROLES[number % len(ROLES)]
-            series.append(charts.Series(letter(number), role, values))
-        return series
+        roles = (ROLES[number % len(ROLES)] for number in range(len(groups)))
+        return [line(g, role, name) for g, role in zip(groups, roles, strict=True)]
 
     epochs = range(1, longest + 1)
     return {

@@ -143,6 +143,9 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "gap": 100 * (ours - course.test) if printed and course.test else None,
         "inside": bool(printed and course.test and low <= course.test <= high),
         "partial": data["sample"] or "limit" in config["overrides"],
+        "best": runs.peeked(evidence.metrics, result)
+        if len(evidence.metrics) > 1
+        else None,
         "train": result["train_accuracy"],
         "time": duration(result["seconds"]),
         "epochs": f"{epochs} epoch{'s' * (epochs != 1)}, "

@@ -36,6 +36,8 @@ def text(run: Run) -> str:
     if f"{kind}_accuracy_with_views" in result:
         seen = result[f"{kind}_accuracy_with_views"]
         evaluated += f"\n  with {result['views']} views    {seen:6.2%}"
+    if len(run.metrics) > 1 and (best := runs.peeked(run.metrics, result)):
+        evaluated += f"\n  best epoch      {best['accuracy']:6.2%}   ({peeking(best)})"
     lines = [
         "",
         f"{config['recipe']}: {epochs} in {duration(result['seconds'])} on "
@@ -79,6 +81,14 @@ def text(run: Run) -> str:
             f"  The full set: kerascnn data get {data['name']}"
         )
     return "\n".join(lines)
+
+
+def peeking(best: dict[str, Any]) -> str:
+    """Say of a run's best epoch on the test set why it is no result."""
+    if not best["peeking_bonus"]:
+        return f"epoch {best['epoch']}, the last: no peeking bonus"
+    bonus = 100 * best["peeking_bonus"]
+    return f"epoch {best['epoch']}: {bonus:+.2f} points of peeking bonus, no result"
 
 
 def tell(run: Run) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import operator
 import os
+import re
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ Number = Annotated[float | None, _arg(metavar="X")]
 Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
 # Not a Literal: of those that may be left out, tyro also offers None.
 Backend = Annotated[str | None, _arg(metavar=f"{{{','.join(BACKENDS)}}}")]
+
+_MOST_SEEDS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +124,56 @@ class Overrides:
         )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Overrides):
+    """Train the recipe. Every option has the recipe's own value as its default."""
+
+    seeds: Annotated[str | None, _arg(metavar="SEEDS")] = None
+    """Train with each of these seeds in turn, such as 0-4 or 0,3,7, a run each, and
+    give mean, deviation and interval. The same command, stopped, goes on where it was:
+    seeds that have finished are not trained again."""
+    json: bool = False
+    """With --seeds: print the figures as JSON, all else on standard error: recipe,
+    runs (as `kerascnn runs --json`), evaluated_on, learned (seeds better than
+    guessing), mean, deviation, interval (low, high), peeking_bonus, course. Shares are
+    0 to 1; null is what is not known."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.seeds is not None:
+            parsed_seeds(self.seeds)
+            if self.seed or self.resume:
+                other = "--seed" if self.seed else "--resume"
+                raise UsageError(
+                    f"{other} is for one run: leave out {other} or --seeds."
+                )
+        elif self.json:
+            raise UsageError("--json is for --seeds: give the seeds, such as 0-4.")
+
+    @property
+    def overrides(self) -> Overrides:
+        """The options of each run."""
+        names = [field.name for field in dataclasses.fields(Overrides)]
+        return Overrides(**{name: getattr(self, name) for name in names})
+
+
+def parsed_seeds(words: str) -> list[int]:
+    """Return the seeds that `"0-4"`, `"0,3,7"` or `"0-2,9"` means, each once."""
+    found: dict[int, None] = {}
+    for word in words.split(","):
+        ends = re.fullmatch(r" *([0-9]{1,10})(?:-([0-9]{1,10}))? *", word)
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
+        if first > last or last >= 2**32:
+            raise UsageError(
+                f"--seeds {words}: expected whole numbers, such as 0-4 or 0,3,7, each "
+                f"0 to {2**32 - 1}."
+            )
+        if len(found) + last - first >= _MOST_SEEDS:
+            raise UsageError(f"--seeds {words}: expected {_MOST_SEEDS} at most.")
+        found |= dict.fromkeys(range(first, last + 1))
+    return list(found)
 
 
 def _as(kind: Any, value: Any, name: str) -> Any:

@@ -14,14 +14,14 @@ from kerascnn import UsageError, data, suggestions
 from kerascnn import text as texts
 from kerascnn.cli import commands
 from kerascnn.lessons import page
-from kerascnn.training.options import BACKENDS, Overrides
+from kerascnn.training.options import BACKENDS, Command
 
 PACKAGE = Path(kerascnn.__file__).parent
 # `run` and `resume` fill the same options; a group has none.
 COMMANDS = {
     **dict.fromkeys(commands.GROUPS),
     **{
-        command.name: found if dataclasses.is_dataclass(found) else Overrides
+        command.name: found if dataclasses.is_dataclass(found) else Command
         for command in commands.COMMANDS
         for found in [command.found]
     },
@@ -35,6 +35,7 @@ MET = {
     "studies/ladder.py": ["ladder plan", "ladder run", "run"],
     "cli/predict.py": ["predict", "evaluate"],
     "prediction/": ["predict", "evaluate"],
+    "cli/runs.py": ["runs clean"],
     "cli/data.py": ["data get", "data import", "data check", "data statistics"],
     "parity/": ["parity"],
     "bench/": ["bench step", "bench epoch", "bench checkpoints"],
@@ -48,7 +49,7 @@ MET = {
     "data/archives.py": ["data import"],
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
-    "cli/recipes.py": ["new"],
+    "cli/recipes.py": ["new", "list"],
     "cli/report.py": ["report", "compare"],
     "cli/compare.py": ["compare"],
     "page/figures.py": ["report"],

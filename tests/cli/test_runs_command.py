@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pty
 import shutil
 import sys
 
@@ -74,7 +73,9 @@ def test_each_state_is_told(all_states, capsys):
         "accuracy": 0.875,
         "peeking_bonus": 0.125,
     }
-    files = [path for path in all_states["finished"].folder.rglob("*") if path.is_file()]
+    files = [
+        path for path in all_states["finished"].folder.rglob("*") if path.is_file()
+    ]
     assert found["finished"]["bytes"] == sum(path.stat().st_size for path in files)
 
 
@@ -138,7 +139,10 @@ def test_clean_removes_checkpoints_of_finished_runs_alone(
     all_states, capsys, unchanged
 ):
     finished = all_states["finished"].folder
-    with unchanged(finished.parent, but=["finished"]), unchanged(finished, ["checkpoints"]):
+    with (
+        unchanged(finished.parent, but=["finished"]),
+        unchanged(finished, ["checkpoints"]),
+    ):
         assert commands.main(["runs", "clean", "--yes"]) == 0
     assert "Freed 123 kB" in capsys.readouterr().out
     assert not (finished / "checkpoints").exists()
@@ -153,8 +157,14 @@ def test_clean_asks_and_takes_no_answer_for_no(
     with unchanged(tmp_path):
         assert commands.main(["runs", "clean"]) == 2
     assert "pass --yes" in capsys.readouterr().err
+    pty = pytest.importorskip("pty")
     keyboard, terminal = pty.openpty()
-    for answer, removed in (("\n", False), ("n\n", False), ("\4", False), ("y\n", True)):
+    for answer, removed in (
+        ("\n", False),
+        ("n\n", False),
+        ("\4", False),
+        ("y\n", True),
+    ):
         with os.fdopen(os.dup(terminal)) as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
             os.write(keyboard, answer.encode())

@@ -2,13 +2,17 @@
 
 import json
 import math
+import re
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import kerascnn
 from kerascnn import UsageError
-from kerascnn.cli import commands
+from kerascnn.cli import commands, compare
 from kerascnn.page import comparison, evidence
 from kerascnn.runs import Run
 
@@ -59,6 +63,78 @@ def test_compare_prints_a_table_and_json(lenet, other, capsys, tmp_path):
     assert f"{second['accuracy']:.2%}" in page
     assert f"From wrong to right: {len(second['gained'])} images" in page
     assert set(second["gained"]) & set(second["lost"]) == set()
+
+
+@pytest.fixture
+def seeds(lenet, other, tmp_path):
+    """Two seeds each of two recipes: copies of a run with other records of epochs."""
+    made = []
+    for run in (lenet, other):
+        for seed in range(2):
+            folder = tmp_path / f"{run.config['recipe']}-{seed}"
+            shutil.copytree(run.folder, folder)
+            copy = Run(folder)
+            copy.write_config(run.config | {"seed": seed})
+            moved = [m | {"test_accuracy": 0.5 + 0.2 * seed} for m in run.metrics]
+            copy.replace_metrics(moved)
+            made.append(copy)
+    return made
+
+
+def test_seeds_of_a_recipe_stand_together(seeds, capsys, tmp_path):
+    found = comparison.beside(seeds)
+    first, second = comparison.grouped(found)
+    assert (first.names, second.names) == (["A1", "A2"], ["B1", "B2"])
+    # Whatever order they come in; the same seed twice is no second draw.
+    mixed = comparison.grouped([found[n] for n in (2, 0, 3, 1)])
+    assert [g.members for g in mixed] == [found[2:], found[:2]]
+    assert [len(g.members) for g in comparison.grouped([found[0], found[0]])] == [1, 1]
+    compare.show(found)
+    out = capsys.readouterr().out
+    assert "mean over the seeds" in out
+    assert "points between the means; the seeds of each do not differ at all" in out
+    assert compare.record(found[2], "B")["group"] == "B"
+    text = comparison.render(found)
+    drawn = re.findall(r'<path class="band (\w+)"', text)
+    assert drawn == ["test", "train"] * 2
+    assert "B, 2 seeds" in text
+    # The last epoch of both: the mean of 0.5 and 0.7, the lowest and the highest.
+    assert "60% (50% to 70%)" in text
+    assert text.count("From wrong to right") == 1
+
+
+def group(letter, shares):
+    """A group whose runs get these numbers of 100 images right."""
+    made = []
+    for share in shares:
+        right = np.arange(100) < share
+        outcome = SimpleNamespace(right=right, __len__=lambda: 100)
+        made.append(comparison.Beside(None, outcome, right, right, 1.0))
+    return comparison.Group(letter, made)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "said"),
+    [
+        ([50, 52, 54], [70, 73, 75, 71], "beyond chance."),
+        ([50, 52, 54], [51, 54, 52], "no difference beyond chance."),
+        ([50, 52], [70], "with one seed of either nothing tells chance apart."),
+    ],
+)
+def test_two_groups_of_seeds_are_told_apart_by_welch_s_test(first, other, said):
+    sentence = comparison.apart(group("A", first), group("B", other))
+    assert sentence.endswith(said)
+    gap = np.mean(other) - np.mean(first)
+    assert sentence.startswith(f"{gap:+.2f} points")
+    if len(other) > 1:
+        # Welch (1947), with Satterthwaite's degrees of freedom.
+        parts = [np.var(x, ddof=1) / len(x) for x in (first, other)]
+        free = sum(parts) ** 2 / sum(
+            part**2 / (len(x) - 1)
+            for part, x in zip(parts, (first, other), strict=True)
+        )
+        half = scipy.stats.t.ppf(0.975, free) * math.sqrt(sum(parts))
+        assert f"95 % interval {gap - half:+.2f} to {gap + half:+.2f}" in sentence
 
 
 def test_runs_on_other_images_are_refused(lenet, tmp_path, capsys):
