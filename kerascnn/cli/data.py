@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -49,11 +48,26 @@ class ListData:
 
     data_dir: Folder = None
     """Where to look (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    json: bool = False
+    """Print a JSON object: folder (of the full sets), and sets, for each: set, full and
+    sample (images by split, null where it is not here), version."""
 
     def __call__(self) -> None:
         directory = data_directory(self.data_dir)
         samples = _prepared_sets(SAMPLES)
         full = _prepared_sets(directory)
+        if self.json:
+            sets = [
+                {
+                    "set": name,
+                    "full": _counts(full.get(name)),
+                    "sample": _counts(samples.get(name)),
+                    "version": (full.get(name) or samples[name]).parent.name,
+                }
+                for name in sorted(samples | full)
+            ]
+            print(json.dumps({"folder": str(directory), "sets": sets}, indent=2))
+            return
         table = Table(
             title="training + test images",
             caption=f"Full sets: {escape(str(directory))}\n"
@@ -70,7 +84,7 @@ class ListData:
                 _size(sample) if sample else "none",
                 (here or sample or Path()).parent.name,
             )
-        Console().print(table)
+        text.console().print(table)
 
 
 @dataclasses.dataclass
@@ -176,13 +190,19 @@ def _prepared_sets(directory: Path) -> dict[str, Path]:
     }
 
 
-def _size(file: Path) -> str:
+def _counts(file: Path | None) -> dict[str, int] | None:
+    """Return the images of each split; `None` where there are none or it is damaged."""
     try:
-        splits = json.loads(file.read_text("utf-8"))["splits"]
-        counts = [sum(map(int, split["shardLengths"])) for split in splits]
+        splits = json.loads(file.read_text("utf-8"))["splits"] if file else []
+        counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in splits}
+        return counts or None
     except (OSError, ValueError, LookupError, TypeError):
-        return "damaged"
-    return " + ".join(f"{count:,}" for count in counts)
+        return None
+
+
+def _size(file: Path) -> str:
+    counts = _counts(file)
+    return " + ".join(f"{n:,}" for n in counts.values()) if counts else "damaged"
 
 
 def _report(name: str, folder: Path) -> None:

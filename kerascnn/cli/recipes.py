@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
+import json
 import keyword
 import shlex
 import sys
@@ -26,6 +27,18 @@ File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="
 class List:
     """Show the recipes rung after rung, with sizes and the course's figures."""
 
+    ladder: bool = False
+    """Show the climb instead: the rungs that have a test accuracy, what changes, the
+    course's, ours, and the gap."""
+    json: bool = False
+    """Print a JSON list, for each recipe: name, lecture, what, after, changes, dataset,
+    parameters, epochs, batch_size, course (source, test, train, says), seeds, test and
+    train (mean, deviation: ours), gap (points), peeking_bonus. Shares are 0 to 1."""
+
+    def __post_init__(self):
+        if self.ladder and self.json:
+            raise UsageError("--json says all of --ladder too: leave out one of them.")
+
     def __call__(self) -> None:
         from kerascnn.report import ladder
 
@@ -35,7 +48,12 @@ class List:
                 outlines.append(recipe.outline(name))
             except UsageError as mistake:  # one's own broken file hides no other
                 print(f"left out: {mistake}", file=sys.stderr)
-        ladder.show(outlines)
+        if self.json:
+            print(json.dumps(ladder.values(outlines), indent=2))
+        elif self.ladder:
+            ladder.climb(outlines)
+        else:
+            ladder.show(outlines)
 
 
 @dataclasses.dataclass
@@ -44,12 +62,20 @@ class Show:
 
     recipe: Recipe
     """Its name, which `kerascnn list` shows, or its file."""
+    json: bool = False
+    """Print a JSON object: name, idea (text), notes (text on its runs), course (source,
+    test, train, says), ours (text), settings (by name), layers (layer, output,
+    parameters), parameters. Shares are 0 to 1."""
 
     def __call__(self) -> None:
         recipe.check(self.recipe)
         from kerascnn.report import card
 
-        card.show(recipe.load(self.recipe))
+        found = recipe.load(self.recipe)
+        if self.json:
+            print(json.dumps(card.values(found), indent=2))
+        else:
+            card.show(found)
 
 
 @dataclasses.dataclass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -47,6 +48,29 @@ def show(recipe: Recipe, console: Console | None = None) -> None:
     console.print(table)
 
 
+def values(recipe: Recipe) -> dict[str, Any]:
+    """Return what `show` prints as JSON values; see `kerascnn show --json`."""
+    *layers, _ = _layers(recipe)
+    rows = [
+        {"layer": layer, "output": output, "parameters": _whole(parameters)}
+        for layer, output, parameters in layers
+    ]
+    return {
+        "name": recipe.name,
+        "idea": recipe.idea,
+        "notes": records.notes(recipe.name) or None,
+        "course": dataclasses.asdict(recipe.course),
+        "ours": measured(recipe.name) or None,
+        "settings": dict(_settings(recipe)),
+        "layers": rows,
+        "parameters": sum(row["parameters"] for row in rows),
+    }
+
+
+def _whole(number: str) -> int:
+    return int(number.replace(",", "") or 0)
+
+
 def markdown(recipe: Recipe) -> str:
     """Return what `show` prints as Markdown, for a notebook."""
     title, _, rest = recipe.idea.partition("\n")
@@ -73,6 +97,22 @@ def course_text(course: Course) -> str:
     return ", ".join(figures or [course.says or "no figure"]) + f" ({course.source})"
 
 
+def measured(name: str) -> str:
+    """Write in one line what the cookbook's runs of a recipe measured; empty: none."""
+    runs = records.learned(records.measured(name))
+    figures = []
+    for split in ("test", "train"):
+        if found := records.accuracy(runs, split):
+            spread = f" ± {100 * found[1]:.2f}" * (len(runs) > 1)
+            figures.append(f"{split} {100 * found[0]:.2f}{spread}%")
+    if not figures:
+        return ""
+    seeds = f" after the last epoch ({len(runs)} seed{'s' * (len(runs) > 1)})"
+    bonus = records.peeking_bonus(runs)
+    peeking = "" if bonus is None else f"; peeking bonus {100 * bonus:+.2f} points"
+    return ", ".join(figures) + seeds + peeking
+
+
 def _settings(recipe: Recipe) -> list[tuple[str, str]]:
     optimizer = recipe.optimizer()
     rate = optimizer.learning_rate
@@ -83,6 +123,7 @@ def _settings(recipe: Recipe) -> list[tuple[str, str]]:
     seen = getattr(recipe.views, "__name__", "a function of the recipe's")
     return [
         ("course", course_text(recipe.course)),
+        *([("ours", ours)] if (ours := measured(recipe.name)) else []),
         ("data", recipe.dataset),
         ("transform", " -> ".join(_call(layer) for layer in recipe.transform())),
         (

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kerascnn import UsageError
+from kerascnn import UsageError, runs
 
 # What two trainings must share to be set side by side: the recipe's name and its
 # `fingerprint`, the `epochs`, the `twin`'s fingerprint, and the hash of the `data`.
@@ -104,6 +104,13 @@ def learned(records: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
             record["result"]["test_accuracy"], len(record["data"]["classes"])
         )
     ] or records
+
+
+def peeking_bonus(records: Sequence[dict[str, Any]]) -> float | None:
+    """Return the mean of what the best epoch on the test set has above the last."""
+    found = [runs.peeked(each["metrics"], each["result"]) for each in records]
+    bonuses = [each["peeking_bonus"] for each in found if each]
+    return statistics.fmean(bonuses) if bonuses else None
 
 
 def accuracy(

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def test_list_shows_samples_and_full_sets(tiny, tmp_path, capsys):
     assert rows["many/a"] == ["40 + 10", "none", "1.0.0"]
     assert str(tmp_path / "data") in out.replace("\n", "")
     assert "kerascnn data get" in out
+
+
+def test_list_as_json_counts_each_split(tiny, tmp_path, capsys):
+    tiny(name="cifar10")
+    capsys.readouterr()
+    data_command.ListData(tmp_path / "data", json=True)()
+    found = json.loads(capsys.readouterr().out)
+    assert found["folder"] == str(tmp_path / "data")
+    sets = {each.pop("set"): each for each in found["sets"]}
+    sample = {"test": 1000, "train": 2500}
+    full = {"test": 10, "train": 40}
+    assert sets["cifar10"] == {"full": full, "sample": sample, "version": "1.0.0"}
+    assert sets["fashion_mnist"]["full"] is None
+    assert sets["fashion_mnist"]["sample"] == sample
 
 
 def test_list_passes_over_a_folder_that_is_no_set(tiny, tmp_path, capsys):

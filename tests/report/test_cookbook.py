@@ -5,13 +5,14 @@ import math
 import os
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
 from kerascnn import describe, recipe
 from kerascnn.bench import measure
 from kerascnn.cli import commands
-from kerascnn.report import records, speed
+from kerascnn.report import records, speed, staircase
 from kerascnn.runs import Run
 
 NAMES = ["cifar_mlp", "fashion_mlp"]
@@ -113,8 +114,8 @@ def test_runs_become_records_and_a_card(folder, finish, fingerprints):
     (rung,) = (
         line for line in ladder if "[fashion_mlp](fashion_mlp/README.md)" in line
     )
-    assert rung.endswith("| +0.0 | – | 92.00 ± 0.00% (3 seeds) | – | 1 min 40 s "
-                         "| A Chip, 2 cores |")  # fmt: skip
+    end = "| +0.0 | +0.00 | – | 92.00 ± 0.00% (3 seeds) | – | 1 min 40 s | A Chip, 2 "
+    assert rung.endswith(f"{end}cores |")
 
 
 def test_accuracies_are_said_with_views_and_without(folder, finish):
@@ -127,7 +128,7 @@ def test_accuracies_are_said_with_views_and_without(folder, finish):
     # Deviations of two that lie 2 and 4 apart: the roots of 2 and 8.
     figure = "89.00 ± 1.41% (2 seeds); 91.00 ± 2.83% with views"
     assert f"| test accuracy | ~89% | {figure} | +0.0 |" in card
-    assert "| 0 | 88.00% (89.00% with views) | 92.00% |" in card
+    assert "| 0 | 88.00% (89.00% with views) | 88.00% (1) | 92.00% |" in card
 
 
 def test_seeds_that_stay_at_chance_are_counted_and_not_averaged(folder, finish):
@@ -141,6 +142,50 @@ def test_seeds_that_stay_at_chance_are_counted_and_not_averaged(folder, finish):
     # Where none learns, that is the figure.
     stuck = [{"result": {"test_accuracy": 0.1}, "data": {"classes": ["a"] * 10}}]
     assert records.learned(stuck) == stuck
+
+
+def test_the_best_epoch_on_the_test_set_is_said_and_is_no_result(folder, finish):
+    runs = [finish(seed=s, test=t) for s, t in ((0, 0.88), (1, 0.90))]
+    for path, best in zip(runs, (0.885, 0.91), strict=True):
+        Run(path).replace_metrics(
+            [
+                {"epoch": 1, "test_accuracy": 0.5},
+                {"epoch": 2, "test_accuracy": best},
+                {"epoch": 3, "test_accuracy": Run(path).result["test_accuracy"]},
+            ]
+        )
+    assert commands.main(["cookbook", "add", *runs]) == 0
+    card = (folder / "fashion_mlp/README.md").read_text()
+    # The mean of 0.5 and 1 point.
+    assert "Peeking bonus: +0.75 points." in card
+    assert "| 0 | 88.00% | 88.50% (2) |" in card
+    assert "| 89.00 ± 1.41% (2 seeds) | +0.0 |" in card
+    top = (folder / "README.md").read_text()
+    assert "| 89.00 ± 1.41% (2 seeds) | +0.0 | +0.75 |" in top
+
+
+def test_the_staircase_is_drawn_from_the_records(folder, finish, capsys):
+    assert commands.main(["cookbook"]) == 0
+    picture = folder / "staircase.svg"
+    assert "cifar_mlp" not in picture.read_text()  # the course prints no figure
+    runs = [
+        finish(recipe="cifar_mlp", seed=s, test=t) for s, t in ((0, 0.5), (1, 0.54))
+    ]
+    assert commands.main(["cookbook", "add", *runs]) == 0
+    drawn = ElementTree.fromstring(picture.read_text())
+    texts = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("cifar_mlp") == 1
+    assert "52.0%" in texts
+    (step,) = (e for e in drawn.iter() if e.get("class") == "step")
+    assert float(step.get("width")) == pytest.approx(
+        0.52 * (staircase.EDGE - staircase.PLOT), abs=0.1
+    )
+    assert "cifar_mlp: ours 52.0%" in drawn.find("{*}desc").text
+    assert "![CIFAR-10" in (folder / "README.md").read_text()
+    picture.write_text("out of date")
+    with pytest.raises(SystemExit):
+        commands.main(["cookbook", "--check"])
+    assert "recipes/staircase.svg is stale" in capsys.readouterr().out
 
 
 def test_the_ladder_ends_with_which_networks_learn(folder, fingerprints):

@@ -1,5 +1,6 @@
 """What is printed and drawn of runs and recipes."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from rich.console import Console
 
 from kerascnn import recipe
 from kerascnn import text as texts
+from kerascnn.cli import commands
 from kerascnn.report import card, ladder, plots, summary
 from kerascnn.runs import Run
 
@@ -72,6 +74,27 @@ def test_the_summary_sets_accuracies_beside_the_course_and_marks_the_sample(run)
     assert "bundled sample, 2,500 training and 1,000 test images" in text
     assert "kerascnn data get cifar10" in text
     assert "interrupted" not in text
+
+
+def test_the_summary_says_the_best_epoch_and_that_it_is_no_result(run):
+    assert "best epoch      30.00%   (epoch 2, the last: no peeking bonus)" in (
+        summary.text(run)
+    )
+    run.replace_metrics(
+        [
+            {**m, "test_accuracy": a}
+            for m, a in zip(run.metrics, (0.35, 0.3), strict=True)
+        ]
+    )
+    text = summary.text(run)
+    assert "test accuracy   30.00%" in text
+    line = (
+        "best epoch      35.00%   (epoch 1: +5.00 points of peeking bonus, no result)"
+    )
+    assert line in text
+    run.write_config(run.config | {"validation": 0.1})
+    run.replace_metrics([{"epoch": n, "validation_accuracy": 0.1 * n} for n in (1, 2)])
+    assert "best epoch" not in summary.text(run)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +176,54 @@ def test_the_ladder_goes_lecture_by_lecture_and_rung_after_rung():
         ):
             assert place[item.after] < place[item.name]
     assert ordered[0].name == "fashion_mlp"
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--ladder"]], ids=" ".join)
+@pytest.mark.parametrize("width", [60, 80, 120, None])
+def test_no_width_cuts_what_a_recipe_is(words, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width or ""))
+    assert commands.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[
+        : next(n for n, line in enumerate(lines) if " the course prints" in line)
+    ]
+    assert "…" not in "".join(table)
+    assert max(len(line.rstrip()) for line in table) <= (width or 200)
+    # What stands in the last column, its folded lines joined.
+    start = table[0].index("what ")
+    shown = " ".join(
+        " ".join(line[start:].split()) for line in table if line[start:].strip()
+    )
+    for rung in ladder.rungs([recipe.outline(name) for name in recipe.names()]):
+        if len(words) == 1 or rung.has_figure:
+            assert rung.what in shown, rung.item.name
+            row = next(line for line in table if line.split()[:1] == [rung.item.name])
+            assert width or rung.what in row  # in a pipe, in its own line
+
+
+def test_list_and_show_as_json_say_what_the_recipes_say(capsys):
+    assert commands.main(["list", "--json"]) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert [*found] == [
+        o.name for o in ladder.in_order([recipe.outline(n) for n in recipe.names()])
+    ]
+    for name in ("fashion_mlp", "cifar_vgg_aug", "cifar_relu_12"):
+        loaded, said = recipe.load(name), found[name]
+        for key in ("after", "dataset", "parameters", "epochs", "batch_size"):
+            assert said[key] == getattr(loaded, key), (name, key)
+        assert said["changes"] == sorted(loaded.changes)
+        assert recipe.Course(**said["course"]) == loaded.course
+    assert commands.main(["show", "fashion_mlp", "--json"]) == 0
+    shown, loaded = json.loads(capsys.readouterr().out), recipe.load("fashion_mlp")
+    assert shown["parameters"] == loaded.parameters
+    assert shown["idea"] == loaded.idea
+    assert len(shown["layers"]) == len(loaded.network().layers)
+    measured = [each for each in found.values() if each["gap"] is not None]
+    for each in measured:
+        gap = 100 * (each["test"]["mean"] - each["course"]["test"])
+        assert each["gap"] == pytest.approx(gap)
+        assert each["peeking_bonus"] >= 0
+    assert commands.main(["list", "--json", "--ladder"]) == 2
 
 
 def test_the_card_shows_every_setting_that_a_lecture_is_about():
