@@ -92,7 +92,7 @@ ORDER = {
     ],
     "page": [
         *("__init__", "findings", "pictures", "charts", "looking", "evidence"),
-        *("panels", "document", "figures", "comparison"),
+        *("panels", "document", "figures", "comparison", "lessons"),
     ],
     "parity": [
         *("__init__", "images", "weights", "keras_step", "torch_step"),
@@ -116,6 +116,7 @@ ORDER = {
             "data",
             "bench",
             "parity",
+            "lessons",
         ),
         *("commands", "completion"),
     ],

@@ -225,6 +225,13 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "lessons",
+        "lists the slides' worked examples; with --html writes all as one page",
+        "cli.lessons:Lessons",
+        "",
+        (("--html", "runs them all and writes one HTML file: text, tables, figures"),),
+    ),
+    Command(
         "parity",
         "compares a recipe with the lecture's PyTorch network, layer by layer",
         "cli.parity:Parity",

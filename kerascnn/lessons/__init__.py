@@ -2,8 +2,8 @@
 
     python -m kerascnn.lessons.batch_norm
 
-prints a small table and saves one figure. Every file stands alone: read it, call its
-functions, change its numbers.
+says what it shows, prints small tables and saves one figure under `runs/lessons/`. Every
+file stands alone: read it, call its functions, change its numbers.
 """
 
 from kerascnn.cli import parsing

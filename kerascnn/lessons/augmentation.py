@@ -134,7 +134,7 @@ def places(offsets: np.ndarray) -> int:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print what the draws did against the rules; save the figure."""
-    path = page.figure_path("augmentation", arguments)
+    path = page.begin("augmentation", arguments)
     cifar = data.load("cifar10", data="sample")
     image = cifar.train.images[IMAGE]
     many = np.repeat(image[None], DRAWS, axis=0)

@@ -331,8 +331,8 @@ def differences() -> list[list[str]]:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("batch_norm", arguments)
     page.needs_jax("batch_norm")
+    path = page.begin("batch_norm", arguments)
 
     rows = []
     for name, x, printed in (

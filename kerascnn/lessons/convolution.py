@@ -186,7 +186,7 @@ def draw(photograph: np.ndarray, feature_maps: np.ndarray) -> Figure:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("convolution", arguments)
+    path = page.begin("convolution", arguments)
 
     printed = [[-0.1, -0.1, -0.2], [0.3, -0.2, 0.1], [0.3, -0.3, 0.1]]
     printed_stride_2 = [[-0.1, -0.2], [0.3, 0.1]]
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     by_hand = convolve(photograph, kernels)
     by_keras = convolve_in_keras(photograph, kernels)
     difference = np.abs(by_hand - by_keras).max()
-    print(f"photograph, by hand against keras.ops: at most {difference:.0e} apart")
+    page.note(f"photograph, by hand against keras.ops: at most {difference:.0e} apart")
     page.save(draw(photograph, by_hand), path)
 
 

@@ -199,7 +199,7 @@ def draw(photograph: np.ndarray, edges: np.ndarray) -> Figure:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("downsampling", arguments)
+    path = page.begin("downsampling", arguments)
 
     by_keras = in_keras(COUNTING)
     rows = []

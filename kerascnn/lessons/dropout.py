@@ -110,7 +110,7 @@ def noise(x: np.ndarray, rate: float) -> float:
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the two meanings of the argument and the comparison; save the figure."""
     page.needs_jax("dropout")
-    path = page.figure_path("dropout", arguments)
+    path = page.begin("dropout", arguments)
     rng = np.random.default_rng(0)
     # One hundred nodes after ReLU: about half of them are silent anyway.
     layer = np.maximum(rng.normal(size=(10, 10)), 0).astype("float32")

@@ -137,7 +137,7 @@ def step_image() -> np.ndarray:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the filters and the thresholds; save the figure."""
-    path = page.figure_path("edges", arguments)
+    path = page.begin("edges", arguments)
     cifar = data.load("cifar10", data="sample")
     images = cifar.test.images[list(IMAGES)] / 255
     names = [cifar.classes[label] for label in cifar.test.labels[list(IMAGES)]]

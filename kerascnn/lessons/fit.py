@@ -160,7 +160,7 @@ def stages(moments: Sequence[Moment]) -> dict[str, Moment]:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the stages and save the figure."""
-    path = page.figure_path("fit", arguments)
+    path = page.begin("fit", arguments)
     sets = {
         "training": cloud_and_ring(TRAINING_POINTS, seed=1),
         "validation": cloud_and_ring(500, seed=2),

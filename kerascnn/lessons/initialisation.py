@@ -275,7 +275,7 @@ def draw(measured: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> Figu
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("initialisation", arguments)
+    path = page.begin("initialisation", arguments)
 
     inputs, outputs = 576, 128
     rows = []

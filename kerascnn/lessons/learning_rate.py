@@ -191,7 +191,7 @@ def train(
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the rates and how far each optimiser came; save the figure."""
-    path = page.figure_path("learning_rate", arguments)
+    path = page.begin("learning_rate", arguments)
     gammas = (0.99, 0.96, 0.9)
     page.table(
         "Learning rate of an epoch: 0.001 x gamma^epoch",

@@ -106,7 +106,7 @@ def _unit(images: np.ndarray) -> np.ndarray:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the statistics and the changed image; save the figure."""
-    path = page.figure_path("normalisation", arguments)
+    path = page.begin("normalisation", arguments)
     cifar = data.load("cifar10", data="sample")
     images = cifar.train.images
     mean, std = of_a_data_set(images)

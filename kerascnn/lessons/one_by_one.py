@@ -249,7 +249,7 @@ def train(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> None:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("one_by_one", arguments)
+    path = page.begin("one_by_one", arguments)
     garments = data.load("fashion_mnist", data="sample")
     names = garments.classes
     # In 0..1 the black of the canvas is 0, as the padding of the convolutions is.
@@ -275,7 +275,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     of_dense = dense.predict_on_batch(tests[nine])
     of_convolutions = convolutional.predict_on_batch(tests[nine])
     difference = np.abs(of_dense - of_convolutions[:, 0, 0]).max()
-    print(f"nine garments: outputs of the two networks at most {difference:.0e} apart")
+    page.note(
+        f"nine garments: outputs of the two networks at most {difference:.0e} apart"
+    )
 
     hung = canvas(tests[nine, :, :, 0])
     logits = convolutional.predict_on_batch(hung[None, ..., None])[0]
@@ -293,7 +295,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
     at_once = multiplications(len(hung)) / 1e6
     apart = len(logits) ** 2 * multiplications(SIZE) / 1e6
-    print(
+    page.note(
         f"multiplications: {at_once:,.0f} million at once, "
         f"{apart:,.0f} million window by window"
     )

@@ -212,7 +212,7 @@ def draw() -> Figure:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("padding", arguments)
+    path = page.begin("padding", arguments)
 
     page.table(
         "1..16 with the kernel 1..9, stride 1",

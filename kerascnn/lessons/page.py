@@ -1,9 +1,9 @@
-"""What the lessons share: the option `--out`, a table, a figure.
+"""What the lessons share: the option `--out`, what they say, a table, a figure.
 
 A lesson ends in
 
     def main(arguments: Sequence[str] = ()) -> None:
-        path = page.figure_path("batch_norm", arguments)
+        path = page.begin("batch_norm", arguments)
         page.table(title, columns, rows)
         page.save(figure, path)
 
@@ -14,9 +14,14 @@ A lesson ends in
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import os
+import pkgutil
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +30,7 @@ from kerascnn import UsageError
 from kerascnn.cli import parsing
 from kerascnn.process import settings
 from kerascnn.process import signals
+from kerascnn.text import console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,16 +39,82 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#1b6ca8", "#d95f02", "#1b9e77", "#8c8c8c"
 
 
+FOLDER = Path("runs", "lessons")
+NO_LESSONS = ("__main__", "page")
+# A paragraph of a lesson's text with one of these words says what it shows.
+SHOWS = re.compile(r"\b(table|figure)\b")
+WIDEST = 88  # letters in a line of prose
+
+
 @dataclass(frozen=True)
 class Options:
     """The command line of a lesson."""
 
     out: Path | None = None
-    """Where the figure goes, a PNG; by default NAME.png in the working directory."""
+    """Where the figure goes, a PNG (default: runs/lessons/NAME.png)."""
 
 
-def figure_path(name: str, arguments: Sequence[str]) -> Path:
-    """Read a lesson's command line.
+@dataclass(frozen=True)
+class Text:
+    """What a lesson says, its file's docstring.
+
+    Args:
+        title: Its first line, such as `"Padding, lecture 2: what becomes of ...?"`.
+        paragraphs: The others, a line each.
+    """
+
+    title: str
+    paragraphs: Sequence[str]
+
+    @property
+    def shows(self) -> list[str]:
+        """The paragraphs on what the tables and the figure show."""
+        return [each for each in self.paragraphs if SHOWS.search(each)]
+
+
+@dataclass
+class Shown:
+    """What a lesson shows, in place of printing it.
+
+    Args:
+        parts: A table as title, columns and rows; a line of text.
+        figure: Its figure, once it is drawn.
+    """
+
+    parts: list[tuple[str, Sequence[str], list[list[str]]] | str]
+    figure: Figure | None = None
+
+
+_shown: Shown | None = None
+
+
+def names() -> list[str]:
+    """Return the names of the lessons, in alphabetical order."""
+    found = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return sorted(each.name for each in found if each.name not in NO_LESSONS)
+
+
+def text(name: str) -> Text:
+    """Return what a lesson says."""
+    source = Path(__file__).with_name(f"{name}.py").read_text("utf-8")
+    title, *rest = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")
+    prose = [" ".join(each.split()) for each in rest if not each.startswith("    ")]
+    return Text(title, prose)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[Shown]:
+    """Keep what the lesson in the block shows, and print and save nothing."""
+    global _shown
+    before, _shown = _shown, Shown([])
+    try:
+        yield _shown
+    finally:
+        _shown = before
+
+
+def begin(name: str, arguments: Sequence[str]) -> Path:
+    """Read a lesson's command line, and print what its tables and figure will show.
 
     Args:
         name: The lesson: `"batch_norm"`.
@@ -54,15 +126,46 @@ def figure_path(name: str, arguments: Sequence[str]) -> Path:
     Raises:
         UsageError: The words do not fit, or no figure can be saved there.
     """
+    path = _path(name, arguments)
+    if _shown is None:
+        said = text(name)
+        width = min(console().width, WIDEST)
+        console().print(textwrap.fill(said.title, width), style="bold", highlight=False)
+        for paragraph in said.shows:
+            print(f"\n{textwrap.fill(paragraph, width, break_on_hyphens=False)}")
+        print()
+    return path
+
+
+def _path(name: str, arguments: Sequence[str]) -> Path:
     options = parsing.parse(Options, arguments, f"python -m kerascnn.lessons.{name}")
-    path = options.out or Path(f"{name}.png")
+    path = options.out or FOLDER / f"{name}.png"
+    if _shown is not None:
+        return path
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {path}: expected a file that ends in .png.")
+    if options.out is None:
+        make_folder()
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: there is no folder {path.parent}; make it.")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"--out {path}: it cannot be written; choose another place.")
     return path
+
+
+def make_folder() -> None:
+    """Make the folder in which figures lie by default.
+
+    Raises:
+        UsageError: It can't be made.
+    """
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the folder {FOLDER} can't be made ({error.strerror or error}): name a "
+            "file with --out."
+        ) from error
 
 
 def needs_jax(name: str) -> None:
@@ -91,17 +194,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         columns: The headings.
         rows: One sequence of cells each; the lesson rounds its numbers itself.
     """
-    from rich.console import Console
-    from rich.table import Table
+    cells = [[str(cell) for cell in row] for row in rows]
+    if _shown is not None:
+        _shown.parts.append((title, columns, cells))
+        return
+    from rich import table as tables
     from rich.text import Text
 
-    grid = Table(title=title, title_justify="left")
+    grid = tables.Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="right" if index else "left")
-    for row in rows:
+    for row in cells:
         # Text, because rich reads "[2, 3]" in a plain string as a style.
-        grid.add_row(*(Text(str(cell)) for cell in row))
-    Console().print(grid)
+        grid.add_row(*map(Text, row))
+    console().print(grid)
+
+
+def note(line: str) -> None:
+    """Print a line on what a table or a figure leaves out."""
+    if _shown is not None:
+        _shown.parts.append(line)
+    else:
+        print(line)
 
 
 def figure(width: float, height: float) -> Figure:
@@ -127,6 +241,9 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         UsageError: The file cannot be written.
     """
+    if _shown is not None:
+        _shown.figure = figure
+        return
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:

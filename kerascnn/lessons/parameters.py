@@ -229,7 +229,7 @@ def draw(rows: Sequence[Count], sizes: Sequence[int]) -> Figure:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the tables and save the figure."""
-    path = page.figure_path("parameters", arguments)
+    path = page.begin("parameters", arguments)
 
     rows = count((28, 28, 1), CONVOLUTIONAL)
     model = in_keras((28, 28, 1), CONVOLUTIONAL)
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         + [["total", "", f"{total(rows):,}", f"{model.count_params():,}"]],
     )
     outputs, parameters = megabytes(rows)
-    print(
+    page.note(
         f"one image: {outputs:.2f} MB forward and backward; "
         f"parameters: {parameters:.2f} MB"
     )

@@ -151,7 +151,7 @@ def train(weight_decay: float, epochs: int = 30) -> Trained:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the two inputs and the three networks; save the figure."""
-    path = page.figure_path("regularisation", arguments)
+    path = page.begin("regularisation", arguments)
     page.table(
         "Two equal inputs, from w = (1, 0)",
         ["weight_decay", "lambda", "w1", "w2", "w1 + w2"],

@@ -173,7 +173,7 @@ def sizes(
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the chain by hand and the network's gradients; save the figure."""
     page.needs_jax("skip")
-    path = page.figure_path("skip", arguments)
+    path = page.begin("skip", arguments)
     page.table(
         "By hand: the derivative of a chain of layers",
         ["one layer", "layers", "without skip", "with skip"],

@@ -245,8 +245,8 @@ def draw(norms: dict[str, dict[str, float]]) -> Figure:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Print the table and save the figure."""
-    path = page.figure_path("vanishing_gradient", arguments)
     page.needs_jax("vanishing_gradient")
+    path = page.begin("vanishing_gradient", arguments)
 
     photographs = data.load("cifar10", data="sample").train
     images = photographs.images[:8].astype("float32") / 255
@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
     for activation, of_layers in norms.items():
         first, *_, last = of_layers.values()
-        print(
+        page.note(
             f"{activation}: the first layer's is {first / last:.0e} of the last one's"
         )
 

@@ -36,6 +36,7 @@ MET = {
     "cli/predict.py": ["predict", "evaluate"],
     "prediction/": ["predict", "evaluate"],
     "cli/runs.py": ["runs clean"],
+    "cli/lessons.py": ["lessons"],
     "cli/data.py": ["data get", "data import", "data check", "data statistics"],
     "parity/": ["parity"],
     "bench/": ["bench step", "bench epoch", "bench checkpoints"],

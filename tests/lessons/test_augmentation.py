@@ -109,7 +109,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "augmentation.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/augmentation.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     assert "2,000 draws" in capsys.readouterr().out
     same, erase, crop, flip, _rotate, everything = shares.values()
     # Five standard errors of a share among 2,000.

@@ -188,7 +188,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "batch_norm.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/batch_norm.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     statistics = table_after("Mean, sigma and variance", printed)
     # Slide, mean, sigma, the biased and the unbiased variance.
@@ -217,4 +218,4 @@ def test_main(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(
             np.abs(ours) if name == "node 2" else ours, slide, atol=SLIDE + 1e-9
         )
-    assert printed.endswith("figure: batch_norm.png\n")
+    assert printed.endswith("figure: runs/lessons/batch_norm.png\n")

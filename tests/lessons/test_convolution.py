@@ -113,7 +113,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "convolution.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/convolution.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert "-0.1 -0.1 -0.2" in printed
-    assert printed.endswith("figure: convolution.png\n")
+    assert printed.endswith("figure: runs/lessons/convolution.png\n")

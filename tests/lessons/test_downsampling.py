@@ -92,7 +92,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "downsampling.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/downsampling.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert "11.5  13.5" in printed
-    assert printed.endswith("figure: downsampling.png\n")
+    assert printed.endswith("figure: runs/lessons/downsampling.png\n")

@@ -100,5 +100,6 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "dropout.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/dropout.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     assert "slide, prob=p" in capsys.readouterr().out

@@ -92,7 +92,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/fit.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     assert "robust" in capsys.readouterr().out
     # The slides' words. Random at first:
     test = {name: moment.accuracy["test"] for name, moment in found.items()}

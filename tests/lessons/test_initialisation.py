@@ -152,7 +152,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "initialisation.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/initialisation.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     rows = {
         cells[1].strip(): [float(cell) for cell in cells[2:6]]
         for cells in (line.split("│") for line in capsys.readouterr().out.splitlines())

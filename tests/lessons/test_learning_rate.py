@@ -109,7 +109,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "learning_rate.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/learning_rate.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     assert "8.64e-05" in capsys.readouterr().out  # 0.001 x 0.96^60
     # The lesson's claims about the recipe.
     last = {run: values[-1] for run, values in losses.items()}

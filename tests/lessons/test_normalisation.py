@@ -84,7 +84,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "normalisation.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/normalisation.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert "0.4914" in printed
     assert "0.2616" in printed

@@ -105,7 +105,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "one_by_one.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/one_by_one.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert "421,642" in printed
     # A window that holds a garment exactly is answered as the garment alone: nearly,

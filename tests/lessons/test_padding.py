@@ -110,7 +110,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "padding.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/padding.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert "1,818,890" in printed
     assert "7 x 7 x 512" in printed

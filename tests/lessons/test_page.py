@@ -1,8 +1,11 @@
 """The page that the lessons share, and the examples in their docstrings."""
 
+import ast
 import doctest
 import importlib
+import re
 import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -11,10 +14,12 @@ from kerascnn import UsageError
 from kerascnn.lessons import page
 
 
-def test_figure_path(tmp_path, monkeypatch):
+def test_a_figure_goes_to_runs_lessons_unless_a_place_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(page.figure_path("padding", [])) == "padding.png"
-    assert str(page.figure_path("padding", ["--out", "a.PNG"])) == "a.PNG"
+    path = page.begin("padding", [])
+    assert path.as_posix() == "runs/lessons/padding.png"
+    assert path.parent.is_dir()
+    assert str(page.begin("padding", ["--out", "a.PNG"])) == "a.PNG"
 
 
 @pytest.mark.parametrize(
@@ -25,14 +30,49 @@ def test_figure_path(tmp_path, monkeypatch):
         (["--out", "folder.png"], "folder.png: it cannot be written"),
         (["--oot", "a.png"], "did you mean --out"),
         (["a.png"], "a.png"),
+        ([], "runs/lessons can't be made"),
     ],
 )
 def test_a_figure_path_that_does_not_fit(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "runs").write_text("a file")
     with pytest.raises(UsageError, match=message) as mistake:
-        page.figure_path("padding", words)
+        page.begin("padding", words)
     assert "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize("width", [60, 80, None])
+def test_a_lesson_begins_with_what_it_shows_in_its_docstring_s_words(
+    width, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width or ""))
+    for name in page.names():
+        page.begin(name, [])
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= (width or page.WIDEST)
+        source = importlib.util.find_spec(f"kerascnn.lessons.{name}").origin
+        docstring = ast.get_docstring(ast.parse(Path(source).read_text("utf-8")))
+        title, *rest = docstring.split("\n\n")
+        wanted = [title, *(p for p in rest if re.search("table|figure", p))]
+        assert " ".join(printed.split()) == " ".join(" ".join(wanted).split())
+        assert len(wanted) > 1, name
+
+
+def test_what_is_collected_is_neither_printed_nor_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with page.collected() as kept:
+        path = page.begin("padding", [])
+        page.table("A title", ["", "b"], [["x", 1.5]])
+        page.note("a note")
+        page.save(page.figure(2, 1), path)
+    assert kept.parts == [("A title", ["", "b"], [["x", "1.5"]]), "a note"]
+    assert kept.figure is not None
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+    page.note("printed again")
+    assert capsys.readouterr().out == "printed again\n"
 
 
 def test_table_prints_its_cells_as_they_are(capsys):

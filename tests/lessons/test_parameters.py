@@ -76,7 +76,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "parameters.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/parameters.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     assert printed.count("2,635,146") == 3
     assert "0.78 MB" in printed

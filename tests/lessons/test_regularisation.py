@@ -80,7 +80,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "regularisation.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/regularisation.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     assert "0.0005" in capsys.readouterr().out
     # The lesson's claims: the weights shrink, and the gap closes under strong decay.
     squares = [lesson.penalty(net.kernels, 2.0) for net in trained]

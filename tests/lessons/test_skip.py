@@ -117,7 +117,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "skip.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/skip.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     assert "Twelve convolutions" in capsys.readouterr().out
     images, labels = batch(32)
     kernels = kernels_of_twin(lesson.initial_kernels("add"))

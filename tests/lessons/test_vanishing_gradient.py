@@ -138,7 +138,8 @@ def test_main(tmp_path, monkeypatch, capsys):
     start = time.process_time()
     lesson.main()
     assert time.process_time() - start < 20
-    assert (tmp_path / "vanishing_gradient.png").read_bytes()[:4] == b"\x89PNG"
+    png = (tmp_path / "runs/lessons/vanishing_gradient.png").read_bytes()
+    assert png[:4] == b"\x89PNG"
     printed = capsys.readouterr().out
     rows = [line.split("│") for line in printed.splitlines() if "_" in line]
     sigmoid = {cells[1].strip(): float(cells[2]) for cells in rows if len(cells) == 5}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kerascnn.page import document
-from page import chromium
+from kerascnn.page import document, lessons
+from page import chromium, test_lessons_page
 
 pytestmark = [
     pytest.mark.skipif(not chromium.path(), reason="no Chromium: set CHROME_PATH"),
@@ -97,14 +97,33 @@ def test_without_scripts_a_link_opens_the_images(page, file):
     )
 
 
-@pytest.mark.skipif("AXE_PATH" not in os.environ, reason="no axe-core: set AXE_PATH")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_axe_has_nothing_serious_to_say(page, width, dark):
-    page.see(width, dark=dark)
+def test_the_lessons_page_fits_and_axe_has_nothing_serious_to_say(page, tmp_path):
+    made = [
+        test_lessons_page.lesson(f"l{n}", f"{n}, lecture {n}: " + "why " * 30)
+        for n in (1, 2, 3, 4)
+    ]
+    file = document.save(lessons.render(made), tmp_path / "lessons.html")
+    for width, dark in ((390, False), (1280, False), (1280, True)):
+        page.see(width, dark=dark)
+        page.open(file)
+        assert page.value(WIDE) <= width
+        if "AXE_PATH" in os.environ:
+            assert serious(page) == []
+
+
+def serious(page):
+    """What axe-core finds on the page that is open, and calls serious."""
     page.value(Path(os.environ["AXE_PATH"]).read_text("utf-8") + "; 0")
     found = page.value(
         "axe.run().then(r => r.violations.map(v => [v.impact, v.id, "
         "v.nodes.slice(0, 3).map(n => n.html.slice(0, 120))]))"
     )
-    assert [each for each in found if each[0] in ("serious", "critical")] == []
+    return [each for each in found if each[0] in ("serious", "critical")]
+
+
+@pytest.mark.skipif("AXE_PATH" not in os.environ, reason="no axe-core: set AXE_PATH")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_has_nothing_serious_to_say(page, width, dark):
+    page.see(width, dark=dark)
+    assert serious(page) == []
