@@ -156,7 +156,8 @@ def _seeds(groups: list[Group]) -> Table:
 
     table = Table(title="mean over the seeds", title_justify="left")
     for head in ("", "recipe", "seeds", "mean", "deviation", "95 % of the mean"):
-        table.add_column(head, justify="left" if head in ("", "recipe") else "right")
+        word = head in ("", "recipe")
+        table.add_column(head, justify="left" if word else "right", no_wrap=not word)
     for group in groups:
         deviation = comparison.deviation(group)
         between = intervals.interval(group.accuracies)
@@ -176,8 +177,8 @@ def _classes(first: Beside, groups: list[Group]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    mean = ", mean over the seeds" * any(len(g.members) > 1 for g in groups)
-    table = Table(title=f"accuracy by class{mean}", title_justify="left")
+    mean = "mean " * any(len(g.members) > 1 for g in groups)
+    table = Table(title=f"{mean}accuracy by class", title_justify="left")
     table.add_column("class")
     for group in groups:
         table.add_column(group.letter, justify="right")

@@ -2,7 +2,7 @@
 
     python -m kerascnn.lessons.batch_norm
 
-says what it shows, prints small tables and saves one figure under `runs/lessons/`. Every
+says what it shows, prints small tables and saves a figure under `runs/lessons/`. Every
 file stands alone: read it, call its functions, change its numbers.
 """
 
