@@ -49,6 +49,7 @@ def train(
     checkpoint_minutes: float = 10.0,
     on_nan: Literal["stop", "skip"] = "stop",
     deterministic: bool = False,
+    record: Literal["off", "light", "full"] | None = None,
     report: bool = True,
     resume: Folder = None,
     force: bool = False,
@@ -83,6 +84,10 @@ def train(
         on_nan: At a step whose loss or gradient is not finite, `"stop"` the run or
             `"skip"` the step.
         deterministic: Make a GPU compute the same bits each time.
+        record: What to keep of the training's inside, for `run.recorded` and the page:
+            `"light"`, each step's loss, learning rate and gradient norm; `"full"`, each
+            epoch's numbers of the layers too; nothing with `"off"` (default: the
+            environment's `KERASCNN_RECORD`, else `"full"`).
         report: Write the page of the run, `report.html`, when it has finished; never
             where the environment variable `KERASCNN_REPORT` is 0.
         resume: The folder of a run to go on with, with its own options but for those

@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from kerascnn.text import expanded, notebook
 if TYPE_CHECKING:
     import keras
     import numpy as np
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Run:
     """A folder with one training run.
 
     It holds `config.json` (all resolved values, written at the start),
-    `metrics.jsonl` (a line an epoch), `checkpoints/`, and, once the run has ended,
+    `metrics.jsonl` (a line an epoch), `record.npz` (numbers of steps and layers, as
+    arrays), `checkpoints/`, and, once the run has ended,
     `model.keras`, `curve.png` and `result.json`. A run that was stopped after an epoch
     or more has those too, as far as it came; its result says that it is not finished.
 
@@ -69,9 +73,17 @@ class Run:
         """What the run was started with.
 
         Raises:
-            UsageError: The folder holds no run, or its file is damaged.
+            UsageError: The folder holds no run, its file is damaged, or a newer version
+                of this package wrote it.
         """
-        return self._read("config.json")
+        config = self._read("config.json")
+        written = config.get("format", FORMAT)
+        if type(written) is not int or not 1 <= written <= FORMAT:
+            raise UsageError(
+                f"the run {self.folder} has format {written!r:.40}, and this version "
+                f"of kerascnn {FORMAT}: open it with the one that wrote it."
+            )
+        return config
 
     @property
     def result(self) -> dict[str, Any]:
@@ -140,6 +152,35 @@ class Run:
         records = self.metrics
         names = dict.fromkeys(name for record in records for name in record)
         return {name: [record.get(name) for record in records] for name in names}
+
+    @property
+    def recorded(self) -> dict[str, np.ndarray] | None:
+        """What was recorded inside the training, as arrays by name.
+
+        Of every step, float32 `(steps,)`: `loss`, `learning_rate`, `gradient_norm`,
+        with `step`, counted from 1. In a full record of every epoch, float32 `(epochs,
+        layers)`, with `epoch`: `gradient_to_weight` and `update_to_weight` of
+        `kernel_layers`; `dead` (a share, NaN where there is no ReLU), `activation_mean`
+        and `activation_deviation` of `activation_layers`; and of BatchNorm's channels
+        the lowest, middle and highest `moving_mean` and `moving_variance`, `(epochs,
+        layers, 3)`, of `norm_layers`. `None` where the run has recorded nothing.
+
+        Raises:
+            UsageError: The file is damaged.
+        """
+        path = self.folder / "record.npz"
+        if not path.exists():
+            return None
+        import numpy as np
+
+        try:
+            with np.load(path) as file:  # never unpickles
+                return dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(
+                f"{path} can't be read: {error}. Without it, the run's page shows the "
+                "rest."
+            ) from error
 
     def model(self) -> keras.Model:
         """Return the trained network: plain Keras, not compiled.
@@ -244,6 +285,20 @@ class Run:
     def write_result(self, result: dict[str, Any]) -> None:
         """Record how the run ended."""
         self._write("result.json", result)
+
+    def write_recorded(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write what was recorded inside the training, whole or not at all."""
+        import numpy as np
+
+        with self.writing("record.npz") as path:
+            temporary = self.folder / ".record.partial.npz"
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+            temporary.replace(path)
+
+    def remove_recorded(self) -> None:
+        """Remove it, for a run that goes back to a checkpoint, which has its own."""
+        with self.writing("record.npz") as path:
+            path.unlink(missing_ok=True)
 
     def add_metrics(self, metrics: dict[str, Any]) -> None:
         """Append the record of one epoch."""

@@ -37,6 +37,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Runs of most tests need no page; those of tests/page write theirs.
 os.environ.setdefault("KERASCNN_REPORT", "0")
 
+# What layers answer takes a program of its own to compile; tests of it ask for it.
+os.environ.setdefault("KERASCNN_RECORD", "light")
+
 # Two devices wherever the tests run; `devices.mesh` says when they are used.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 

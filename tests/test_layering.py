@@ -76,7 +76,7 @@ ORDER = {
     ],
     "engine": [
         *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
-        *("executables", "epoch", "fit", "choice", "views"),
+        *("recorder", "executables", "epoch", "fit", "choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "memory"),
@@ -92,7 +92,8 @@ ORDER = {
     ],
     "page": [
         *("__init__", "findings", "pictures", "charts", "looking", "evidence"),
-        *("panels", "document", "figures", "comparison", "lessons"),
+        *("panel", "recorded", "panels", "document", "figures", "comparison"),
+        "lessons",
     ],
     "parity": [
         *("__init__", "images", "weights", "keras_step", "torch_step"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from kerascnn import data
 from kerascnn.acceleration import stock_operations
-from kerascnn.engine import finite, losses, placement
+from kerascnn.engine import finite, losses, placement, recorder
 from kerascnn.engine.executables import Executables
 from kerascnn.engine.steps import build_metrics
 from kerascnn.process import memory
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from kerascnn.data import Split
     from kerascnn.engine.plan import Plan
+    from kerascnn.engine.recorder import Recorder
     from kerascnn.training.autosave import Autosave
 
 # On a GPU a small net's step is over before Python has called the next one, so many
@@ -56,6 +57,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_a_call: int | None = None,
     autosave: Autosave | None = None,
+    recorder: Recorder | None = None,
 ) -> None:
     """Train a compiled model as `keras.Model.fit` would, faster.
 
@@ -65,7 +67,7 @@ def fit(
     called, without logs, and only where the callback says `needs_no_state = True`.
     After a `NotFiniteError` the model is as it was before that step.
     """
-    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, autosave)
+    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, autosave, recorder)
     loop.run()
 
 
@@ -87,12 +89,14 @@ class _Loop:
         callbacks: Sequence[keras.callbacks.Callback],
         steps_a_call: int | None,
         autosave: Autosave | None,
+        recorder: Recorder | None,
     ):
         if steps_a_call is None:
             on_cpu = jax.default_backend() == "cpu"
             whole = len(train) // plan.batch_size
             steps_a_call = 1 if on_cpu else steps_together(whole)
         self.model, self.plan, self.autosave = model, plan, autosave
+        self.recorder = recorder if recorder and recorder.kind != "off" else None
         self.steps_a_call = steps_a_call
         self.images = len(train), len(test)
         model.optimizer.build(model.trainable_variables)
@@ -100,7 +104,11 @@ class _Loop:
         if self.mesh is not None:
             memory.keep_less()
         self.training, self.evaluation = _functions(
-            model, model.optimizer, self.mesh, plan.batch_size
+            model,
+            model.optimizer,
+            self.mesh,
+            plan.batch_size,
+            self.recorder.kind if self.recorder else "off",
         )
         self.train = placement.copied(self.mesh, (train.images, train.labels))
         self.test = placement.copied(self.mesh, (test.images, test.labels))
@@ -110,7 +118,7 @@ class _Loop:
         if self.foreign:
             build_metrics(model)
         self.hooks = keras.callbacks.CallbackList(
-            [*callbacks, autosave] if autosave else list(callbacks),
+            [*callbacks, *(own for own in (recorder, autosave) if own)],
             add_history=True,
             model=model,
             epochs=plan.epochs,
@@ -169,6 +177,9 @@ class _Loop:
                 finite.check(state["optimizer"][counter])
                 chosen = placement.cut(self.mesh, chosen)
                 state = self.training(state, *self.train, chosen)
+                if self.recorder:
+                    state, rows = state
+                    self.recorder.add(self.done, rows)
                 for step in range(self.done, self.done + len(chosen)):
                     for callback in self.steppers:
                         callback.on_train_batch_end(step)
@@ -249,47 +260,60 @@ def fits(*splits: Split) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _functions(
-    model: keras.Model, optimizer: keras.Optimizer, mesh: Mesh | None, batch_size: int
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    mesh: Mesh | None,
+    batch_size: int,
+    record: str,
 ) -> tuple[Executables, Executables]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
-    training = training_function(model, mesh, batch_size)
+    training = training_function(model, mesh, batch_size, record)
     return training, _evaluation_function(model, mesh)
 
 
 def training_function(
-    model: keras.Model, mesh: Mesh | None = None, batch_size: int = 0
+    model: keras.Model,
+    mesh: Mesh | None = None,
+    batch_size: int = 0,
+    record: str = "off",
 ) -> Executables:
     """Return the compiled training step of a model, its optimiser built.
 
     It is a function of a state (as `read_state` returns it; its arrays are given away),
     the images, uint8, the labels, int32, and the indices of some batches, int32
     `(steps, batch)`; it returns the state after these steps, whose `sums` have grown by
-    the batches' losses and hits. State and images are on each device of the mesh, the
+    the batches' losses and hits; with `record`, that state and the steps' numbers, as
+    `recorder.row` has them. State and images are on each device of the mesh, the
     batches cut.
     """
-    step = _step_function(model)
+    step = _step_function(model, record)
 
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
-    ) -> State:
+    ) -> State | tuple[State, jax.Array]:
         partial = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
         stock = mesh is not None and partial
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
             if len(chosen) == 1:
                 parts = placement.in_parts(mesh, model, chosen[0])
-                return step(state, images, labels, parts)
-            return jax.lax.scan(
-                lambda state, batch: (step(state, images, labels, batch[None]), None),
-                state,
-                chosen,
-            )[0]
+                state, numbers = step(state, images, labels, parts)
+                rows = None if numbers is None else numbers[None]
+            else:
+                state, rows = jax.lax.scan(
+                    lambda state, batch: step(state, images, labels, batch[None]),
+                    state,
+                    chosen,
+                )
+            return state if rows is None else (state, rows)
 
     return Executables(steps, {"donate_argnums": 0, **placement.options(mesh)})
 
 
-def _step_function(model: keras.Model) -> Callable[..., State]:
+def _step_function(
+    model: keras.Model, record: str
+) -> Callable[..., tuple[State, jax.Array | None]]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
     optimizer, smoothing = model.optimizer, losses.smoothing_of(model)
     finite.counts(optimizer)  # the variable must be there before a trace
@@ -306,6 +330,17 @@ def _step_function(model: keras.Model) -> Callable[..., State]:
             return optimizer.scale_loss(loss), (others, sums)
 
     gradient = jax.grad(loss_of, has_aux=True)
+
+    def numbers(state, weights, gradients, sums) -> jax.Array | None:
+        if record == "off":
+            return None
+        loss = sums["loss"] / sums["images"]
+        pairs = zip(optimizer.variables, state["optimizer"], strict=True)
+        with keras.StatelessScope(state_mapping=list(pairs)):
+            rate = optimizer.learning_rate
+            return recorder.row(
+                *(record, model, loss, rate, gradients, state["weights"], weights)
+            )
 
     def gradient_of(
         state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
@@ -331,7 +366,7 @@ def _step_function(model: keras.Model) -> Callable[..., State]:
 
     def step(
         state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
-    ) -> State:
+    ) -> tuple[State, jax.Array | None]:
         counter = finite.index(optimizer)
         gradients, (others, sums) = gradient_of(state, images, labels, parts)
         weights, slots = optimizer.stateless_apply(
@@ -355,7 +390,7 @@ def _step_function(model: keras.Model) -> Callable[..., State]:
         # The update reads the old values anyway: choosing costs no pass of its own.
         new = jax.tree.map(kept, new, state)
         new["optimizer"][counter] = counts
-        return new
+        return new, numbers(state, new["weights"], gradients, sums)
 
     return step
 

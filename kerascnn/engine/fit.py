@@ -11,12 +11,13 @@ import keras
 import numpy as np
 
 from kerascnn import data
-from kerascnn.engine import finite
+from kerascnn.engine import finite, recorder
 from kerascnn.engine.steps import build_metrics, compiled_loss, gradients
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
     from kerascnn.engine.plan import Plan
+    from kerascnn.engine.recorder import Recorder
     from kerascnn.training.autosave import Autosave
 
 # Keras's operations have no types of their own: pyright would take many for None.
@@ -82,10 +83,10 @@ class _Callbacks(keras.callbacks.CallbackList):
         plan: Plan,
         steps: int,
         autosave: Autosave | None,
+        recorder: Recorder | None,
     ):
-        every = [*callbacks, autosave] if autosave else list(callbacks)
         super().__init__(
-            every,
+            [*callbacks, *(own for own in (recorder, autosave) if own)],
             add_history=True,
             model=model,
             epochs=plan.epochs,
@@ -96,6 +97,7 @@ class _Callbacks(keras.callbacks.CallbackList):
         self._plan = plan
         self._steps = steps
         self._autosave = autosave
+        self.recorder = recorder
         self._epoch = plan.initial_epoch
         self.counts: Any = None  # of the step that was called last
         self._counts: Any = None
@@ -175,6 +177,7 @@ def fit(
     plan: Plan,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     autosave: Autosave | None = None,
+    recorder: Recorder | None = None,
 ) -> None:
     """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch."""
     # After a `NotFiniteError` the model is as it was before that step.
@@ -188,11 +191,13 @@ def fit(
         plan,
         plan.steps(len(train)),
         autosave,
+        recorder,
     )
     trained: Any = model
-    if "train_step" not in vars(model):
+    arguments = model, recorder.kind if recorder else "off"
+    if getattr(vars(model).get("train_step"), "args", None) != arguments:
         step = _jax_step if keras.backend.backend() == "jax" else _step
-        trained.train_step = functools.partial(step, model)
+        trained.train_step = functools.partial(step, *arguments)
         trained.train_function = None
     trained.make_train_function()
     whole: Any = trained.train_function
@@ -221,14 +226,18 @@ def evaluate(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
 def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any):
     """Call a model's training function, but not for steps that were done before.
 
-    The guard's counts go to the hooks: they are no metric, and neither Keras's epoch
-    nor a callback that calls `train_on_batch` must find them in the logs.
+    The guard's counts go to the hooks, and the step's numbers to the recorder: they are
+    no metric, and neither Keras's epoch nor a callback that calls `train_on_batch` must
+    find them in the logs.
     """
     on_jax = keras.backend.backend() == "jax"
     if not hooks.skips(hooks.step):
         found = whole(*arguments)
         logs = found[0] if on_jax else found
         hooks.counts = logs.pop("guard")
+        numbers = logs.pop("recorded", None)
+        if numbers is not None:
+            hooks.recorder.add(hooks.step, numbers[None])
         return found
     if on_jax:
         state, iterator = arguments
@@ -239,7 +248,7 @@ def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any
     return hooks.no_logs
 
 
-def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
+def _jax_step(model: Any, record: str, state: tuple, data: Any) -> tuple[dict, tuple]:
     """As `keras.Model.train_step` on JAX, but a bad step changes nothing."""
     import jax
 
@@ -268,10 +277,17 @@ def _jax_step(model: Any, state: tuple, data: Any) -> tuple[dict, tuple]:
         (weights, others, optimizer, metrics),
     )
     new_state[2][index] = counts
-    return logs | {"guard": counts}, new_state
+    logs["guard"] = counts
+    if record != "off":
+        with keras.StatelessScope(state_mapping=values):
+            rate = model.optimizer.learning_rate
+            logs["recorded"] = recorder.row(
+                *(record, model, loss, rate, found, weights, new_state[0])
+            )
+    return logs, new_state
 
 
-def _step(model: Any, data: Any) -> dict:
+def _step(model: Any, record: str, data: Any) -> dict:
     """As `keras.Model.train_step` elsewhere, but a bad step changes nothing."""
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
     # What a forward pass changes besides the weights, with its values.
@@ -283,12 +299,20 @@ def _step(model: Any, data: Any) -> dict:
         variable = finite.counts(model.optimizer)
         keep, counts = finite.judge(variable.value, loss, found, model.optimizer)
         variable.assign(counts)
+        rate = model.optimizer.learning_rate if record != "off" else None
+        rate = rate if rate is None else ops.copy(rate)  # a schedule goes by the step
+        full = record == "full"
+        old = [ops.copy(v) if full else v for v in model.trainable_variables]
 
         def update() -> None:
             model.optimizer.apply(found, model.trainable_variables)
 
         ops.cond(keep, update, lambda: None)
         logs = _logs(model, images, labels, logits, loss)
+        if record != "off":
+            logs["recorded"] = recorder.row(
+                *(record, model, loss, rate, found, old, model.trainable_variables)
+            )
         for other, value in before:
             other.assign(ops.where(keep, other, value))
         return logs | {"guard": ops.copy(counts)}

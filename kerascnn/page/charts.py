@@ -7,6 +7,7 @@ aloud under the pointer, and without a script the legend shows the last ones.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ def lines(
     write: Callable[[float], str] = number,
     levels: Sequence[Level] = (),
     from_zero: bool = True,
+    log: bool = False,
 ) -> Markup:
     """Draw lines over epochs, with a legend that shows the last values.
 
@@ -89,13 +91,14 @@ def lines(
         write: How a value is written.
         levels: Values to compare with.
         from_zero: Whether the y axis begins at 0.
+        log: Whether the y axis goes by powers of ten; values are above 0 then.
     """
     drawn_from = [(*each.values, *each.low, *each.high) for each in series]
     known = [v for each in drawn_from for v in each if v is not None]
     known += [level.value for level in levels]
-    ticks = _ticks(*_range(known, from_zero))
+    ticks = _powers(known) if log else _ticks(*_range(known, from_zero))
     across = _scale(min(points), max(points), LEFT, WIDTH - RIGHT)
-    up = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    up = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, log)
     drawn = [*_grid(ticks, up, write), _x_axis(points, across, unit)]
     drawn.append(_text(2, TOP - 14, axis, class_="axis"))
     for level in levels:
@@ -237,6 +240,148 @@ def histogram(values: np.ndarray, bins: int = 40) -> Markup:
     )
 
 
+def heat(
+    name: str,
+    rows: Sequence[str],
+    columns: Sequence[int],
+    values: np.ndarray,
+    bounds: Sequence[float],
+    *,
+    shade: str,
+    write: Callable[[float], str] = number,
+    unit: str = "epoch",
+) -> Markup:
+    """Draw values as cells, darker where they are larger, with a key to the shades.
+
+    Args:
+        name: What the chart shows, read aloud in its place.
+        rows: What the rows say.
+        columns: Whole numbers along the x axis, rising.
+        values: `(rows, columns)`; NaN where there is none.
+        bounds: Four values that part five shades.
+        shade: `"r"`, blue, or `"w"`, orange, where a 0 has no shade of its own.
+        write: How a value is written.
+        unit: What the x axis says.
+    """
+    left, height = 112, 17
+    width = (WIDTH - left) / len(columns)
+    drawn = []
+    for r, row in enumerate(rows):
+        y = r * height
+        short = row if len(row) <= 18 else f"{row[:17]}…"
+        drawn.append(
+            tag("text", short, tag("title", row), x=left - 6, y=y + 12, **_END)
+        )
+        for c, value in enumerate(values[r]):
+            level = int(np.searchsorted(bounds, value, side="right")) + 1
+            nothing = not math.isfinite(value) or (shade == "w" and value == 0)
+            drawn.append(
+                tag(
+                    "rect",
+                    tag("title", f"{row}, {unit} {columns[c]}: {_said(value, write)}"),
+                    class_="none" if nothing else f"{shade}{level}",
+                    x=round(left + c * width, 2),
+                    y=y,
+                    width=f"{max(width - 1, 0.5):.2f}",
+                    height=height - 1,
+                )
+            )
+    bottom = len(rows) * height
+    every = max(math.ceil(len(columns) / 8), 1)
+    for c in range(0, len(columns), every):
+        x = left + (c + 0.5) * width
+        drawn.append(_text(x, bottom + 13, str(columns[c]), text_anchor="middle"))
+    middle = (left + WIDTH) / 2
+    drawn.append(_text(middle, bottom + 28, unit, class_="axis", text_anchor="middle"))
+    last = [f"{row} {_said(v[-1], write)}" for row, v in zip(rows, values, strict=True)]
+    svg = tag(
+        "svg",
+        *drawn,
+        class_="heat",
+        viewBox=f"0 0 {WIDTH} {bottom + 34}",
+        role="img",
+        aria_label=f"{name}. At {unit} {columns[-1]}: {', '.join(last)}",
+    )
+    ends = ["", *map(write, bounds), ""]
+    key = [
+        f"under {high}" if not low else f"{low} to {high}" if high else f"{low} or more"
+        for low, high in itertools.pairwise(ends)
+    ]
+    items = [tag("li", says, class_=f"{shade}{i + 1}") for i, says in enumerate(key)]
+    return tag("div", svg, tag("ul", *items, class_="key"))
+
+
+_END = {"text_anchor": "end"}
+
+
+def _said(value: float, write: Callable[[float], str]) -> str:
+    return write(value) if math.isfinite(value) else "–"
+
+
+def small(
+    name: str,
+    points: Sequence[int],
+    low: np.ndarray,
+    middle: np.ndarray,
+    high: np.ndarray,
+    log: bool = False,
+) -> Markup:
+    """Draw a value and its range over epochs, as one of many small charts.
+
+    Args:
+        name: What the chart shows, read aloud in its place.
+        points: The epochs.
+        low: The range's lower ends, one for each point.
+        middle: The values.
+        high: The range's upper ends.
+        log: Whether the axis goes by powers of ten.
+    """
+    width, height = 160, 56
+    values = [_known(each, log) for each in (low, middle, high)]
+    known = [v for each in values for v in each if v is not None] or [1.0]
+    bottom, top = _range([min(known), max(known)], from_zero=False)
+    across = _scale(min(points), max(points), 0, width)
+    up = _scale(bottom, top, height, 2, log)
+    series = Series(name, "test", values[1], values[0], values[2])
+    if len(points) == 1:  # a line of one point has no length
+        points, across = [0, 1], _scale(0, 1, 0, width)
+        values = [each * 2 for each in values]
+        series = Series(name, "test", values[1], values[0], values[2])
+    path = _line(series, points, across, up)[0]
+    shown = [v for v in values[1] if v is not None]
+    last = f"{number(shown[0])} to {number(shown[-1])}" if shown else "nothing"
+    zero = []
+    if not log and bottom < 0 < top:
+        y = up(0)
+        zero = [tag("line", class_="zero", x1=0, x2=width, y1=y, y2=y)]
+    return tag(
+        "svg",
+        _band(series, points, across, up),
+        *zero,
+        path,
+        _text(0, height + 13, f"{bottom:.2g} to {top:.2g}"),
+        viewBox=f"0 0 {width} {height + 16}",
+        role="img",
+        aria_label=f"{name}: {last}, within {number(bottom)} to {number(top)}.",
+    )
+
+
+def _known(values: np.ndarray, log: bool = False) -> list[float | None]:
+    """Return numbers, and `None` for what can't be drawn."""
+    return [
+        float(v) if math.isfinite(v) and (v > 0 or not log) else None for v in values
+    ]
+
+
+def _powers(known: Sequence[float]) -> list[float]:
+    """Return powers of ten from below the lowest to above the highest value."""
+    low, high = (min(known), max(known)) if known else (0.1, 1.0)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    last = max(last, first + 1)
+    step = math.ceil((last - first) / 6)
+    return [10.0**n for n in range(first, last + step, step)]
+
+
 def _range(known: Sequence[float], from_zero: bool) -> tuple[float, float]:
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if from_zero:
@@ -253,7 +398,10 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(first, last + 1)]
 
 
-def _scale(low: float, high: float, start: float, end: float):
+def _scale(low: float, high: float, start: float, end: float, log: bool = False):
+    if log:
+        inside = _scale(math.log10(low), math.log10(high), start, end)
+        return lambda value: inside(math.log10(value))
     span = (high - low) or 1.0
     middle = 0.5 if high == low else None
 
@@ -276,7 +424,8 @@ def _grid(ticks: Sequence[float], up, write: Callable[[float], str]) -> list[Mar
 def _x_axis(points: Sequence[int], across, unit: str) -> Markup:
     first, last = min(points), max(points)
     step = max(math.ceil((last - first) / 6), 1)
-    step = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, step) if n >= step)
+    power = 10 ** math.floor(math.log10(step))
+    step = next(n for n in (power, 2 * power, 5 * power, 10 * power) if n >= step)
     marks = [n for n in range(first, last + 1) if n % step == 0]
     if not marks or marks[0] - first > step / 2:
         marks.insert(0, first)

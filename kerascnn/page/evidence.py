@@ -66,8 +66,8 @@ class Evidence:
         shown: Training images, uint8 `(n, height, width, channels)`.
         augmented: The same as training shows them, uint8 `(n, draws, height, width,
             channels)`; `None` where the transform draws nothing.
-        recorded: What a recorder has kept of layers over epochs, such as shares of
-            dead units, arrays by name; `None` where a run has recorded nothing.
+        recorded: The run's `record.npz`, as `Run.recorded` returns it; `None` where the
+            run has recorded nothing.
     """
 
     run: Run
@@ -139,6 +139,7 @@ def gather(run: Run) -> Evidence:
         looked=looked,
         shown=shown,
         augmented=augmented,
+        recorded=run.recorded,
     )
 
 

@@ -88,7 +88,17 @@ def curves(evidence: Evidence) -> Figure | None:
 
 
 def learning_rate(evidence: Evidence) -> Figure | None:
-    """The learning rate at which each epoch began."""
+    """The learning rate of every step; of a run without a record, of every epoch."""
+    found = evidence.recorded
+    if found and np.isfinite(found["learning_rate"]).any():
+        figure = _figure(4.5, 3.2)
+        axes = figure.subplots()
+        axes.step(found["step"], found["learning_rate"], where="post", color=GREY)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("learning rate")
+        axes.set_xlabel("step")
+        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+        return figure
     pairs = [(r["epoch"], r.get("learning_rate")) for r in evidence.metrics]
     pairs = [pair for pair in pairs if pair[1] is not None]
     if not pairs:

@@ -6,7 +6,6 @@ where a run has nothing for its panel, and the page leaves the panel out.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +13,9 @@ import numpy as np
 from markupsafe import Markup
 
 from kerascnn import runs
-from kerascnn.page import charts, findings, pictures
+from kerascnn.page import charts, findings, pictures, recorded
 from kerascnn.page.evidence import Evidence
+from kerascnn.page.panel import Panel
 from kerascnn.page.pictures import Sheet
 from kerascnn.recipe import Course
 from kerascnn.report.summary import compared
@@ -29,27 +29,8 @@ MOST_CLASSES = 25
 HISTOGRAMS = 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """A part of the page.
-
-    Args:
-        name: Its template and its anchor.
-        title: Its heading.
-        reading: How to read it, and what would worry: one or two plain sentences.
-        data: What its template shows.
-        sheets: The pictures that it shows tiles of.
-    """
-
-    name: str
-    title: str
-    reading: str
-    data: dict[str, Any]
-    sheets: tuple[Sheet, ...] = ()
-
-
 def curves(evidence: Evidence) -> Panel | None:
-    """Loss and accuracy by epoch, on both sets, and the learning rate."""
+    """Loss and accuracy by epoch; the learning rate, where no step recorded it."""
     metrics = evidence.metrics
     if not metrics:
         return None
@@ -75,7 +56,7 @@ def curves(evidence: Evidence) -> Panel | None:
         "Accuracy": charts.accuracy(epochs, both("accuracy"), levels),
     }
     rates = [record.get("learning_rate") for record in metrics]
-    if any(rates):
+    if any(rates) and evidence.recorded is None:
         drawn["Learning rate"] = charts.lines(
             "Learning rate by epoch",
             epochs,
@@ -393,9 +374,14 @@ def weights(evidence: Evidence) -> Panel | None:
 
 
 GROUPS: tuple[tuple[str, str, tuple[Callable[[Evidence], Panel | None], ...]], ...] = (
-    ("training", "Did training go well?", (curves,)),
+    ("training", "Did training go well?", (curves, recorded.steps)),
     ("errors", "Where is it wrong?", (confusion, worst, per_class, calibration)),
     ("inside", "What does it see?", (grad_cam, feature_maps, filters)),
+    (
+        "layers_trained",
+        "How did its layers train?",
+        (recorded.by_layer, recorded.activations, recorded.statistics),
+    ),
     ("made", "What it was made of", (augmentation, layers, weights)),
 )
 

@@ -21,6 +21,7 @@ from kerascnn.training import callback_state, checkpoint
 from kerascnn.training.progress import Record, learning_rate, measured
 
 if TYPE_CHECKING:
+    from kerascnn.engine.recorder import Recorder
     from kerascnn.runs import Run
     from kerascnn.training.checkpoint import Checkpoint
 
@@ -58,6 +59,7 @@ class Autosave(keras.callbacks.Callback):
     start: Checkpoint | None = None
     validation: bool = False
     renewed: Collection[str] = ()
+    recorder: Recorder | None = None
 
     def __post_init__(self):
         super().__init__()
@@ -210,6 +212,8 @@ class Autosave(keras.callbacks.Callback):
         states, arrays = self._states or callback_state.capture(
             self.callbacks, self._made
         )
+        state = self.recorder.state() if self.recorder else {}
+        recorded = {f"recorded/{name}": array for name, array in state.items()}
         manifest = {
             "identity": dict(self.identity),
             "engine": self.engine,
@@ -232,7 +236,7 @@ class Autosave(keras.callbacks.Callback):
                 name: np.asarray(ops.convert_to_numpy(copies.pop(name)))
                 for name in list(copies)
             }
-            return on_host | arrays
+            return on_host | arrays | recorded
 
         self._cost = time.perf_counter() - start + self.writer.seconds
         self.writer.start(fetched, manifest)
@@ -248,6 +252,11 @@ class Autosave(keras.callbacks.Callback):
                 variable.assign(value)
         if "learning_rate" in self.renewed:
             model.optimizer.learning_rate = rate
+        if self.recorder:
+            named = (key.partition("/") for key in saved.arrays)
+            names = [name for group, _, name in named if group == "recorded"]
+            arrays = {name: saved.arrays[f"recorded/{name}"] for name in names}
+            self.recorder.restore(arrays)
         self.counted = finite.steps(model.optimizer)
         _set_random_states(saved.group("random"))
         callback_state.restore(

@@ -16,6 +16,8 @@ import tyro
 from kerascnn import UsageError, text
 from kerascnn.process.backend import BACKENDS
 
+RECORDS = ("off", "light", "full")
+
 # The help of an option that is None by default says in words what that means.
 _arg = functools.partial(tyro.conf.arg, help_behavior_hint="")
 Integer = Annotated[int | None, _arg(metavar="N")]
@@ -23,6 +25,7 @@ Number = Annotated[float | None, _arg(metavar="X")]
 Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
 # Not a Literal: of those that may be left out, tyro also offers None.
 Backend = Annotated[str | None, _arg(metavar=f"{{{','.join(BACKENDS)}}}")]
+Recorded = Annotated[str | None, _arg(metavar=f"{{{','.join(RECORDS)}}}")]
 
 _MOST_SEEDS = 1000
 
@@ -77,6 +80,10 @@ class Overrides:
     """Make a GPU compute the same bits each time. It costs speed: XLA takes only
     kernels that add in a fixed order and tries out no others; TensorFlow and PyTorch
     refuse operations that have none. A CPU computes the same bits anyway."""
+    record: Recorded = None
+    """What to keep of the training's inside in record.npz (default: KERASCNN_RECORD in
+    the environment, else full). light: each step's loss, learning rate and gradient
+    norm; full: each epoch's dead units, ratios and statistics by layer too."""
     report: bool = True
     """Write the page of the run, report.html, when it has finished."""
     resume: Folder = None
@@ -98,6 +105,8 @@ class Overrides:
             raise UsageError("--force needs --resume, or `kerascnn resume RUN`.")
         if self.backend is not None:
             text.choose(self.backend, BACKENDS, "backend")
+        if self.record is not None:
+            text.choose(self.record, RECORDS, "record")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise UsageError(
                 f"--learning-rate {self.learning_rate}: expected a number above 0."
@@ -113,6 +122,14 @@ class Overrides:
             raise UsageError(
                 f"--checkpoint-minutes {self.checkpoint_minutes}: expected 0 or more."
             )
+
+    @property
+    def recorded(self) -> str:
+        """What of the training's inside is kept: one of `RECORDS`."""
+        if self.record is not None:
+            return self.record
+        name = "KERASCNN_RECORD"
+        return text.choose(os.environ.get(name) or "full", RECORDS, name)
 
     @property
     def changed(self) -> list[str]:

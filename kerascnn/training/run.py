@@ -18,6 +18,7 @@ from kerascnn.data import limited, usual
 from kerascnn.engine import finite, fit, views
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
+from kerascnn.engine.recorder import Recorder
 from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
@@ -146,6 +147,10 @@ def _train(
         progress = Progress(case.plan.epochs, case.steps, validation=case.held_out)
         trained_on = min(case.steps * case.plan.batch_size, len(case.train))
         record = Record(run, trained_on, case.kept, validation=case.held_out)
+        recorder = Recorder(
+            overrides.recorded,
+            *(case.kept, case.train.images, case.steps, run.write_recorded),
+        )
         autosave = Autosave(
             run=run,
             identity=resume.identity(run.config),
@@ -153,6 +158,7 @@ def _train(
             epochs=case.plan.epochs,
             callbacks=case.callbacks,
             record=record,
+            recorder=recorder,
             signals=stack.enter_context(heard),
             engine=config["engine"],
             minutes=overrides.checkpoint_minutes,
@@ -175,6 +181,8 @@ def _train(
             hidden = () if finished else (Exception,)
             with contextlib.suppress(*hidden):
                 autosave.writer.wait()
+            with contextlib.suppress(*hidden):
+                recorder.write()
             # Also after Ctrl-C: the epochs that were trained are not to be lost.
             with contextlib.suppress(*hidden):
                 if run.metrics:
@@ -255,7 +263,11 @@ def _fit(
         if keras.backend.backend() == "jax":
             memory.forget_compiled()
         images = case.train, case.test
-        case.engine.fit(case.model, *images, case.plan, callbacks, autosave=autosave)
+        case.engine.fit(
+            *(case.model, *images, case.plan, callbacks),
+            autosave=autosave,
+            recorder=autosave.recorder,
+        )
     except finite.NotFiniteError as error:
         # After a stop the model is as it was before the bad step. Where that can't be
         # computed again, such as for want of memory, the error stands alone.
@@ -279,6 +291,7 @@ def _config(case: _Case) -> dict[str, Any]:
     dataset, plan = case.dataset, case.plan
     description = describe.describe(recipe)
     return {
+        "format": runs.FORMAT,
         "id": uuid.uuid4().hex,
         "recipe": recipe.name,
         "recipe_file": recipe.own_file and str(recipe.own_file),
@@ -357,6 +370,7 @@ def _go_on(
     run.write_config((config if changed else before) | resumed)
     checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
+    run.remove_recorded()
     where = (
         f"epoch {start.epoch + 1}, after {start.step} of {case.steps} steps"
         if start

@@ -149,6 +149,7 @@ def step(name: str) -> dict[str, int]:
     from kerascnn import recipe as recipes
 
     own_batches = ["--batch-size", str(recipes.load(name).batch_size)]
+    own_batches += ["--record", "off"]
     found = []
     compile_ = jax.stages.Lowered.compile
 
