@@ -50,6 +50,7 @@ def train(
     on_nan: Literal["stop", "skip"] = "stop",
     deterministic: bool = False,
     record: Literal["off", "light", "full"] | None = None,
+    log: str | None = None,
     report: bool = True,
     resume: Folder = None,
     force: bool = False,
@@ -88,6 +89,8 @@ def train(
             `"light"`, each step's loss, learning rate and gradient norm; `"full"`, each
             epoch's numbers of the layers too; nothing with `"off"` (default: the
             environment's `KERASCNN_RECORD`, else `"full"`).
+        log: Write each epoch's numbers for other programs too: `"csv"`,
+            `"tensorboard"`, or `"csv,tensorboard"`.
         report: Write the page of the run, `report.html`, when it has finished; never
             where the environment variable `KERASCNN_REPORT` is 0.
         resume: The folder of a run to go on with, with its own options but for those

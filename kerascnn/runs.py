@@ -311,7 +311,7 @@ class Run:
     def replace_metrics(self, metrics: list[dict[str, Any]]) -> None:
         """Write the records of the epochs anew, for a run that goes back to them."""
         text = "".join(_json(record) + "\n" for record in metrics)
-        self._write_text("metrics.jsonl", text)
+        self.write_text("metrics.jsonl", text)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -384,9 +384,10 @@ class Run:
             raise UsageError(f"{path} can't be read: {error}") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        self._write_text(name, _json(value, indent=2) + "\n")
+        self.write_text(name, _json(value, indent=2) + "\n")
 
-    def _write_text(self, name: str, text: str) -> None:
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the run whole or not at all."""
         with self.writing(name) as path:
             temporary = self.folder / f".{name}.partial"
             temporary.write_text(text, "utf-8")

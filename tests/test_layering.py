@@ -84,7 +84,8 @@ ORDER = {
     ],
     "training": [
         *("__init__", "options", "callback_state", "checkpoint"),
-        *("build", "forecast", "progress", "resume", "autosave", "run"),
+        *("build", "forecast", "screens", "progress", "logs", "resume", "autosave"),
+        "run",
     ],
     "twins": [
         *("rules", "twin", "initial"),

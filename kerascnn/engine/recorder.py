@@ -120,6 +120,16 @@ class Recorder(keras.callbacks.Callback):
         """
         self._rows.append((before, rows))
 
+    def latest(self) -> tuple[float, ...] | None:
+        """Return a step's loss, learning rate and gradient norm, of the epoch.
+
+        The last step's may be under way; those before it are not waited for.
+        """
+        if len(self._rows) < 2:
+            return None
+        numbers = np.asarray(ops.convert_to_numpy(self._rows[-2][1]))[-1]
+        return tuple(map(float, numbers[: len(STEP)]))
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._rows = epoch, []
 
@@ -142,7 +152,9 @@ class Recorder(keras.callbacks.Callback):
             for name, values in _of_steps(*self._stacked()).items():
                 found[name] = _joined(found.get(name), values)
         if found and self.kind != "off":
-            self._save(found | self._names())
+            found |= self._names()
+            # In one order, whether the run has gone on or not.
+            self._save({name: found[name] for name in sorted(found)})
         self._written = time.perf_counter()
 
     def state(self) -> dict[str, np.ndarray]:

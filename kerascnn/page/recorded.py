@@ -81,14 +81,14 @@ def by_layer(evidence: Evidence) -> Panel | None:
             "Gradient / weight",
             "Norm of a kernel’s gradient by the norm of its weights. Far smaller in "
             "the first layers than in the last: the gradient vanishes on its way.",
-            ([1e-4, 1e-3, 1e-2, 1e-1], "r", charts.number),
+            ([1e-4, 1e-3, 1e-2, 1e-1], "r", _digits),
         ),
         (
             "update_to_weight",
             "kernel_layers",
             "Update / weight",
             "How much of itself a kernel changes in a step. About 0.001 is usual.",
-            ([1e-5, 1e-4, 1e-3, 1e-2], "r", charts.number),
+            ([1e-5, 1e-4, 1e-3, 1e-2], "r", _digits),
         ),
     ]
     for name, of, title, says, (bounds, shade, write) in kinds:
@@ -207,14 +207,19 @@ def _map(
     if not len(values):
         return None
     epochs = found["epoch"]
-    number = min(len(epochs), COLUMNS)
-    chosen = np.linspace(0, len(epochs) - 1, number).round().astype(int)
+    every = -(-len(epochs) // COLUMNS)
+    chosen = np.arange(len(epochs) - 1, -1, -every)[::-1]
     return charts.heat(
         f"{title} by layer and epoch",
         *(names.tolist(), epochs[chosen].tolist(), values[:, chosen], bounds),
         shade=shade,
         write=write,
     )
+
+
+def _digits(value: float) -> str:
+    """Write a small number without an exponent: `0.00001`."""
+    return np.format_float_positional(float(f"{value:.3g}"), trim="-")
 
 
 def _note(layers: int) -> str:

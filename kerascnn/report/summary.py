@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from kerascnn import runs
@@ -92,8 +93,16 @@ def peeking(best: dict[str, Any]) -> str:
 
 
 def tell(run: Run) -> None:
-    """Print the summary of a run that has ended."""
-    print(text(run), flush=True)
+    """Print a run's summary when it has ended; on a terminal its figure stands out."""
+    if sys.stdout is None:  # as it is after `>&-`
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    said = Text(text(run))
+    said.highlight_regex(r"(?m)^  (?:test|validation) accuracy +[\d.]+%", "bold green")
+    Console().print(said, soft_wrap=True)
+    sys.stdout.flush()
 
 
 def compared(config: dict[str, Any]) -> dict[str, str | None]:

@@ -17,6 +17,7 @@ from kerascnn import UsageError, text
 from kerascnn.process.backend import BACKENDS
 
 RECORDS = ("off", "light", "full")
+LOGS = ("csv", "tensorboard")
 
 # The help of an option that is None by default says in words what that means.
 _arg = functools.partial(tyro.conf.arg, help_behavior_hint="")
@@ -25,6 +26,7 @@ Number = Annotated[float | None, _arg(metavar="X")]
 Folder = Annotated[Path | None, _arg(metavar="FOLDER")]
 # Not a Literal: of those that may be left out, tyro also offers None.
 Backend = Annotated[str | None, _arg(metavar=f"{{{','.join(BACKENDS)}}}")]
+Logs = Annotated[str | None, _arg(metavar=",".join(LOGS))]
 Recorded = Annotated[str | None, _arg(metavar=f"{{{','.join(RECORDS)}}}")]
 
 _MOST_SEEDS = 1000
@@ -84,6 +86,9 @@ class Overrides:
     """What to keep of the training's inside in record.npz (default: KERASCNN_RECORD in
     the environment, else full). light: each step's loss, learning rate and gradient
     norm; full: each epoch's dead units, ratios and statistics by layer too."""
+    log: Logs = None
+    """Write each epoch's numbers for other programs too. csv: metrics.csv in the run's
+    folder; tensorboard: its events, in the folder tensorboard there."""
     report: bool = True
     """Write the page of the run, report.html, when it has finished."""
     resume: Folder = None
@@ -107,6 +112,8 @@ class Overrides:
             text.choose(self.backend, BACKENDS, "backend")
         if self.record is not None:
             text.choose(self.record, RECORDS, "record")
+        for name in self.log.split(",") if self.log is not None else ():
+            text.choose(name, LOGS, "log")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise UsageError(
                 f"--learning-rate {self.learning_rate}: expected a number above 0."

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from kerascnn.process import machine
 from kerascnn.process.estimate import Estimate
-from kerascnn.text import notebook
+from kerascnn.text import duration, notebook
 from kerascnn.training import build
+from kerascnn.training.screens import Notebook, Terminal, sparkline
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from kerascnn.engine.recorder import Recorder
     from kerascnn.runs import Run
 
 
@@ -126,8 +127,10 @@ class Record(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """Show how far the training is.
 
-    A terminal has a bar and a line an epoch, a notebook one line that changes, and a
-    pipe or a file a line an epoch.
+    A terminal has a line an epoch, and below them a bar with loss, learning rate, speed
+    and memory; a notebook has one line that changes, and a pipe or a file a line an
+    epoch. A step's numbers are those of `recorder`; `earlier` are the accuracies of
+    epochs before this start of the run.
     """
 
     # The epoch engine need not fill Keras's metrics and variables for this callback.
@@ -136,12 +139,25 @@ class Progress(keras.callbacks.Callback):
     # Reads nothing but the step's number, so Keras need not wait for the step's logs.
     async_safe = True
 
-    def __init__(self, epochs: int, steps: int, validation: bool = False):
+    def __init__(
+        self,
+        epochs: int,
+        steps: int,
+        validation: bool = False,
+        batch_size: int = 0,
+        recorder: Recorder | None = None,
+        earlier: Sequence[float | None] = (),
+    ):
         super().__init__()
         self.epochs = epochs
         self.steps = steps
         self.evaluated = "validation" if validation else "test"
-        self._screen: _Bar | _Line | None = None
+        self._batch_size, self._recorder = batch_size, recorder
+        self._accuracies = list(earlier)
+        self._screen: Terminal | Notebook | None = None
+        self._shown = 0.0
+        # When the first step of the epoch had ended, which may have been compiled.
+        self._since: tuple[float, int] | None = None
         self._estimate = Estimate(f"{epochs} epochs of {steps} steps", epochs * steps)
         # In its first epoch a model is compiled, but by PyTorch.
         self._compiles = keras.backend.backend() != "torch"
@@ -152,14 +168,15 @@ class Progress(keras.callbacks.Callback):
 
         console = Console()
         if notebook() is not None:
-            self._screen = _Line()
+            self._screen = Notebook()
         elif console.is_terminal:
-            self._screen = _Bar(console, self.epochs * self.steps)
+            self._screen = Terminal(console, self.epochs * self.steps)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Start the epoch's clock."""
         self._epoch = epoch
         self._start = time.perf_counter()
+        self._since, self._shown = None, 0.0
         if self._screen is None and self._compiles:
             print("The first epoch begins with compiling: a minute or so.", flush=True)
         self._show(step=0)
@@ -173,6 +190,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Print the epoch's line."""
         numbers = measured(logs)
+        self._accuracies.append(numbers["val_accuracy"])
         line = (
             f"epoch {epoch + 1:{len(str(self.epochs))}}/{self.epochs}"
             f"  loss {numbers['loss']:.4f}  accuracy {numbers['accuracy']:6.2%}"
@@ -197,70 +215,45 @@ class Progress(keras.callbacks.Callback):
             self._screen = None
 
     def _show(self, step: int) -> None:
-        if self._screen is None:
+        now = time.perf_counter()
+        if step and self._since is None:
+            self._since = now, step
+        if self._screen is None or now - self._shown < self._screen.SECONDS:
             return
+        self._shown = now
         compiling = self._compiles and step == 0
-        doing = "compiling" if compiling else f"step {step}/{self.steps}"
+        doing = f"step {step}/{self.steps}"
         self._screen.at(
-            f"epoch {self._epoch + 1}/{self.epochs} {doing}",
+            f"epoch {self._epoch + 1}/{self.epochs} "
+            f"{'compiling, a minute or so' if compiling else doing}",
             self._epoch * self.steps + step,
+            self._facts(step, now),
+            self._curve(),
         )
 
+    def _facts(self, step: int, now: float) -> list[str]:
+        """Say what is known of the training at a step of the epoch."""
+        facts = []
+        if self._recorder and (latest := self._recorder.latest()):
+            facts = [f"loss {latest[0]:.4f}", f"learning rate {latest[1]:.3g}"]
+        if self._since and (steps := step - self._since[1]) > 0:
+            pace = (now - self._since[0]) / steps
+            left = pace * (self.steps * (self.epochs - self._epoch) - step)
+            facts.append(f"{self._batch_size / pace:,.0f} images/s")
+            if isinstance(self._screen, Notebook):  # the terminal's bar says it
+                facts.append(f"{duration(left)} left")
+        if memory := machine.peak_memory():
+            facts.append(f"peak memory {memory / 1e9:.2f} GB")
+        return facts
 
-class _Bar:
-    """A bar on a terminal, below the lines of the epochs that have ended."""
-
-    def __init__(self, console: Console, total: int):
-        from rich import progress
-
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.percentage:>3.0f} %"),
-            progress.TextColumn("time left"),
-            progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=total)
-        self._bar.start()
-
-    def at(self, text: str, done: int) -> None:
-        self._bar.update(self._task, completed=done, description=text)
-
-    def ended(self, line: str) -> None:
-        self._bar.console.print(line, highlight=False)
-
-    def close(self) -> None:
-        self._bar.stop()
-
-
-class _Line:
-    """A line in a notebook: the step, beside the epoch that ended last."""
-
-    SECONDS = 0.25  # between changes: each is a message to the browser
-
-    def __init__(self):
-        from IPython.display import display  # type: ignore[import-not-found]
-
-        self._last = ""
-        self._next = 0.0
-        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
-
-    def at(self, text: str, done: int) -> None:
-        if time.perf_counter() >= self._next:
-            self._put(f"{text}   {self._last}".rstrip())
-
-    def ended(self, line: str) -> None:
-        self._last = line
-        self._put(line)
-
-    def close(self) -> None:
-        pass
-
-    def _put(self, text: str) -> None:
-        self._next = time.perf_counter() + self.SECONDS
-        self._handle.update({"text/plain": text}, raw=True)
+    def _curve(self) -> str:
+        """Draw the epochs' accuracies, where there are two or more."""
+        if len(self._accuracies) < 2 or not (self._screen and self._screen.draws):
+            return ""
+        last = self._accuracies[-1]
+        last = float("nan") if last is None else last
+        curve = sparkline(self._accuracies)
+        return f"{self.evaluated} accuracy {curve} {last:.2%}"
 
 
 def choosing_by(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:

@@ -23,7 +23,7 @@ from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
 from kerascnn.text import one_line, say
-from kerascnn.training import build, checkpoint, forecast, resume
+from kerascnn.training import build, checkpoint, forecast, logs, resume
 from kerascnn.training.autosave import Autosave, check_start
 from kerascnn.training.build import compiled, image_size
 from kerascnn.training.options import Overrides
@@ -144,12 +144,16 @@ def _train(
         images = case.train, case.test
         if large := forecast.line(recipe.name, case.model, case.plan, *images):
             print(large, flush=True)
-        progress = Progress(case.plan.epochs, case.steps, validation=case.held_out)
         trained_on = min(case.steps * case.plan.batch_size, len(case.train))
         record = Record(run, trained_on, case.kept, validation=case.held_out)
         recorder = Recorder(
             overrides.recorded,
             *(case.kept, case.train.images, case.steps, run.write_recorded),
+        )
+        progress = Progress(
+            *(case.plan.epochs, case.steps, case.held_out, case.plan.batch_size),
+            recorder=recorder,
+            earlier=[runs.evaluated(epoch, "accuracy") for epoch in run.metrics],
         )
         autosave = Autosave(
             run=run,
@@ -169,7 +173,8 @@ def _train(
         )
         finished = False
         try:
-            own = [build.Epochs(case.model), record, progress]
+            logged = logs.callbacks(overrides.log, run)
+            own = [build.Epochs(case.model), record, *logged, progress]
             _fit(case, [*case.callbacks, *own], autosave)
             finished = True
         except KeyboardInterrupt as stop:

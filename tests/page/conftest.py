@@ -6,6 +6,7 @@ import kerascnn
 from kerascnn.page import evidence
 
 OPTIONS = {"data": "sample", "epochs": 2, "limit": 400, "batch_size": 64}
+OPTIONS |= {"record": "full"}
 
 
 @pytest.fixture(scope="session")
