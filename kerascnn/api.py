@@ -85,12 +85,10 @@ def train(
         on_nan: At a step whose loss or gradient is not finite, `"stop"` the run or
             `"skip"` the step.
         deterministic: Make a GPU compute the same bits each time.
-        record: What to keep of the training's inside, for `run.recorded` and the page:
-            `"light"`, each step's loss, learning rate and gradient norm; `"full"`, each
-            epoch's numbers of the layers too; nothing with `"off"` (default: the
-            environment's `KERASCNN_RECORD`, else `"full"`).
-        log: Write each epoch's numbers for other programs too: `"csv"`,
-            `"tensorboard"`, or `"csv,tensorboard"`.
+        record: What `run.recorded` keeps: nothing with `"off"`; with `"light"` loss,
+            learning rate and gradient norm by step; with `"full"` (default, unless the
+            environment has another `KERASCNN_RECORD`) the layers' numbers too.
+        log: Write the epochs for others: `"csv"`, `"tensorboard"`, `"csv,tensorboard"`.
         report: Write the page of the run, `report.html`, when it has finished; never
             where the environment variable `KERASCNN_REPORT` is 0.
         resume: The folder of a run to go on with, with its own options but for those
@@ -109,13 +107,7 @@ def train(
         >>> run = kerascnn.train("fashion_mlp", epochs=2, data="sample")
         >>> run.result["test_accuracy"]
     """
-    options = dict(locals())
-    del options["recipe"]
-    from kerascnn.training.options import Overrides
-
-    if not isinstance(recipe, Recipe):
-        recipe = recipes.load(recipe)
-    return _quietly(recipe, Overrides(**options))
+    return _trained(**locals())
 
 
 def resume(
@@ -185,6 +177,14 @@ def _report(run: Run) -> None:
     except Exception as error:
         command = f"kerascnn report {shlex.quote(str(run.folder))}"
         say(f"The page was not written ({one_line(error)}). `{command}` tries again.")
+
+
+def _trained(recipe: Recipe | str | Path, **options: Any) -> Run:
+    from kerascnn.training.options import Overrides
+
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(recipe)
+    return _quietly(recipe, Overrides(**options))
 
 
 def _quietly(

@@ -293,7 +293,9 @@ def readme_options() -> str:
         option = f"--{name.replace('_', '-')}"
         (metadata,) = getattr(hint, "__metadata__", (None,))
         if metadata:
-            option += f" {metadata.metavar.strip('{}').replace(',', '|')}"
+            named = metadata.metavar
+            one = named.startswith("{")
+            option += f" {named.strip('{}').replace(',', '|') if one else named}"
         elif choices := typing.get_args(hint):
             option += f" {'|'.join(choices)}"
         elif getattr(Run, name) is True:

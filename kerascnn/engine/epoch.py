@@ -331,17 +331,6 @@ def _step_function(
 
     gradient = jax.grad(loss_of, has_aux=True)
 
-    def numbers(state, weights, gradients, sums) -> jax.Array | None:
-        if record == "off":
-            return None
-        loss = sums["loss"] / sums["images"]
-        pairs = zip(optimizer.variables, state["optimizer"], strict=True)
-        with keras.StatelessScope(state_mapping=list(pairs)):
-            rate = optimizer.learning_rate
-            return recorder.row(
-                *(record, model, loss, rate, gradients, state["weights"], weights)
-            )
-
     def gradient_of(
         state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
     ) -> tuple[list, tuple[list, State]]:
@@ -390,9 +379,24 @@ def _step_function(
         # The update reads the old values anyway: choosing costs no pass of its own.
         new = jax.tree.map(kept, new, state)
         new["optimizer"][counter] = counts
-        return new, numbers(state, new["weights"], gradients, sums)
+        return new, _numbers(record, model, state, new, gradients, sums)
 
     return step
+
+
+def _numbers(
+    record: str, model: Any, state: State, new: State, gradients: list, sums: State
+) -> jax.Array | None:
+    """Return what is recorded of a step from one state to a new one."""
+    if record == "off":
+        return None
+    optimizer, loss = model.optimizer, sums["loss"] / sums["images"]
+    pairs = zip(optimizer.variables, state["optimizer"], strict=True)
+    with keras.StatelessScope(state_mapping=list(pairs)):
+        return recorder.row(
+            *(record, model, loss, optimizer.learning_rate),
+            *(gradients, state["weights"], new["weights"]),
+        )
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:

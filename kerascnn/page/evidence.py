@@ -165,7 +165,7 @@ def evaluated_images(run: Run) -> data.Split:
 
 
 def command(config: dict[str, Any]) -> str:
-    """Return the command that does a run again, without where data and caches lie."""
+    """Return the command that does a run again, without what decides no number."""
     plain, given = Overrides(), config.get("options", {})
     backend = config["environment"]["backend"]
     file = config.get("recipe_file")
@@ -174,7 +174,7 @@ def command(config: dict[str, Any]) -> str:
     if is_path(given.get("dataset") or ""):
         chosen["data"] = plain.data
     chosen["backend"] = None if backend == "jax" else backend
-    kept = ("data_dir", "cache_dir", "checkpoint_minutes")
+    kept = ("data_dir", "cache_dir", "checkpoint_minutes", "record", "log")
     for name, value in chosen.items():
         if name in kept or value == getattr(plain, name, None):
             continue

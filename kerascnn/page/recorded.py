@@ -136,7 +136,14 @@ def activations(evidence: Evidence) -> Panel | None:
         "The line is the mean of a layer’s outputs over epochs, the band one standard "
         "deviation on both sides. Worry about a band that closes (the layer answers "
         "the same to every image) or opens without end.",
-        {"rows": [("", made)], "note": _note(len(names))},
+        {
+            "rows": [("", made)],
+            "note": _note(
+                len(names),
+                "Measured after each epoch on the same images of the training set, "
+                "without random transforms and dropout.",
+            ),
+        },
     )
 
 
@@ -222,9 +229,6 @@ def _digits(value: float) -> str:
     return np.format_float_positional(float(f"{value:.3g}"), trim="-")
 
 
-def _note(layers: int) -> str:
+def _note(layers: int, says: str = "") -> str:
     more = f" {layers - LAYERS} more layers are not shown." if layers > LAYERS else ""
-    return (
-        "Measured after each epoch on the same images of the training set, without "
-        f"random transforms and dropout.{more}"
-    )
+    return (says + more).strip()

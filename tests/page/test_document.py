@@ -130,14 +130,15 @@ def test_the_gap_to_the_course_is_in_points(found):
 
 def test_the_curves_hold_every_epoch(page, lenet):
     charts = [json.loads(a["data-chart"]) for _, a in page.tags if "data-chart" in a]
-    loss, accuracy, rate = charts
+    loss, accuracy, rate, *_ = charts
     assert loss["at"] == ["epoch 1", "epoch 2"]
     for at, name in enumerate(("crossentropy", "test_crossentropy")):
         assert loss["values"][at] == [f"{v:.4g}" for v in lenet.history[name]]
     assert accuracy["values"][1] == [
         f"{100 * v:.4g}%" for v in lenet.history["test_accuracy"]
     ]
-    assert rate["values"][0] == ["0.001", "0.001"]
+    assert rate["values"][0] == ["0.001"] * 12
+    assert rate["at"][-1] == "step 12"
 
 
 def test_the_page_is_one_file_that_loads_nothing(page, text):
@@ -168,8 +169,8 @@ def test_each_panel_says_how_to_read_it(found):
     shown = [panel for *_, group in panels.grouped(found) for panel in group]
     names = [panel.name for panel in shown]
     assert names == [
-        *("curves", "confusion", "worst", "classes", "calibration"),
-        *("cam", "maps", "filters", "layers", "weights"),
+        *("curves", "steps", "confusion", "worst", "classes", "calibration"),
+        *("cam", "maps", "filters", "by_layer", "activations", "layers", "weights"),
     ]
     for panel in shown:
         assert "Worry" in panel.reading

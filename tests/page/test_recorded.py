@@ -142,7 +142,7 @@ def test_pytorch_finds_the_same_activations_and_dead_filters(found):
     for at in (4, 6):
         x = functional.relu(x @ weights[at] + weights[at + 1])
         answers.append(x)
-    last = {name: values[-1] for name, values in found.recorded.items()}
+    last = {name: values[-1] for name, values in found.recorded.items() if len(values)}
     for at, answer in enumerate(answers):
         units = answer.transpose(0, 1).flatten(1)
         dead = (units == 0).all(1).double().mean()
