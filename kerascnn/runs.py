@@ -20,8 +20,10 @@ from kerascnn.text import expanded, notebook
 if TYPE_CHECKING:
     import keras
     import numpy as np
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+
+# Of a run folder's files, in `config.json`: raised whenever an older program could
+# misread what a newer one writes. Folders without a number are of format 1 too.
+FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)

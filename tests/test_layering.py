@@ -69,7 +69,7 @@ ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}
 # Inside a room: each module may import the ones before it.
 ORDER = {
     "acceleration": [
-        *("platforms", "materialize", "mesh", "pooling", "blocks"),
+        *("platforms", "mesh", "materialize", "pooling", "blocks"),
         *("direct", "bands", "winograd", "dispatch", "canary", "convolution"),
         *("normalization", "activations"),
         *("layers", "model", "__init__"),

@@ -28,9 +28,7 @@ def fast_max_pool(x, pool_size):
     """
     x = jnp.asarray(x)
     if is_cut_explicitly(x):
-        return keras.ops.max_pool(
-            x, pool_size, pool_size, data_format="channels_last"
-        )
+        return keras.ops.max_pool(x, pool_size, pool_size, data_format="channels_last")
     return on_each_device(lambda x: _max_pool(x, *pool_size), x)
 
 
