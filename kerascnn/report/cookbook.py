@@ -14,6 +14,7 @@ import tyro
 from kerascnn import UsageError, describe, recipe
 from kerascnn.report import (
     difference,
+    headline,
     intervals,
     ladder,
     learning_starts,
@@ -205,7 +206,10 @@ def pages() -> dict[Path, str]:
     rendered[staircase.path()] = staircase.render(climbed)
     readme = records.FOLDER.parent / "README.md"
     if readme.exists():
-        rendered[readme] = speed.rendered(readme.read_text("utf-8"))
+        text = speed.rendered(readme.read_text("utf-8"))
+        if known := fingerprints.get(headline.RECIPE):
+            text = headline.rendered(text, known)
+        rendered[readme] = text
     return {records.FOLDER / "README.md": top, **rendered}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+END = "<!-- end -->"
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table, without a line end after it."""
@@ -14,3 +16,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def card(name: str) -> str:
     """Return a link from `recipes/README.md` to a recipe's card."""
     return f"[{name}]({name}/README.md)"
+
+
+def between(page: str, begin: str, text: str) -> str:
+    """Return a page with a text between a marker and the end's, if it has the marker."""
+    if begin not in page:
+        return page
+    head, _, rest = page.partition(begin)
+    _, mark, tail = rest.partition(END)
+    return f"{head}{begin}{text}{mark}{tail}"

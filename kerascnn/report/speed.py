@@ -7,7 +7,7 @@ from typing import Any
 
 from kerascnn.report import markdown, records
 
-BEGIN, END = "<!-- measured: recipes/bench.jsonl -->\n", "<!-- end -->"
+BEGIN = "<!-- measured: recipes/bench.jsonl -->\n"
 DASH = "–"
 HEAD = ("recipe", "one", "batch", "machine", "kerascnn", "/ Keras on JAX")
 HEAD += ("/ Keras on PyTorch", "/ PyTorch", "memory", "PyTorch's", "measured")
@@ -15,11 +15,7 @@ HEAD += ("/ Keras on PyTorch", "/ PyTorch", "memory", "PyTorch's", "measured")
 
 def rendered(readme: str) -> str:
     """Return README with the latest measurements between its markers, if it has any."""
-    if BEGIN not in readme:
-        return readme
-    head, _, rest = readme.partition(BEGIN)
-    _, mark, tail = rest.partition(END)
-    return f"{head}{BEGIN}{table(records.read('bench'))}\n{mark}{tail}"
+    return markdown.between(readme, BEGIN, f"{table(records.read('bench'))}\n")
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from kerascnn import describe, recipe
 from kerascnn.bench import measure
 from kerascnn.cli import commands
-from kerascnn.report import records, speed, staircase
+from kerascnn.report import headline, markdown, records, speed, staircase
 from kerascnn.runs import Run
 
 NAMES = ["cifar_mlp", "fashion_mlp"]
@@ -227,7 +227,7 @@ def test_a_card_shows_the_notes_on_the_runs(folder, capsys):
 
 def test_readme_shows_the_latest_benchmark_of_each_case(folder, monkeypatch, capsys):
     readme = folder.parent / "README.md"
-    readme.write_text(f"How fast:\n{speed.BEGIN}| old |\n{speed.END}\nLicence.")
+    readme.write_text(f"How fast:\n{speed.BEGIN}| old |\n{markdown.END}\nLicence.")
     ours = measure.Result("kerascnn", 0.5, 0.4, 2**30, 9.0)
     others = [("keras-jax", 2.0), ("torch-eager", 0.8), ("torch-compile", 0.625)]
 
@@ -250,7 +250,7 @@ def test_readme_shows_the_latest_benchmark_of_each_case(folder, monkeypatch, cap
     assert "\nREADME.md is stale" in capsys.readouterr().out
     assert commands.main(["cookbook"]) == 0
     before, rest = readme.read_text().split(speed.BEGIN)
-    table, after = rest.split(speed.END)
+    table, after = rest.split(markdown.END)
     assert (before, after) == ("How fast:\n", "\nLicence.")
     rows = [[c.strip() for c in line.split("|")] for line in table.splitlines()[2:]]
     figures = ["0.500 s", "0.25", "–", "0.80", "1,024 MiB", "512 MiB"]
@@ -411,3 +411,31 @@ def test_the_cookbook_of_this_repository_is_fresh(backend):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_s_headline_is_the_mean_of_the_speed_run_s_seeds(folder):
+    page = f"kerascnn\n{headline.BEGIN}old\n{markdown.END}\nrest"
+    before, after = page.split(f"{headline.BEGIN}old\n")
+    unmeasured = headline.rendered(page, "now")
+    assert "no run in the cookbook yet" in unmeasured
+    here = {"device": "cpu", "processor": "A Chip", "cores": 2}
+    runs = [
+        ("before", 0, 0.5, 0.5, 1.0, here),  # of the recipe as it was
+        ("now", 0, 0.9300, 0.9400, 600.0, here),
+        ("now", 0, 0.9900, 0.9900, 600.0, here),  # the same seed again
+        ("now", 1, 0.9340, 0.9420, 700.0, here),
+        ("now", 2, 0.9380, 0.9440, 60.0, here | {"cores": 8}),
+    ]
+    for fingerprint, seed, plain, seen, seconds, machine in runs:
+        result = {"test_accuracy": plain, "test_accuracy_with_views": seen}
+        record = {"fingerprint": fingerprint, "seed": seed, "epochs": 8}
+        record |= {"result": result | {"seconds": seconds}, "environment": machine}
+        records.add(f"{headline.RECIPE}/runs", record)
+    found = headline.rendered(unmeasured, "now")
+    assert found.startswith(before)
+    assert found.endswith(after)
+    said = " ".join(found.split())
+    # Mean and sample deviation, by hand.
+    assert "94.20 ± 0.20 %** of the test images right after 8 epochs" in said
+    assert "93.40 ± 0.40 % with one. That is the mean of 3 seeds" in said
+    assert "a median of 10 min 50 s on 2 cores of an A Chip" in said
