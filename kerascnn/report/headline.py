@@ -18,7 +18,7 @@ def rendered(readme: str, fingerprint: str) -> str:
 
 
 def sentence(fingerprint: str) -> str:
-    """Say what the runs of the speed-run as it is now have reached, and in what time."""
+    """Say what the runs of the speed-run as it is now have reached, and how fast."""
     runs = records.counted(records.read(f"{RECIPE}/runs"), fingerprint)
     if not runs:
         return f"`kerascnn run {RECIPE}` has no run in the cookbook yet."

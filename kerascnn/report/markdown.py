@@ -19,7 +19,7 @@ def card(name: str) -> str:
 
 
 def between(page: str, begin: str, text: str) -> str:
-    """Return a page with a text between a marker and the end's, if it has the marker."""
+    """Return a page with a text between a marker and `END`, if it has the marker."""
     if begin not in page:
         return page
     head, _, rest = page.partition(begin)
