@@ -507,6 +507,7 @@ def test_forward_mode_is_refused_in_jax_s_words(function):
         jax.jvp(function, (x,), (x,))
 
 
+@pytest.mark.slow
 def test_a_gradient_penalty_has_the_gradient_of_stock_keras_in_float64():
     """The gradient by the weights of the squared gradient by the images."""
 

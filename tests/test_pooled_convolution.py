@@ -69,7 +69,7 @@ def exact_unpool(g, index, shape):
         ((3, 6, 6, 16), (3, 3, 16, 16), "valid"),
         ((2, 33, 32, 16), (3, 3, 16, 16), "same"),
         ((130, 8, 8, 32), (3, 3, 32, 32), "same"),
-        ((130, 8, 8, 32), (7, 7, 32, 32), "same"),
+        pytest.param((130, 8, 8, 32), (7, 7, 32, 32), "same", marks=pytest.mark.slow),
         ((3, 8, 14, 6), (5, 5, 6, 16), "valid"),
         ((3, 8, 9, 1), (3, 3, 1, 4), "same"),
         ((3, 3, 3, 5), (2, 2, 5, 6), "valid"),
@@ -146,7 +146,13 @@ def test_nan_stays_and_passes_no_gradient_through_relu():
 
 
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("known", [True, False], ids=["affine input", "plain"])
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(True, id="affine input", marks=pytest.mark.slow),
+        pytest.param(False, id="plain"),
+    ],
+)
 def test_derivatives_of_higher_order_equal_those_of_the_parts(relu, known):
     images, kernel, bias, scale, shift = arrays(
         4, (2, 7, 6, 16), (3, 3, 16, 16), (16,), (16,), (16,)
@@ -394,7 +400,12 @@ def trained_by_the_epoch_engine(model, x, y):
 
 
 @pytest.mark.parametrize(
-    "train", [trained_by_fit, trained_on_batches, trained_by_the_epoch_engine]
+    "train",
+    [
+        pytest.param(trained_by_fit, marks=pytest.mark.slow),
+        trained_on_batches,
+        trained_by_the_epoch_engine,
+    ],
 )
 def test_training_equals_stock_keras_and_its_files_are_read_again(train, tmp_path):
     rng = np.random.default_rng(0)

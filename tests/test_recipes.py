@@ -994,7 +994,9 @@ def test_imagenet_vgg16_trains_on_a_folder_of_larger_images(tmp_path):
     assert 0 < run.metrics[0]["crossentropy"] < 10 * math.log(1000)
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", pytest.param("torch", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "names",
     [

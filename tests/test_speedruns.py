@@ -130,7 +130,7 @@ class TestEverySpeedrun:
 @pytest.mark.parametrize(
     "name",
     [
-        "cifar_speedrun",
+        pytest.param("cifar_speedrun", marks=pytest.mark.slow),
         pytest.param("cifar_speedrun_95", marks=pytest.mark.slow),
         pytest.param("cifar_speedrun_96", marks=pytest.mark.slow),
     ],

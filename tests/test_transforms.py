@@ -467,7 +467,9 @@ class TestOnEveryBackend:
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="starts the other backends from JAX")
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("tensorflow", marks=pytest.mark.slow), "torch"]
+)
 def test_other_backend(backend, passes_on):
     passes_on(backend, f"{__file__}::TestOnEveryBackend")
 
@@ -559,6 +561,7 @@ def test_images_that_do_not_fit():
         transforms.RandomErasing(value=(1, 2)).transform(images(1), np.zeros((1, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.full_data
 @pytest.mark.parametrize("dataset", transforms.CHANNEL_STATISTICS)
 def test_channel_statistics_are_the_data_sets(dataset):

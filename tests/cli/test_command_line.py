@@ -282,7 +282,7 @@ def test_an_unknown_home_folder_in_the_environment(
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_output_to_a_full_disk_is_one_line(words, unbuffered, tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(

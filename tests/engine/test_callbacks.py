@@ -266,9 +266,11 @@ def _everything(model, name):
         *((_stop, hook) for hook in ("train_begin", "epoch_begin", "test_end")),
         *((_stop_evaluating, hook) for hook in ("test_begin", "epoch_begin")),
         *((_evaluate, hook) for hook in ("epoch_begin", "test_begin", "epoch_end")),
-        *((_fit, hook) for hook in ("train_begin", "epoch_end", "train_end")),
+        *((_fit, hook) for hook in ("epoch_end", "train_end")),
+        pytest.param(_fit, "train_begin", marks=pytest.mark.slow),
         (_set_weights, "test_begin"),
-        *((_schedule_set, hook) for hook in ("epoch_begin", "epoch_end")),
+        (_schedule_set, "epoch_end"),
+        pytest.param(_schedule_set, "epoch_begin", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):

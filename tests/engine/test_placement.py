@@ -266,6 +266,7 @@ def test_a_step_in_parts_takes_the_memory_of_a_part(cut, monkeypatch):
     assert bytes_of(128) < part + 2 * gradients
 
 
+@pytest.mark.slow
 def test_a_large_kernel_s_gradient_is_done_before_the_images(cut, monkeypatch):
     """Whole, not one of its pieces alone: each has a sum of its own, as large."""
     image = keras.Input((16, 16, 3))

@@ -30,7 +30,9 @@ def model_of(name, shape):
     [
         # The maps that go into the last pooling, and those that leave the third block.
         ("fashion_lenet", (28, 28, 1), "MaxPool2d", 10),
-        ("cifar_vgg_bn", (32, 32, 3), "MaxPool2d", 4),
+        pytest.param(
+            "cifar_vgg_bn", (32, 32, 3), "MaxPool2d", 4, marks=pytest.mark.slow
+        ),
         ("cifar_vgg_skip", (32, 32, 3), "SkipBlock", 4),
     ],
 )

@@ -151,6 +151,7 @@ def test_twin_and_recipe_agree(small):
     assert all(check.difference > 0 for check in checks if check.part == "trace")
 
 
+@pytest.mark.slow
 def test_dropout_drops_the_same_on_both_sides():
     """A recipe's own rates and seeds, which its twin follows."""
     recipe = recipes.load("cifar_vgg_dropout")
@@ -390,6 +391,7 @@ def altered(monkeypatch, **changes):
     return {c.part for c in compare.compare(SMALL, steps=20) if not c.passed}
 
 
+@pytest.mark.slow
 def test_a_twin_trained_otherwise_parts_where_it_should(small, monkeypatch):
     failed = altered(monkeypatch, weight_decay=5e-2)
     assert {"gradient", "trace"} <= failed

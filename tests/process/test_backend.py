@@ -113,7 +113,13 @@ OWN_RECIPE = textwrap.dedent("""
 OURS, KERAS = "from kerascnn import optim, transforms", "import keras"
 
 
-@pytest.mark.parametrize("order", [(OURS, KERAS), (KERAS, OURS)], ids=["ours", "keras"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param((OURS, KERAS), id="ours", marks=pytest.mark.slow),
+        pytest.param((KERAS, OURS), id="keras"),
+    ],
+)
 def test_a_recipe_of_ones_own_trains_on_jax(python, tmp_path, order):
     if order[0] == KERAS:
         pytest.importorskip("tensorflow")
@@ -143,7 +149,11 @@ DOORS = ["accelerate", "saved.load_model('gone.keras')", "Run('run').model()"]
     ],
     ids=["keras_first", "asked_too_late", "asked", "ours_first"],
 )
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.split("(")[0])
+@pytest.mark.parametrize(
+    "door",
+    [DOORS[0], *(pytest.param(door, marks=pytest.mark.slow) for door in DOORS[1:])],
+    ids=lambda door: door.split("(")[0],
+)
 def test_a_backend_that_was_not_asked_for_is_said(
     python, tmp_path, before, variables, said, door
 ):

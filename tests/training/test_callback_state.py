@@ -163,7 +163,13 @@ CASES += [(make, engine) for engine in ENGINES for make in (average, averages)]
 CASES += [(guards, "fit")]  # which wants each batch's logs
 
 
-@pytest.mark.parametrize("place", [(1, 0), (1, 2)], ids=["between", "inside"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param((1, 0), id="between", marks=pytest.mark.slow),
+        pytest.param((1, 2), id="inside"),
+    ],
+)
 @pytest.mark.parametrize(
     ("make", "engine"), CASES, ids=lambda x: getattr(x, "__name__", x)
 )

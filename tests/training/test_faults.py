@@ -252,8 +252,15 @@ def kill_often(place, engine, kills, seed, start=start, begun=3.0):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.parametrize(("engine", "kills"), [("epoch", 14), ("fit", 6)])
-def test_runs_killed_twenty_times_end_as_those_that_were_not(
+@pytest.mark.parametrize(
+    ("engine", "kills"),
+    [
+        *(("epoch", 4), ("fit", 2)),
+        pytest.param("epoch", 14, marks=pytest.mark.slow),
+        pytest.param("fit", 6, marks=pytest.mark.slow),
+    ],
+)
+def test_runs_killed_again_and_again_end_as_those_that_were_not(
     place, whole, fork, engine, kills
 ):
     found = kill_often(place, engine, kills, seed=1, start=fork, begun=1.0)
@@ -395,7 +402,11 @@ def test_a_signal_after_the_last_look_is_not_reported_as_saved_unless_it_is(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_real_process_ends_as_a_shell_expects(place, number, code):
     name = f"stopped-{code}"
