@@ -111,8 +111,8 @@ def standard(
     fit = mean and len(mean) == len(std) and min(std) > 0
     if not (fit and _are_finite(*mean, *std)):
         raise UsageError(
-            f"`standard` needs one finite mean and one finite, positive deviation for "
-            f"each channel. "
+            f"`standard` needs one mean and one positive deviation for each channel, "
+            f"all finite. "
             f"Received: mean={mean}, std={std}"
         )
     scale = [1 / (255 * deviation) for deviation in std]

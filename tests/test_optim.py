@@ -226,6 +226,50 @@ def exponential_lr(rate, gamma, epochs):
 
 
 @pytest.mark.needs("torch")
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [("float16", 2**-11), ("bfloat16", 2**-8)]
+)
+def test_adam_of_half_precision_is_adam_of_float32_but_for_the_weights(
+    dtype, digits, amsgrad
+):
+    """Gradients whose squares float16 lacks, of weights that it has."""
+    moved = []
+    for kind in (dtype, "float32"):
+        optimizer = optim.Adam(1e-2, epsilon=1e-8, amsgrad=amsgrad)
+        variables = [
+            keras.Variable(np.zeros(n, "float32"), dtype=kind) for n in (12, 4)
+        ]
+        for step in range(STEPS):
+            rng = np.random.default_rng(step)
+            sizes = (12, 1.0), (4, 1e-5)
+            # The same numbers for both: those that the narrower type has.
+            found = [ops.cast(rng.normal(1, 1, n) * size, dtype) for n, size in sizes]
+            optimizer.apply([ops.cast(g, kind) for g in found], variables)
+        moved.append(
+            [
+                np.float32(ops.convert_to_numpy(ops.cast(v, "float32")))
+                for v in variables
+            ]
+        )
+    for half, single in zip(*moved, strict=True):
+        assert np.abs(single).max() > 0.1
+        # Each step rounds a weight to the type's digits once.
+        assert np.abs(half - single).max() < STEPS * digits * np.abs(single).max()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_network_of_half_precision_trains(dtype):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(4, dtype=dtype), layers.Dense(1, dtype=dtype)]
+    )
+    model.compile(optim.adam(1e-2), "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    losses = model.fit(x, x[:, :1], epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_exponential_decay_is_exponential_lr():
     rates = rates_of_fit(optim.adam(1e-3), optim.ExponentialDecay(0.96), epochs=30)
     assert rates == exponential_lr(1e-3, 0.96, 30)

@@ -542,6 +542,23 @@ def test_an_alternating_flip_keeps_its_seed():
         (lambda: transforms.standard("cifar10", 0.5), "std=0.5"),
         (lambda: transforms.standard([0.5, 0.5], [0.2]), "one mean"),
         (lambda: transforms.standard(0.5, 0), "positive"),
+        *(
+            case
+            for value in (math.inf, -math.inf, math.nan)
+            for case in (
+                (lambda v=value: transforms.standard(v, 0.5), "all finite"),
+                (lambda v=value: transforms.standard([0, 1], [1, v]), "one mean"),
+                (lambda v=value: transforms.RandomRotation(v), "finite number"),
+                (lambda v=value: transforms.RandomRotation((v, 5)), "finite number"),
+                (lambda v=value: transforms.RandomRotation((-5, v)), "finite number"),
+                (lambda v=value: transforms.RandomErasing(p=v), "probability"),
+                (lambda v=value: transforms.RandomErasing(scale=(0, v)), "fractions"),
+                (lambda v=value: transforms.RandomErasing(ratio=(1, v)), "finite"),
+                (lambda v=value: transforms.RandomErasing(ratio=(v, v)), "finite"),
+                (lambda v=value: transforms.RandomErasing(value=v), "must be finite"),
+                (lambda v=value: transforms.RandomErasing(value=(0, v)), "finite"),
+            )
+        ),
     ],
 )
 def test_mistakes_get_one_clear_line(make, message):

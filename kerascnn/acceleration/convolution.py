@@ -42,7 +42,15 @@ def fast_convolution(
     derivatives, of any order, are exact; `jax.jvp` and `jax.jacfwd` raise JAX's
     TypeError. What the fast code does not cover (another type than float32, grouped
     channels, a symbolic batch size) runs as the stock operation, as does everything on
-    a GPU or a TPU and under `stock_operations`.
+    a GPU or a TPU, on a mesh whose explicit axes cut an argument, and under
+    `stock_operations`.
+
+    Where `algorithm` says "winograd", an output is computed from pixels of the same
+    image up to 7 rows or columns away. A pixel that the kernel does not reach moves the
+    output by a millionth of its magnitude, times the sum of its channel's weights in
+    the filter, at most; one that is not finite, or near float32's largest number, may
+    make the output NaN. Pixels of 0..255, scaled or not, are far from both. Where the
+    kernel reaches zeros alone, ReLU finds the bias as it is.
 
     Args:
         x: images, float32 of shape `(batch, height, width, channels)`.
@@ -51,7 +59,8 @@ def fast_convolution(
         padding: `"valid"`, `"same"`, or the pixels added on each side,
             `((top, bottom), (left, right))`.
         bias: float32 of shape `(filters,)`.
-        relu: whether to return zero for what is negative.
+        relu: whether to return zero for what is negative; the derivative at zero is
+            zero, as that of `jax.nn.relu`.
         affine_input: `(images, scale, shift)` where `x` is `images * scale + shift`,
             float32, the last two of shape `(channels,)`. From them the kernel's
             gradient may compute `x` again in pieces, so that a training step need not

@@ -13,7 +13,7 @@ _PART, WHOLE = PartitionSpec(BATCH), PartitionSpec()
 
 
 def alike(*trees):
-    """Arrays, each varying over all axes of a `shard_map` that one of them varies over.
+    """Arrays that vary over each axis of a `shard_map` that one of them varies over.
 
     JAX makes those of its own operations alike, and so knows to add up the derivative
     by an array that all devices share. Outside of `shard_map` nothing changes.
