@@ -230,9 +230,7 @@ def exponential_lr(rate, gamma, epochs):
 @pytest.mark.parametrize(
     ("dtype", "digits"), [("float16", 2**-11), ("bfloat16", 2**-8)]
 )
-def test_adam_of_half_precision_is_adam_of_float32_but_for_the_weights(
-    dtype, digits, amsgrad
-):
+def test_adam_of_half_precision_is_adam_of_float32_but_for_the_weights(dtype, digits):
     """Gradients whose squares float16 lacks, of weights that it has."""
     moved = []
     for kind in (dtype, "float32"):
