@@ -234,7 +234,7 @@ def test_adam_of_half_precision_is_adam_of_float32_but_for_the_weights(dtype, di
     """Gradients whose squares float16 lacks, of weights that it has."""
     moved = []
     for kind in (dtype, "float32"):
-        optimizer = optim.Adam(1e-2, epsilon=1e-8, amsgrad=amsgrad)
+        optimizer = optim.Adam(1e-2, epsilon=1e-8)
         variables = [
             keras.Variable(np.zeros(n, "float32"), dtype=kind) for n in (12, 4)
         ]

@@ -245,7 +245,7 @@ def convolution(
     filters = kernel.shape[2 if turned else 3]
     size = _images_per_block(images, tiling, x.shape[3], filters)
 
-    everywhere = jnp.ones_like(x, dtype=bool, shape=(size, height, width, 1))
+    everywhere = jnp.ones_like(kernel, bool, (size, height, width, 1))
 
     def is_seen(start):
         # A tile's rounding leaves small numbers, of either sign, beside larger ones.
