@@ -113,6 +113,7 @@ def _fast_model(model, fast_layers):
     parent.__init__(made, *graph, trainable=model.trainable, name=model.name)
     for name in _SWITCHES:
         setattr(made, name, getattr(model, name))
+    made._remat_mode = model._remat_mode
     _copy_attributes(model, made, fast_layers)
     _check_weights(model, made)
     if is_sequential:
@@ -125,7 +126,7 @@ def _fast_model(model, fast_layers):
 
 # Settings of a model that its constructor takes from the process, or from nowhere.
 _SWITCHES = ("dtype_policy", "autocast", "supports_jit", "supports_masking")
-_SWITCHES += ("activity_regularizer", "_remat_mode")
+_SWITCHES += ("activity_regularizer",)
 
 
 def _link(layers, read):
