@@ -109,7 +109,10 @@ def _record(
     held_out = bool(config.get("validation"))
     evaluated = "validation" if held_out else "test"
     # Older runs say `test_` of held-out images too.
-    accuracy = end.get(f"{evaluated}_accuracy", end.get("test_accuracy"))
+    found = [
+        r.get(f"{evaluated}_accuracy", r.get("test_accuracy")) for r in (end, last)
+    ]
+    accuracy = found[1] if found[0] is None else found[0]  # stopped inside an epoch
     trained = result.get("train_accuracy", last.get("accuracy"))
     taken = sum(each.get("seconds") or 0 for each in metrics)
     return {

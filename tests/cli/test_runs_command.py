@@ -38,6 +38,8 @@ def make(folder, state, seed=0, **config):
         result = {"finished": True, "epochs": 3, "test_accuracy": 0.75, "seconds": 100}
         run.write_result(result)
         (folder / "model.keras").write_bytes(bytes(1000))
+    if state == "interrupted":  # inside an epoch: nobody has evaluated these weights
+        run.write_result({"finished": False, "epochs": 2, "test_accuracy": None})
     if state == "damaged":
         (folder / "config.json").write_text('{"recipe": ')
     if state == "without its model":
