@@ -81,7 +81,9 @@ def record(beside: Beside, group: str) -> dict[str, Any]:
         "seconds": result["seconds"],
         "accuracy": beside.accuracy,
         "interval": list(beside.interval),
-        "best_epoch": peeked(beside.run.metrics, result),
+        "best_epoch": None
+        if config.get("validation")
+        else peeked(beside.run.metrics, result),
         "classes": dict(zip(beside.outcome.classes, shares, strict=True)),
         "gained": beside.gained.tolist(),
         "lost": beside.lost.tolist(),

@@ -143,9 +143,7 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "gap": 100 * (ours - course.test) if printed and course.test else None,
         "inside": bool(printed and course.test and low <= course.test <= high),
         "partial": data["sample"] or "limit" in config["overrides"],
-        "best": runs.peeked(evidence.metrics, result)
-        if len(evidence.metrics) > 1
-        else None,
+        "best": _best(evidence),
         "train": result["train_accuracy"],
         "time": duration(result["seconds"]),
         "epochs": f"{epochs} epoch{'s' * (epochs != 1)}, "
@@ -159,6 +157,13 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "train_images": data["train_images"],
         "notes": _notes(evidence, right / images, ours),
     }
+
+
+def _best(evidence: Evidence) -> dict[str, Any] | None:
+    """Return the best epoch on the test set, of several, for the page's top."""
+    if evidence.held_out or len(evidence.metrics) < 2:
+        return None
+    return runs.peeked(evidence.metrics, evidence.result)
 
 
 def made(evidence: Evidence) -> list[tuple[str, str, bool]]:

@@ -37,7 +37,8 @@ def text(run: Run) -> str:
     if f"{kind}_accuracy_with_views" in result:
         seen = result[f"{kind}_accuracy_with_views"]
         evaluated += f"\n  with {result['views']} views    {seen:6.2%}"
-    if len(run.metrics) > 1 and (best := runs.peeked(run.metrics, result)):
+    several = kind == "test" and len(run.metrics) > 1
+    if several and (best := runs.peeked(run.metrics, result)):
         evaluated += f"\n  best epoch      {best['accuracy']:6.2%}   ({peeking(best)})"
     lines = [
         "",

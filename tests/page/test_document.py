@@ -337,3 +337,17 @@ def test_the_command_does_the_run_again(lenet):
 def test_an_option_of_the_page_is_no_change_of_the_run():
     assert Overrides(report=False).changed == []
     assert api.train.__kwdefaults__["report"] is True
+
+
+def test_the_best_epoch_stands_below_the_result(found, lenet):
+    best = max(lenet.history["test_accuracy"])
+    shown = document.head(found)["best"]
+    assert shown["accuracy"] == pytest.approx(best)
+    assert shown["peeking_bonus"] == best - lenet.result["test_accuracy"]
+    moved = dataclasses.replace(
+        found, metrics=[m | {"test_accuracy": 0.987} for m in found.metrics]
+    )
+    text = " ".join(document.render(moved).split())
+    bonus = 100 * (0.987 - lenet.result["test_accuracy"])
+    assert "Best epoch on the test set: 98.70%, epoch 1." in text
+    assert f"A peeking bonus of {bonus:.2f} points, and no result" in text
