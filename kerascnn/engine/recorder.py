@@ -23,8 +23,8 @@ ops: Any = keras.ops
 KINDS = ("off", "light", "full")
 # What a step's row begins with; in a full record three norms of each kernel follow.
 STEP = ("loss", "learning_rate", "gradient_norm")
-# Images that layers are looked at with, and how many of them at once.
-SAMPLE, AT_ONCE = 256, 64
+# Images that layers are looked at with, and pixels at once: 64 images of 32 x 32.
+SAMPLE, PIXELS = 256, 64 * 32 * 32
 # Seconds between two writings of the file: an epoch may be shorter than a writing.
 SECONDS = 2.0
 
@@ -105,8 +105,7 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.kind = kind
         self._kept, self._steps, self._save = kept, steps, save
-        places = np.linspace(0, len(images) - 1, min(SAMPLE, len(images)))
-        self._images, self._places = images, places.round().astype(int)
+        self._images, self._places = images, _sample(images.shape)
         self._arrays: dict[str, np.ndarray] = {}
         self._rows: list[tuple[int, Any]] = []  # of the epoch: steps before, numbers
         self._epoch = 0
@@ -125,9 +124,10 @@ class Recorder(keras.callbacks.Callback):
 
         The last step's may be under way; those before it are not waited for.
         """
-        if len(self._rows) < 2:
+        done = [rows for _, rows in self._rows[-2:]]
+        if not done or (len(done) < 2 and not isinstance(done[0], np.ndarray)):
             return None
-        numbers = np.asarray(ops.convert_to_numpy(self._rows[-2][1]))[-1]
+        numbers = np.asarray(ops.convert_to_numpy(done[0]))[-1]
         return tuple(map(float, numbers[: len(STEP)]))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -161,7 +161,10 @@ class Recorder(keras.callbacks.Callback):
         """Return all that a run which goes on needs, by name."""
         found = dict(self._arrays)
         if self._rows:
-            found["row_places"], found["rows"] = self._stacked()
+            places, rows = self._stacked()
+            # Kept so, because each saving inside an epoch would fetch all rows again.
+            self._rows = [(self._before(places), rows)]
+            found["row_places"], found["rows"] = places, rows
         return found
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -177,8 +180,10 @@ class Recorder(keras.callbacks.Callback):
         ):
             arrays = {k: v for k, v in arrays.items() if k in ("step", *STEP)}
         self._arrays = arrays
-        first = int(places[0]) - self._epoch * self._steps - 1 if len(places) else 0
-        self._rows = [(first, rows)] if len(places) else []
+        self._rows = [(self._before(places), rows)] if len(places) else []
+
+    def _before(self, places: np.ndarray) -> int:
+        return int(places[0]) - self._epoch * self._steps - 1
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the epoch's steps, counted over the run from 1, and their rows."""
@@ -207,7 +212,8 @@ class Recorder(keras.callbacks.Callback):
         known = rows[:, len(STEP) :].astype("float64")
         gradients, weights, updates = np.split(known, 3, axis=1)
         found |= _ratios(gradients, weights, updates)
-        found |= self._layers.activations(self._images[self._places])
+        parts = [np.asarray(self._images[each]) for each in self._places]
+        found |= self._layers.activations(parts)
         return found | self._layers.statistics()
 
     def _append(self, found: Mapping[str, np.ndarray]) -> None:
@@ -233,6 +239,16 @@ _LAYERS = {
     ),
     **dict.fromkeys(("moving_mean", "moving_variance"), "norm_layers"),
 }
+
+
+def _sample(shape: Sequence[int]) -> np.ndarray:
+    """Return the places of the images that layers are looked at with, part by part."""
+    # All parts have one size, because each other one would be compiled.
+    most = min(SAMPLE, shape[0])
+    size = min(max(PIXELS // (shape[1] * shape[2]), 1), most)
+    size = 2 ** (size.bit_length() - 1) if size < most else size
+    places = np.linspace(0, shape[0] - 1, most - most % size)
+    return places.round().astype(int).reshape(-1, size)
 
 
 def _of_steps(places: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -281,6 +297,9 @@ class _Layers:
         places = kernels(kept)
         of_kernels = [kept.trainable_variables[i] for i in places]
         names = [of.get(id(v), v.path) for v in of_kernels]
+        answers = _answers(network, [layer for _, layer in self._active])
+        if answers is None:
+            self._active = []
         self.names = {
             "kernel_layers": np.array(
                 [
@@ -294,24 +313,14 @@ class _Layers:
         }
         self._summary = None
         if self._active:
-            outputs = [layer.output for _, layer in self._active]
-            self._summary = _Summary(
-                self._before, keras.Model(network.inputs, outputs, name="activations")
-            )
+            self._summary = _Summary(self._before, answers)
 
-    def activations(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the layers answer on raw images, as the record has it."""
+    def activations(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what the layers answer on parts of raw images, as a record has it."""
         names = ("dead", "activation_mean", "activation_deviation")
         if self._summary is None:
             return {name: np.zeros(0) for name in names}
-        parts = []
-        for start in range(0, len(images), AT_ONCE):
-            part = np.asarray(images[start : start + AT_ONCE])
-            # Another size would be compiled anew: images of the first part fill up.
-            short = min(AT_ONCE, len(images)) - len(part)
-            if short:
-                part = np.concatenate([images[start - short : start], part])
-            parts.append(self._summary.predict_on_batch(part))
+        parts = [self._summary.predict_on_batch(part) for part in images]
         found = []
         for (_, layer), *of_parts in zip(self._active, *parts, strict=True):
             largest = np.max([part[0] for part in of_parts], axis=0)
@@ -334,6 +343,16 @@ class _Layers:
             ).reshape(-1, 3)
             for name in ("moving_mean", "moving_variance")
         }
+
+
+def _answers(network: Any, layers: Sequence[Any]) -> keras.Model | None:
+    """Return a model of layers' outputs, `None` where they are not of one graph."""
+    # A layer that was called elsewhere first gives that output.
+    try:
+        outputs = [layer.output for layer in layers]
+        return keras.Model(network.inputs, outputs, name="answers") if layers else None
+    except (AttributeError, ValueError):
+        return None
 
 
 class _Summary(keras.Model):

@@ -101,7 +101,7 @@ def tell(run: Run) -> None:
     from rich.text import Text
 
     said = Text(text(run))
-    said.highlight_regex(r"(?m)^  (?:test|validation) accuracy +[\d.]+%", "bold green")
+    said.highlight_regex(r"(?m)^  (?:test accuracy|validation) +[\d.]+%", "bold green")
     Console().print(said, soft_wrap=True)
     sys.stdout.flush()
 

@@ -11,6 +11,7 @@ from kerascnn import UsageError, api, data, optim, transforms
 from kerascnn.cli import run as command
 from kerascnn.data import Split
 from kerascnn.engine import fit
+from kerascnn.engine import recorder as recorder_module
 from kerascnn.engine.plan import Plan
 from kerascnn.engine.recorder import KINDS, Recorder
 from kerascnn.recipe import Course, Recipe
@@ -185,6 +186,42 @@ def test_units_that_are_never_active_are_counted(engine):
     found = recorded(engine, recipe=case)[1]
     assert list(found["activation_layers"]) == ["Conv2D 1", "ReLU 1", "LeakyReLU 1"]
     np.testing.assert_array_equal(found["dead"], [[0.25, 0.75, np.nan]] * EPOCHS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((50_000, 32, 32, 3), (4, 64)),
+        ((60_000, 28, 28, 1), (4, 64)),
+        ((1_300_000, 224, 224, 3), (256, 1)),
+        ((300, 500, 500, 3), (256, 1)),
+        ((20, 8, 8, 1), (1, 20)),
+        ((100, 32, 32, 3), (1, 64)),
+        ((1, 32, 32, 3), (1, 1)),
+    ],
+)
+def test_layers_are_looked_at_with_images_from_all_over_the_set(shape, parts):
+    places = recorder_module._sample(shape)
+    assert places.shape == parts
+    assert len(np.unique(places)) == places.size
+    assert places[0, 0] == 0
+    assert places.size == 1 or places[-1, -1] == shape[0] - 1
+
+
+def test_layers_of_another_graph_are_left_out():
+    """Their weights and BatchNorm's statistics are recorded all the same."""
+
+    def network():
+        shared = layers.Dense(4, activation="relu")
+        shared(keras.Input((9,)))
+        image = keras.Input((3, 3, 1))
+        x = layers.BatchNormalization()(shared(layers.Flatten()(image)))
+        return keras.Model(image, layers.Dense(3)(x))
+
+    found = recorded("fit", recipe=dataclasses.replace(BY_HAND, network=network))[1]
+    assert found["dead"].shape == (EPOCHS, 0)
+    assert found["update_to_weight"].shape == (EPOCHS, 2)
+    assert found["moving_mean"].shape == (EPOCHS, 1, 3)
 
 
 @pytest.mark.skipif(not JAX, reason="half precision is JAX's here")

@@ -1,9 +1,11 @@
 """What is printed and drawn of runs and recipes."""
 
+import io
 import json
 import re
 
 import pytest
+import rich.console
 from rich.console import Console
 
 from kerascnn import recipe
@@ -95,6 +97,24 @@ def test_the_summary_says_the_best_epoch_and_that_it_is_no_result(run):
     run.write_config(run.config | {"validation": 0.1})
     run.replace_metrics([{"epoch": n, "validation_accuracy": 0.1 * n} for n in (1, 2)])
     assert "best epoch" not in summary.text(run)
+
+
+@pytest.mark.parametrize("validation", [None, 0.1])
+def test_on_a_terminal_the_figure_that_counts_stands_out(
+    run, monkeypatch, capsys, validation
+):
+    run.write_config(run.config | {"validation": validation})
+    summary.tell(run)
+    assert capsys.readouterr().out == summary.text(run) + "\n"
+    file = io.StringIO()
+    console = rich.console.Console(
+        file=file, force_terminal=True, color_system="standard", width=40
+    )
+    monkeypatch.setattr(rich.console, "Console", lambda: console)
+    summary.tell(run)
+    bold = re.findall("\x1b\\[1[^m]*m(.*?)\x1b", file.getvalue())
+    kind = "validation    " if validation else "test accuracy "
+    assert bold == [f"  {kind}  30.00%"]
 
 
 @pytest.mark.parametrize(
