@@ -151,7 +151,7 @@ class Recorder(keras.callbacks.Callback):
         if self._rows:
             for name, values in _of_steps(*self._stacked()).items():
                 found[name] = _joined(found.get(name), values)
-        if found and self.kind != "off":
+        if found:  # also what a run that goes on without a record had before
             found |= self._names()
             # In one order, whether the run has gone on or not.
             self._save({name: found[name] for name in sorted(found)})
@@ -171,15 +171,12 @@ class Recorder(keras.callbacks.Callback):
         """Take back what `state` has returned; where layers differ, leave theirs."""
         arrays = dict(state)
         places, rows = arrays.pop("row_places", ()), arrays.pop("rows", ())
-        # Of a recipe that was changed by force.
-        now = {name: len(layers) for name, layers in self._names().items()}
-        if any(
-            name in now and arrays[of].shape[1] != now[name]
-            for of, name in _LAYERS.items()
-            if of in arrays
-        ):
-            arrays = {k: v for k, v in arrays.items() if k in ("step", *STEP)}
-        self._arrays = arrays
+        self._arrays, names = arrays, {}
+        if "epoch" in arrays:
+            names = self._names()
+        # They differ in a recipe that was changed by force.
+        if any(arrays[k].shape[1] != len(names[_LAYERS[k]]) for k in _LAYERS if names):
+            self._arrays = {k: arrays[k] for k in ("step", *STEP)}
         self._rows = [(self._before(places), rows)] if len(places) else []
 
     def _before(self, places: np.ndarray) -> int:
@@ -210,6 +207,8 @@ class Recorder(keras.callbacks.Callback):
             self._layers = _Layers(self._kept)
         found = {"epoch": np.array(self._epoch + 1)}
         known = rows[:, len(STEP) :].astype("float64")
+        if not known.shape[1]:  # where the run goes on with a fuller record
+            known = np.full((1, 3 * len(kernels(self._kept))), np.nan)
         gradients, weights, updates = np.split(known, 3, axis=1)
         found |= _ratios(gradients, weights, updates)
         parts = [np.asarray(self._images[each]) for each in self._places]
@@ -224,7 +223,7 @@ class Recorder(keras.callbacks.Callback):
             self._arrays[name] = _joined(self._arrays.get(name), values)
 
     def _names(self) -> dict[str, np.ndarray]:
-        if self.kind != "full":
+        if self.kind != "full" and "epoch" not in self._arrays:
             return {}
         if self._layers is None:
             self._layers = _Layers(self._kept)

@@ -345,6 +345,25 @@ def test_a_run_without_a_record_may_get_one(tmp_path, stop_at):
     assert np.isfinite(found["gradient_to_weight"]).all()
 
 
+def test_what_was_recorded_stays_where_a_run_goes_on_with_less():
+    found = recorded("fit")[1]
+    names = ("kernel_layers", "activation_layers", "norm_layers")
+    state = {k: v for k, v in found.items() if k not in names}
+    _, kept = build.build(BY_HAND, TRAIN.images.shape[1:])
+    for kind in KINDS:
+        written = {}
+        recorder = Recorder(kind, kept, TRAIN.images, 3, written.update)
+        recorder.restore(state)
+        recorder.write()
+        equal(written, found)
+    # A recipe that was changed by force has other layers.
+    other = Recorder(
+        "full", keras.Sequential([keras.Input((3, 3, 1))]), TRAIN.images, 3
+    )
+    other.restore(state)
+    assert other.state().keys() == {"step", *recorder_module.STEP}
+
+
 def test_steps_before_a_bad_one_are_kept(tmp_path):
     with pytest.raises(UsageError, match="not finite"):
         api.train(
