@@ -15,6 +15,7 @@ _MEANT = {
     "show": "info describe summary view print cat",
     "diff": "changes",
     "predict": "infer inference classify label",
+    "export": "convert save",
     "evaluate": "eval test score accuracy metrics",
     "compare": "versus vs mcnemar",
     "runs": "history experiments",
@@ -56,8 +57,6 @@ _ELSEWHERE = {
     "help usage man": "`kerascnn --help` shows all commands, and `kerascnn COMMAND "
     "--help` a command's options",
     "version about": "`kerascnn --version` shows it",
-    "export convert save": "a run's model.keras is a Keras model, whose `export` "
-    "writes other formats",
     "--devices --device --num-devices --threads --cpus --cores --num-threads": "the "
     "environment variable JAX_NUM_CPU_DEVICES says how many devices a CPU is",
     "--gpu --gpus --cuda --cpu --tpu": "JAX takes a GPU where it is installed for one; "

@@ -24,6 +24,7 @@ ROOMS = [
         "report",
         "page",
         "prediction",
+        "export",
         "api",
     ),
     *("twins", "parity", "bench", "studies", "cli", "recipes", "lessons"),
@@ -101,6 +102,7 @@ ORDER = {
         *("shared_randomness", "mistakes", "breaking", "check", "batches"),
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
+    "export": ["__init__", "onnx_graph", "formats"],
     "prediction": ["__init__", "files", "predictor", "evaluation"],
     "studies": ["__init__", "learns", "parity_training", "backends", "ladder"],
     "cli": [
@@ -112,6 +114,7 @@ ORDER = {
             "run",
             "report",
             "predict",
+            "export",
             "compare",
             "ladder",
             "recipes",

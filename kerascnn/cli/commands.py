@@ -94,6 +94,13 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "export",
+        "writes a run's model as ONNX, StableHLO, SavedModel, LiteRT or Keras",
+        "cli.export:Export",
+        "RUN --to onnx",
+        computes=True,
+    ),
+    Command(
         "report",
         "writes the page of a run, one HTML file; with --figures its figures too",
         "cli.report:Report",

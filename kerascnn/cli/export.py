@@ -1,0 +1,47 @@
+"""The command `kerascnn export`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from kerascnn.cli.report import File, check_file
+from kerascnn.process import prepare
+from kerascnn.runs import Run
+from kerascnn.text import expanded
+
+
+@dataclasses.dataclass
+class Export:
+    """Write a run's model in another format, and beside it a JSON file on its use.
+
+    The file takes raw images, uint8, and returns logits. It is run on 64 real images,
+    and kept where its logits are Keras's.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    to: Literal["onnx", "stablehlo", "savedmodel", "litert", "keras"]
+    """The format. ONNX needs the extra `onnx`, SavedModel and LiteRT TensorFlow."""
+    out: File = None
+    """The file to write (default: in the run's folder)."""
+
+    def __post_init__(self):
+        if self.to != "savedmodel":
+            check_file(self.out)
+
+    def __call__(self) -> None:
+        run = Run(expanded(self.run))
+        _ = run.result  # where there is none, that is the reason
+        prepare.prepare_process()
+        from kerascnn.export import formats
+
+        made = formats.export(run, self.to, self.out and expanded(self.out))
+        print(
+            f"{made.file}: the logits of {made.images} images are within "
+            f"{made.difference:.0e} of Keras's."
+        )
+        print(f"{made.description}: its classes, its input and where it comes from.")

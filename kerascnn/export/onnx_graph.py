@@ -1,0 +1,345 @@
+"""A Keras model as an ONNX graph, layer by layer.
+
+Keras's own exporter on JAX writes pooling that onnxruntime refuses, so the layers are
+mapped here: those of the recipes, and their neighbours. The graph takes raw images as
+the model does, and computes with channels first, as ONNX has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from kerascnn import UsageError
+from kerascnn.acceleration.model import is_graph
+
+OPSET, IR = 17, 8
+IMAGE, LOGITS = "image", "logits"
+_ACTIVATIONS = {
+    "linear": (),
+    "relu": ("Relu",),
+    "sigmoid": ("Sigmoid",),
+    "tanh": ("Tanh",),
+    "softmax": ("Softmax",),
+    "elu": ("Elu",),
+    "softplus": ("Softplus",),
+    "silu": ("Sigmoid", "Mul"),
+}
+# What does nothing outside of training.
+_NOTHING = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout")
+_NOTHING += ("ActivityRegularization", "Identity", "InputLayer")
+
+
+class Graph:
+    """The nodes and constants of a graph that is being written."""
+
+    def __init__(self):
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._names: set[str] = set()
+
+    def constant(self, name: str, values: Any) -> str:
+        """Keep an array, and return its name."""
+        name = self._new(name)
+        self.constants.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], name: str, **settings: Any) -> str:
+        """Add a node, and return its output's name."""
+        name = self._new(name)
+        made = helper.make_node(kind, [*inputs], [name], name=name, **settings)
+        self.nodes.append(made)
+        return name
+
+    def _new(self, name: str) -> str:
+        number, chosen = 1, name
+        while chosen in self._names:
+            number += 1
+            chosen = f"{name}_{number}"
+        self._names.add(chosen)
+        return chosen
+
+
+def of_model(model: keras.Model) -> onnx.ModelProto:
+    """Return a model from raw images, uint8 channels last, to logits as ONNX.
+
+    Raises:
+        UsageError: A layer has no mapping; the message names the layer.
+    """
+    graph = Graph()
+    *size, channels = model.input_shape[1:]
+    image = helper.make_tensor_value_info(
+        IMAGE, onnx.TensorProto.UINT8, ["batch", *size, channels]
+    )
+    values = graph.node("Cast", [IMAGE], "float", to=onnx.TensorProto.FLOAT)
+    values = graph.node("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
+    values = _walk(graph, model, [values])
+    graph.node("Identity", [values], LOGITS)
+    logits = helper.make_tensor_value_info(
+        LOGITS, onnx.TensorProto.FLOAT, ["batch", model.output_shape[-1]]
+    )
+    made = helper.make_model(
+        helper.make_graph(
+            graph.nodes, model.name, [image], [logits], initializer=graph.constants
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR,
+        producer_name="kerascnn",
+    )
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def _walk(graph: Graph, model: keras.Model, inputs: list[str]) -> str:
+    """Add a model's layers in the order in which it calls them."""
+    if not is_graph(model):
+        raise _unmapped(model, "is a model of its own")
+    plain = keras.Model(model.inputs, model.outputs)
+    # By identity; the tensors are kept, so that no other gets the identity of one.
+    names: dict[int, str] = {}
+    kept: list[Any] = []
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        read = [x for x in keras.tree.flatten((args, kwargs)) if id(x) in names]
+        result = layer(*args, **kwargs)
+        kept.append(result)
+        names[id(result)] = _add(graph, layer, read, [names[id(x)] for x in read])
+        return result
+
+    new = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in plain.inputs]
+    names |= {id(x): name for x, name in zip(new, inputs, strict=True)}
+    clone = keras.models.clone_model(
+        plain,
+        input_tensors=new,
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return names[id(clone.outputs[0])]
+
+
+def _add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    """Add one layer; return the name of its result."""
+    kind = type(layer).__name__
+    if isinstance(layer, keras.Model):
+        return _walk(graph, layer, inputs)
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise _unmapped(layer, "has channels first")
+    if kind in _NOTHING:
+        return inputs[0]
+    add = _LAYERS.get(kind)
+    if add is None:
+        raise _unmapped(layer, "has no mapping to ONNX")
+    return add(graph, layer, read, inputs)
+
+
+def _unmapped(layer: Any, why: str) -> UsageError:
+    return UsageError(
+        f"the layer {layer.name!r}, a {type(layer).__name__}, {why}; "
+        "`kerascnn export RUN --to stablehlo` takes every layer."
+    )
+
+
+def _activated(graph: Graph, layer: Any, values: str) -> str:
+    """Add a layer's activation."""
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", "linear") if activation else "linear"
+    if name not in _ACTIVATIONS:
+        raise _unmapped(layer, f"has the activation {name}, which has no mapping")
+    result = values
+    for kind in _ACTIVATIONS[name]:
+        inputs = [values, result] if kind == "Mul" else [result]
+        result = graph.node(kind, inputs, f"{layer.name}/{name}")
+    return result
+
+
+def _convolution(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    kernel, groups = np.asarray(layer.kernel), getattr(layer, "groups", 1)
+    if type(layer).__name__ == "DepthwiseConv2D":
+        rows, columns, channels, times = kernel.shape
+        kernel, groups = kernel.reshape(rows, columns, 1, channels * times), channels
+    words = [inputs[0]]
+    words.append(graph.constant(f"{layer.name}/kernel", kernel.transpose(3, 2, 0, 1)))
+    if layer.use_bias:
+        words.append(graph.constant(f"{layer.name}/bias", np.asarray(layer.bias)))
+    settings = {"strides": layer.strides, "dilations": layer.dilation_rate}
+    settings |= {"group": groups, "auto_pad": _PADDING[layer.padding]}
+    return _activated(graph, layer, graph.node("Conv", words, layer.name, **settings))
+
+
+_PADDING = {"valid": "VALID", "same": "SAME_UPPER"}
+
+
+def _pooling(kind: str) -> Callable[..., str]:
+    def add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+        settings = {"kernel_shape": layer.pool_size, "strides": layer.strides}
+        settings["auto_pad"] = _PADDING[layer.padding]
+        return graph.node(kind, inputs, layer.name, **settings)
+
+    return add
+
+
+def _global_pooling(kind: str) -> Callable[..., str]:
+    def add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+        values = graph.node(kind, inputs, layer.name)
+        if layer.keepdims:
+            return values
+        return graph.node("Flatten", [values], f"{layer.name}/flat")
+
+    return add
+
+
+def _normalization(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    if layer.axis not in (-1, len(read[0].shape) - 1):
+        raise _unmapped(layer, f"normalises axis {layer.axis}")
+    mean = np.asarray(layer.moving_mean)
+    gamma = np.asarray(layer.gamma) if layer.scale else np.ones_like(mean)
+    beta = np.asarray(layer.beta) if layer.center else np.zeros_like(mean)
+    arrays = {"gamma": gamma, "beta": beta, "mean": mean}
+    arrays["variance"] = np.asarray(layer.moving_variance)
+    words = [graph.constant(f"{layer.name}/{n}", a) for n, a in arrays.items()]
+    return graph.node(
+        "BatchNormalization", [*inputs, *words], layer.name, epsilon=layer.epsilon
+    )
+
+
+def _dense(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    kernel, values = np.asarray(layer.kernel), inputs[0]
+    words = [graph.constant(f"{layer.name}/kernel", kernel)]
+    if layer.use_bias:
+        words.append(graph.constant(f"{layer.name}/bias", np.asarray(layer.bias)))
+    if len(read[0].shape) == 2:
+        values = graph.node("Gemm", [values, *words], layer.name)
+        return _activated(graph, layer, values)
+    if len(read[0].shape) != 4:
+        raise _unmapped(layer, f"takes arrays of {len(read[0].shape)} axes")
+    values = graph.node("Transpose", [values], f"{layer.name}/in", perm=[0, 2, 3, 1])
+    values = graph.node("MatMul", [values, words[0]], layer.name)
+    for bias in words[1:]:
+        values = graph.node("Add", [values, bias], f"{layer.name}/add")
+    values = graph.node("Transpose", [values], f"{layer.name}/out", perm=[0, 3, 1, 2])
+    return _activated(graph, layer, values)
+
+
+def _flatten(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    values = inputs[0]
+    if len(read[0].shape) == 4:  # rows, columns, channels, as Keras has them
+        values = graph.node(
+            "Transpose", inputs, f"{layer.name}/rows", perm=[0, 2, 3, 1]
+        )
+    return graph.node("Flatten", [values], layer.name)
+
+
+def _zero_padding(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    (top, bottom), (left, right) = layer.padding
+    pads = np.array([0, 0, top, left, 0, 0, bottom, right])
+    words = [*inputs, graph.constant(f"{layer.name}/pads", pads)]
+    return graph.node("Pad", words, layer.name)
+
+
+def _pad(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    """Add `keras.ops.pad`, which the edge detectors of lecture 2 call."""
+    widths = [tuple(pair) for pair in layer.pad_width]
+    if len(widths) != 4 or layer.mode not in ("constant", "reflect", "edge"):
+        raise _unmapped(layer, f"pads {widths} in mode {layer.mode}")
+    widths = [widths[axis] for axis in (0, 3, 1, 2)]
+    pads = np.array([before for before, _ in widths] + [after for _, after in widths])
+    words = [*inputs, graph.constant(f"{layer.name}/pads", pads)]
+    return graph.node("Pad", words, layer.name, mode=layer.mode)
+
+
+def _hypot(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    """Add the length of a gradient, of its two parts."""
+    squares = [graph.node("Mul", [x, x], f"{layer.name}/square") for x in inputs]
+    return graph.node(
+        "Sqrt", [graph.node("Add", squares, f"{layer.name}/sum")], layer.name
+    )
+
+
+def _rescaling(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    values = inputs[0]
+    for kind, number in (("Mul", layer.scale), ("Add", layer.offset)):
+        array = np.asarray(number, "float32")
+        if array.ndim:  # a number for each channel
+            array = array.reshape(1, -1, *[1] * (len(read[0].shape) - 2))
+        words = [values, graph.constant(f"{layer.name}/{kind}", array)]
+        values = graph.node(kind, words, f"{layer.name}/{kind.lower()}ed")
+    return values
+
+
+def _resizing(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    """Add two matrix products: along each axis resizing is linear."""
+    _, height, width, channels = read[0].shape
+    if None in (height, width) or layer.pad_to_aspect_ratio:
+        raise _unmapped(layer, "takes images of any size, or pads them")
+
+    def matrix(pixels: int, along: int) -> np.ndarray:
+        images = np.zeros((pixels, height, width, channels), "float32")
+        for i in range(pixels):
+            images[(i, *[slice(None)] * along, i)] = 1
+        made = np.asarray(layer(images))
+        return made[:, :, 0, 0] if along == 0 else made[:, 0, :, 0]
+
+    # Rows from the left: (new, old) @ (old, columns); columns from the right.
+    rows = graph.constant(f"{layer.name}/rows", matrix(height, 0).T.copy())
+    columns = graph.constant(f"{layer.name}/columns", matrix(width, 1))
+    values = graph.node("MatMul", [rows, *inputs], f"{layer.name}/height")
+    return graph.node("MatMul", [values, columns], layer.name)
+
+
+def _together(kind: str) -> Callable[..., str]:
+    def add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+        values = inputs[0]
+        for other in inputs[1:]:
+            values = graph.node(kind, [values, other], layer.name)
+        return values
+
+    return add
+
+
+def _concatenate(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    axes = len(read[0].shape)
+    axis = layer.axis % axes
+    if axes == 4:
+        axis = {0: 0, 1: 2, 2: 3, 3: 1}[axis]
+    return graph.node("Concat", inputs, layer.name, axis=axis)
+
+
+def _activation(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    if len(read[0].shape) != 2 and layer.activation is keras.activations.softmax:
+        raise _unmapped(layer, "is a softmax of maps")
+    return _activated(graph, layer, inputs[0])
+
+
+def _relu(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+    if layer.max_value is not None or layer.negative_slope or layer.threshold:
+        raise _unmapped(layer, "is no plain ReLU")
+    return graph.node("Relu", inputs, layer.name)
+
+
+_LAYERS: dict[str, Callable[..., str]] = {
+    "Activation": _activation,
+    "Add": _together("Add"),
+    "AveragePooling2D": _pooling("AveragePool"),
+    "BatchNormalization": _normalization,
+    "Concatenate": _concatenate,
+    "Conv2D": _convolution,
+    "Dense": _dense,
+    "DepthwiseConv2D": _convolution,
+    "Flatten": _flatten,
+    "GlobalAveragePooling2D": _global_pooling("GlobalAveragePool"),
+    "GlobalMaxPooling2D": _global_pooling("GlobalMaxPool"),
+    "Hypot": _hypot,
+    "MaxPooling2D": _pooling("MaxPool"),
+    "Multiply": _together("Mul"),
+    "Pad": _pad,
+    "ReLU": _relu,
+    "Rescaling": _rescaling,
+    "Resizing": _resizing,
+    "Subtract": _together("Sub"),
+    "ZeroPadding2D": _zero_padding,
+}

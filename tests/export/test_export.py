@@ -1,0 +1,203 @@
+"""Exported models compute what Keras does, in each format and for each recipe."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import kerascnn
+from kerascnn import UsageError, data, recipe
+from kerascnn.cli import commands
+from kerascnn.training import build
+
+onnxruntime = pytest.importorskip("onnxruntime")
+onnx_graph = pytest.importorskip("kerascnn.export.onnx_graph")
+
+
+def by_onnx(model, images):
+    content = onnx_graph.of_model(model).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": images})[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("lenet") / "run"
+    return kerascnn.train(
+        "fashion_lenet", data="sample", epochs=1, limit=256, report=False, out=out
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.asarray(data.load("fashion_mnist", "sample").test.images[:20])
+
+
+@pytest.fixture(scope="module")
+def expected(run, images):
+    model = keras.saving.load_model(run.folder / "model.keras")
+    return model.predict(images, verbose=0)
+
+
+def export(run, *words):
+    return commands.main(["export", str(run.folder), *map(str, words)])
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_onnx_takes_batches_of_any_size(run, images, expected, tmp_path, batch, capsys):
+    file = tmp_path / "net.onnx"
+    assert export(run, "--to", "onnx", "--out", file) == 0
+    assert "the logits of 64 images are within" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = session.run(["logits"], {"image": images[:batch]})[0]
+    np.testing.assert_allclose(found, expected[:batch], atol=1e-5)
+    described = json.loads((tmp_path / "net.onnx.json").read_text())
+    assert described["classes"] == run.config["data"]["classes"]
+    assert described["input"]["shape"] == ["n", 28, 28, 1]
+    assert described["checked"]["largest_difference"] < 1e-5
+
+
+def test_stablehlo_takes_batches_of_any_size(run, images, expected, tmp_path):
+    from jax import export as exporting
+
+    file = tmp_path / "net.stablehlo"
+    assert export(run, "--to", "stablehlo", "--out", file) == 0
+    read = exporting.deserialize(bytearray(file.read_bytes()))
+    assert {"cpu", "cuda"} <= {*read.platforms}
+    for batch in (1, 7):
+        found = np.asarray(read.call(images[:batch]))
+        np.testing.assert_allclose(found, expected[:batch], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("tensorflow")
+@pytest.mark.parametrize("to", ["savedmodel", "litert"])
+def test_tensorflow_s_formats_are_written_and_checked(run, tmp_path, to):
+    out = tmp_path / to
+    assert export(run, "--to", to, "--out", out) == 0
+    described = json.loads((tmp_path / f"{to}.json").read_text())
+    assert described["checked"] == pytest.approx(
+        {"images": 64, "largest_difference": 0}, abs=1e-4
+    )
+
+
+def test_the_run_s_own_file_is_described(run):
+    assert export(run, "--to", "keras") == 0
+    described = json.loads((run.folder / "model.keras.json").read_text())
+    assert described["recipe"] == "fashion_lenet"
+    assert described["test_accuracy"] == run.result["test_accuracy"]
+
+
+NAMES = recipe.names()
+QUICK = ["cifar_edges", "fashion_down_resize", "fashion_lenet_1x1"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+def test_each_recipe_s_logits_are_keras_s(name):
+    chosen = recipe.load(name)
+    keras.utils.set_random_seed(0)
+    size = build.image_size(chosen)
+    found = data.load(chosen.dataset, "sample", image_size=size).test.images
+    some = np.asarray(found[: 2 if name == "imagenet_vgg16" else 64])
+    _, model = build.build(chosen, some.shape[1:])
+    rng = np.random.default_rng(0)
+    for layer in model.layers[-1].layers:  # as if they were trained
+        if isinstance(layer, layers.BatchNormalization):
+            n = layer.moving_mean.shape
+            layer.moving_mean.assign(rng.normal(size=n))
+            layer.moving_variance.assign(rng.uniform(0.5, 2, n))
+    expected = model.predict(some, verbose=0)
+    scale = max(1, abs(expected).max())
+    np.testing.assert_allclose(by_onnx(model, some), expected, atol=1e-4 * scale)
+
+
+def net(*inside):
+    image = keras.Input((9, 8, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255, offset=[-0.5, 0.0, 0.5])(image)
+    for layer in inside:
+        x = layer(x)
+    x = x if len(x.shape) == 2 else layers.Flatten()(x)
+    return keras.Model(image, layers.Dense(4)(x))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        [layers.Conv2D(6, 3, strides=2, padding="same", activation="silu")],
+        [layers.Conv2D(6, (2, 3), dilation_rate=2, use_bias=False)],
+        [layers.Conv2D(6, 3, groups=3), layers.ReLU()],
+        [layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")],
+        [layers.AveragePooling2D(3, strides=2, padding="same")],
+        [layers.MaxPooling2D(3, strides=2, padding="same")],
+        [layers.BatchNormalization(scale=False), layers.Dropout(0.5)],
+        [layers.GlobalAveragePooling2D(), layers.Dense(5, activation="elu")],
+        [layers.GlobalMaxPooling2D(keepdims=True)],
+        [layers.Dense(5, activation="tanh"), layers.ZeroPadding2D((1, 2))],
+        [layers.Resizing(5, 7, antialias=True)],
+        [layers.Resizing(6, 6, crop_to_aspect_ratio=True)],
+        [keras.Sequential([layers.Conv2D(4, 1), layers.Activation("softplus")])],
+    ],
+    ids=lambda inside: "+".join(layer.name for layer in inside),
+)
+def test_layers_compute_as_in_keras(inside):
+    model = net(*inside)
+    some = np.random.default_rng(1).integers(0, 256, (5, 9, 8, 3), np.uint8)
+    expected = model.predict(some, verbose=0)
+    np.testing.assert_allclose(by_onnx(model, some), expected, atol=1e-4)
+
+
+def test_branches_meet():
+    image = keras.Input((6, 6, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(image)
+    one, other = layers.Conv2D(4, 1)(x), layers.Conv2D(4, 3, padding="same")(x)
+    both = one + other, layers.Subtract()([one, other]), layers.Multiply()([one, other])
+    x = layers.Concatenate()([*both, one])
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    some = np.random.default_rng(2).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    expected = model.predict(some, verbose=0)
+    np.testing.assert_allclose(by_onnx(model, some), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        [layers.LayerNormalization(name="mine")],
+        [layers.Conv2D(4, 3, activation="gelu", name="mine")],
+        [layers.ReLU(max_value=6, name="mine")],
+        [layers.Activation("softmax", name="mine")],
+        [layers.BatchNormalization(axis=1, name="mine")],
+    ],
+    ids=lambda inside: type(inside[0]).__name__,
+)
+def test_a_layer_without_a_mapping_is_named(inside):
+    with pytest.raises(UsageError, match=r"'mine'.*--to stablehlo"):
+        onnx_graph.of_model(net(*inside))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "onnx", "--out", "here.onnx"], "here.onnx exists"),
+        (["--to", "onnx", "--out", "gone/x.onnx"], "there is no folder gone"),
+        (["--to", "keras", "--out", "x.h5"], "ends in .keras"),
+        (["--to", "pdf"], "--to"),
+        ([], "--to"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capfd, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.onnx").write_bytes(b"mine")
+    assert export(run, *words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert (tmp_path / "here.onnx").read_bytes() == b"mine"
