@@ -125,8 +125,8 @@ def _fast_model(model, fast_layers):
 
 
 # Settings of a model that its constructor takes from the process, or from nowhere.
-_SWITCHES = ("dtype_policy", "autocast", "supports_jit", "supports_masking")
-_SWITCHES += ("activity_regularizer",)
+_SWITCHES = ("dtype_policy", "autocast", "activity_regularizer")
+_SWITCHES += ("supports_jit", "supports_masking")
 
 
 def _link(layers, read):
