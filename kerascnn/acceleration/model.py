@@ -3,6 +3,7 @@
 import collections
 import functools
 import types
+from typing import Any
 
 import keras
 
@@ -100,7 +101,7 @@ def _fast_model(model, fast_layers):
     is_sequential = isinstance(model, keras.Sequential)
     ends = ("inputs", "outputs") if is_sequential else ("input", "output")
     plain = keras.Model(*(getattr(model, end) for end in ends), name=model.name)
-    inputs = _inputs_like(plain)
+    inputs: Any = _inputs_like(plain)
     if is_sequential:
         parent, graph = keras.Sequential, ([*inputs, *map(fast, model.layers)],)
     else:
