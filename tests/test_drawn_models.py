@@ -266,51 +266,57 @@ def functions(model, training):
     return loss, values, [v.value for v in model.non_trainable_variables]
 
 
-def forward(draw, model, images):
+def halves(images):
+    return images.reshape(2, -1, *images.shape[1:])
+
+
+def forward(draw, model):
     loss, *values = functions(model, training=draw.maybe(0.5))
-    return lambda weights, others: loss(weights, images, others), values
+    return lambda weights, others, images: loss(weights, images, others), values
 
 
-def gradients(draw, model, images):
+def gradients(draw, model):
     loss, *values = functions(model, training=True)
     step = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return lambda weights, others: step(weights, images, others), values
+    return lambda weights, others, images: step(weights, images, others), values
 
 
-def remat(draw, model, images):
+def remat(draw, model):
     loss, *values = functions(model, training=True)
     step = jax.grad(jax.checkpoint(loss), (0, 1), has_aux=True)
-    return lambda weights, others: step(weights, images, others), values
+    return lambda weights, others, images: step(weights, images, others), values
 
 
-def vmapped(draw, model, images):
+def vmapped(draw, model):
     """Over groups of images, or over two sets of weights."""
     loss, weights, others = functions(model, training=draw.maybe(0.5))
     of_weights, of = draw.maybe(0.3), draw.of(loss, jax.grad(loss, has_aux=True))
     if of_weights:
         weights = [jnp.stack([w, 0.9 * w]) for w in weights]
-    groups = images if of_weights else images.reshape(2, -1, *images.shape[1:])
     axes = (0, None, None) if of_weights else (None, 0, None)
-    step = jax.vmap(of, axes)
-    return lambda weights, others: step(weights, groups, others), (weights, others)
+
+    def step(weights, others, images):
+        groups = images if of_weights else halves(images)
+        return jax.vmap(of, axes)(weights, groups, others)
+
+    return step, (weights, others)
 
 
-def scanned(draw, model, images):
+def scanned(draw, model):
     """Over parts of a batch, whose gradients and statistics follow each other."""
     loss, *values = functions(model, training=True)
-    parts = images.reshape(2, -1, *images.shape[1:])
 
-    def steps(weights, others):
+    def steps(weights, others, images):
         def step(others, part):
             found, (y, others) = jax.grad(loss, has_aux=True)(weights, part, others)
             return others, (found, y)
 
-        return jax.lax.scan(step, others, parts)
+        return jax.lax.scan(step, others, halves(images))
 
     return steps, values
 
 
-def sharded(draw, model, images):
+def sharded(draw, model):
     """On two devices, each with half of the images."""
     loss, *values = functions(model, training=True)
     axis, checks = draw.of("batch", "data"), draw.maybe(0.5)
@@ -328,10 +334,10 @@ def sharded(draw, model, images):
         out_specs=(whole, part),
         check_vma=checks,
     )
-    return lambda weights, others: step(weights, others, images), values
+    return lambda weights, others, images: step(weights, others, images), values
 
 
-def twice(draw, model, images):
+def twice(draw, model):
     """A penalty on the images' gradient."""
     loss, *values = functions(model, training=False)
 
@@ -339,7 +345,9 @@ def twice(draw, model, images):
         by_images, _ = jax.grad(loss, 1, has_aux=True)(weights, images, others)
         return jnp.sum(by_images**2)
 
-    return lambda weights, others: jax.grad(penalty)(weights, images, others), values
+    return lambda weights, others, images: jax.grad(penalty)(
+        weights, images, others
+    ), values
 
 
 TRANSFORMATIONS = [
@@ -350,8 +358,8 @@ TRANSFORMATIONS = [
 
 
 def transformed(draw, model, images):
-    step, values = draw.of(*TRANSFORMATIONS)(draw, model, jnp.asarray(images))
-    return jax.jit(step, compiler_options=QUICKLY)(*values)
+    step, values = draw.of(*TRANSFORMATIONS)(draw, model)
+    return jax.jit(step, compiler_options=QUICKLY)(*values, jnp.asarray(images))
 
 
 def adamw():
