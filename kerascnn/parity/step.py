@@ -171,6 +171,8 @@ def compare_zeros(pair: Pair, batch: Batch) -> Iterator[Check]:
         return
     ours = paired_gradients(pair, step)
     sides = branches(pair.watched, numpy_outputs(pair.watched, step))
+    if not pair.torch_trainer.fits(sides):
+        return  # `compare_step` says what differs
     with pair.torch_trainer.zeroed(names):
         with pair.torch_trainer.branching(sides):
             pair.torch_trainer.loss(batch)

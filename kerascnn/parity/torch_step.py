@@ -247,6 +247,15 @@ class TorchTrainer:
             for name, (layout, parameter) in self.parameters.items()
         }
 
+    def fits(self, branches: Branches) -> bool:
+        """Whether the network has a ReLU and a max pooling for each of the branches."""
+        kinds = (nn.ReLU, branches.relus), (nn.MaxPool2d, branches.pools)
+        modules = list(self.network.modules())
+        return all(
+            sum(isinstance(module, kind) for module in modules) == len(own)
+            for kind, own in kinds
+        )
+
     @contextlib.contextmanager
     def branching(self, branches: Branches) -> Iterator[None]:
         """Let ReLU and max pooling take the given branches in what is computed."""

@@ -145,9 +145,9 @@ def test_the_loss_is_the_same_at_each_of_50_steps(
     sums = []
     function = epoch_module.training_function
 
-    def watched(model, mesh, batch_size):
+    def watched(model, mesh, batch_size, *more):
         assert (mesh is not None) == cut
-        call = function(model, mesh, batch_size)
+        call = function(model, mesh, batch_size, *more)
 
         def step(state, *arguments):
             state = call(state, *arguments)

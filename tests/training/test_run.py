@@ -85,6 +85,7 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
         "result.json",
         "curve.png",
         "model.keras",
+        "record.npz",
     }
 
     config = json.loads((run / "config.json").read_text())
