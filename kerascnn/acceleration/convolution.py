@@ -1,4 +1,12 @@
-"""The convolution, its derivatives, and who computes them: a CPU or the others."""
+"""The convolution, its derivatives, and who computes them: a CPU or the others.
+
+Where `algorithm` says "winograd", an output is computed from pixels of the same
+image up to 7 rows or columns away. A pixel that the kernel does not reach moves the
+output by a millionth of its magnitude, times the sum of its channel's weights in
+the filter, at most; one that is not finite, or near float32's largest number, may
+make the output NaN. Pixels of 0..255, scaled or not, are far from both. Where the
+kernel reaches zeros alone, ReLU finds the bias as it is.
+"""
 
 import functools
 from typing import Any
@@ -45,12 +53,7 @@ def fast_convolution(
     a GPU or a TPU, on a mesh whose explicit axes cut an argument, and under
     `stock_operations`.
 
-    Where `algorithm` says "winograd", an output is computed from pixels of the same
-    image up to 7 rows or columns away. A pixel that the kernel does not reach moves the
-    output by a millionth of its magnitude, times the sum of its channel's weights in
-    the filter, at most; one that is not finite, or near float32's largest number, may
-    make the output NaN. Pixels of 0..255, scaled or not, are far from both. Where the
-    kernel reaches zeros alone, ReLU finds the bias as it is.
+    The module's text says what rounding does, and pixels that are huge or not finite.
 
     Args:
         x: images, float32 of shape `(batch, height, width, channels)`.
@@ -103,12 +106,18 @@ def fast_convolution(
         y = _finished(y, bias, relu)
         return fast_max_pool(y, (2, 2)) if pool else y
     at_once = pool and dispatch.pools(x.shape[1:], kernel.shape, strides, padding)
+    constants = strides, padding, relu, at_once
+    y = _covered_convolution(x, kernel, bias, affine_input, constants)
+    return fast_max_pool(y, (2, 2)) if pool and not at_once else y
+
+
+def _covered_convolution(x, kernel, bias, affine_input, constants):
+    """`_convolution` on each device, the first of its results."""
     # Images are cut among devices, the other arrays whole on each.
     images = affine_input[:1]
     bias, affine = jax.tree.map(
         lambda a: jnp.asarray(a, x.dtype), (bias, affine_input[1:])
     )
-    constants = strides, padding, relu, at_once
     convolution: Any = _convolution
     if jax.sharding.get_abstract_mesh().manual_axes:
         # An eager `shard_map` refuses rules that ask what a gradient is wanted of.
@@ -118,8 +127,7 @@ def fast_convolution(
         affine = *batches[1:], *affine
         return convolution(batches[0], kernel, bias, affine, *constants)[0]
 
-    y = on_each_device(on_one, (x, *images), kernel, bias, affine)
-    return fast_max_pool(y, (2, 2)) if pool and not at_once else y
+    return on_each_device(on_one, (x, *images), kernel, bias, affine)
 
 
 def _uncovered_convolution(x, kernel, strides, padding):
