@@ -49,7 +49,7 @@ def train(
     checkpoint_minutes: float = 10.0,
     on_nan: Literal["stop", "skip"] = "stop",
     deterministic: bool = False,
-    record: Literal["off", "light", "full"] | None = None,
+    record: str | None = None,
     log: str | None = None,
     report: bool = True,
     resume: Folder = None,
