@@ -39,3 +39,18 @@ def test_the_order_of_imports_is_the_layering_test_s():
 
 def test_the_example_prints_what_it_says():
     assert doctest.testfile(str(README), module_relative=False).failed == 0
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "kerascnn/README.md", "recipes/README.md", "recipes/speed.md"],
+)
+def test_each_file_that_a_page_links_to_is_there(page):
+    root = PACKAGE.parent
+    text = (root / page).read_text("utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", text)
+    for link, anchor in links:
+        assert (root / page).parent.joinpath(link or ".").exists(), link
+        if not link:  # as GitHub makes them of headings
+            heads = re.findall("^##? (.*)$", text, re.MULTILINE)
+            assert anchor[1:] in [h.lower().replace(" ", "-") for h in heads]

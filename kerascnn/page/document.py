@@ -114,6 +114,9 @@ def filled(template: str, sheets: Sequence[Sheet], **values: Any) -> str:
     )
 
 
+_SEEN = "_accuracy_with_views"  # of the test set, or of held-out images
+
+
 def head(evidence: Evidence) -> dict[str, Any]:
     """Return what the top of the page says: figures, machine, what to bear in mind."""
     config, result = evidence.config, evidence.result
@@ -143,6 +146,8 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "gap": 100 * (ours - course.test) if printed and course.test else None,
         "inside": bool(printed and course.test and low <= course.test <= high),
         "partial": data["sample"] or "limit" in config["overrides"],
+        "seen": next((v for k, v in result.items() if k.endswith(_SEEN)), None),
+        "views": result.get("views"),
         "best": _best(evidence),
         "train": result["train_accuracy"],
         "time": duration(result["seconds"]),

@@ -344,6 +344,10 @@ def test_the_best_epoch_stands_below_the_result(found, lenet):
     shown = document.head(found)["best"]
     assert shown["accuracy"] == pytest.approx(best)
     assert shown["peeking_bonus"] == best - lenet.result["test_accuracy"]
+    assert "views of each image" not in document.render(found)
+    result = found.result | {"test_accuracy_with_views": 0.9416, "views": 6}
+    seen = dataclasses.replace(found, result=result)
+    assert "94.16% with 6 views of each image" in document.render(seen)
     moved = dataclasses.replace(
         found, metrics=[m | {"test_accuracy": 0.987} for m in found.metrics]
     )
