@@ -118,10 +118,14 @@ class Parity:
             raise SystemExit(1)
 
     def _one(self, name: str) -> bool:
-        from kerascnn.parity import worker
+        from kerascnn.parity import batches, worker
 
         worker.share_cores(0, 1)
-        result = worker.result(name, self.accelerate, self.break_, self.steps)
+        steps = self.steps or batches.size(recipes.outline(name).parameters).steps
+        progress = Estimate(f"the {steps} steps of {name} and its twin", steps)
+        result = worker.result(
+            name, self.accelerate, self.break_, self.steps, progress.after
+        )
         if self.json:
             print(json.dumps(result))
         else:

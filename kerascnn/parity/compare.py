@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ from kerascnn.parity.initial import compare_initial, compare_penalties
 from kerascnn.parity.keras_step import make_trainer
 from kerascnn.parity.shared_randomness import Dice
 from kerascnn.parity.step import Pair, activation_after, watch
-from kerascnn.parity.torch_step import TorchTrainer
+from kerascnn.parity.torch_step import Batch, TorchTrainer
 from kerascnn.parity.trace import compare_training
 from kerascnn.parity.transforms import DRAWN, compare_transforms
 from kerascnn.parity.weights import Layout
@@ -38,8 +38,12 @@ def compare(
     accelerate: bool = True,
     mistake: str | None = None,
     steps: int | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Iterator[Check]:
-    """Yield the checks of a recipe beside its twin, in the order of the computation."""
+    """Yield the checks of a recipe beside its twin, in the order of the computation.
+
+    `after_step` is told of each step but the last, from 1.
+    """
     twin = twins.load(recipe.name)
     much = size(recipe.parameters)
     much = dataclasses.replace(much, steps=steps or much.steps)
@@ -80,7 +84,19 @@ def compare(
     torch_trainer = TorchTrainer(module, twin, layouts, much.steps)
     pair = Pair(recipe, twin, watched, layouts, keras_trainer, torch_trainer)
     batches = prepare(twin, raw, much, Dice(network))
+    if after_step:
+        batches = told(batches, after_step)
     yield from compare_training(pair, batches, mistake)
+
+
+def told(
+    batches: Iterator[Batch], after_step: Callable[[int], None]
+) -> Iterator[Batch]:
+    """Yield batches; the one after a step is asked for when the step is done."""
+    for number, batch in enumerate(batches):
+        if number:
+            after_step(number)
+        yield batch
 
 
 def scaled_by(recipe: Recipe, images: np.ndarray) -> np.ndarray:

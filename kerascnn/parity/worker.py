@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kerascnn import UsageError, processes
@@ -37,7 +37,11 @@ def share_cores(number: int, of: int) -> None:
 
 @settings.computing()
 def result(
-    name: str, accelerate: bool, mistake: str | None, steps: int | None
+    name: str,
+    accelerate: bool,
+    mistake: str | None,
+    steps: int | None,
+    after_step: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Compare one recipe with its twin; return plain values for JSON."""
     import keras
@@ -48,7 +52,7 @@ def result(
     start = time.perf_counter()
     checks = [
         dataclasses.asdict(check) | {"passed": check.passed}
-        for check in compare.compare(recipe, accelerate, mistake, steps)
+        for check in compare.compare(recipe, accelerate, mistake, steps, after_step)
     ]
     for check in checks:
         difference = float(check["difference"])

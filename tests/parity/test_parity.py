@@ -896,3 +896,12 @@ for line in sys.stdin:
     assert found[1]["mistake"] == (
         "the comparison of large ended with code -9: out of memory"
     )
+
+
+def test_a_long_comparison_says_how_long(monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "WORTH", 0.0)
+    monkeypatch.setattr(estimate, "LOOK", 0.0)
+    assert main(["parity", "fashion_mlp", "--steps", "5"]) == 0
+    said = capsys.readouterr().err
+    assert "the 5 steps of fashion_mlp and its twin: about" in said
+    assert said.count("more.") == 1
