@@ -103,7 +103,7 @@ ORDER = {
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
     "export": ["__init__", "onnx_graph", "formats"],
-    "prediction": ["__init__", "files", "predictor", "evaluation"],
+    "prediction": ["__init__", "files", "predictor", "evaluation", "shipped"],
     "studies": ["__init__", "learns", "parity_training", "backends", "ladder"],
     "cli": [
         *(

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from kerascnn.cli.report import File, check_file
+from kerascnn.prediction import shipped
 from kerascnn.process import prepare
-from kerascnn.runs import Run
 from kerascnn.text import expanded
 
 
@@ -23,7 +23,7 @@ class Export:
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    """The run's folder, or the name of a network that comes with the package."""
     to: Literal["onnx", "stablehlo", "savedmodel", "litert", "keras"]
     """The format. ONNX needs the extra `onnx`, SavedModel and LiteRT TensorFlow."""
     out: File = None
@@ -34,8 +34,7 @@ class Export:
             check_file(self.out)
 
     def __call__(self) -> None:
-        run = Run(expanded(self.run))
-        _ = run.result  # where there is none, that is the reason
+        run = shipped.run(self.run)
         prepare.prepare_process()
         from kerascnn.export import formats
 

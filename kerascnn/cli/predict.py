@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from kerascnn import UsageError, text
+from kerascnn.prediction import shipped
 from kerascnn.process import prepare
 from kerascnn.runs import Run
 from kerascnn.training.options import Folder
@@ -42,7 +43,7 @@ class Predict:
     """
 
     run: Where
-    """The run's folder."""
+    """The run's folder, or the name of a network that comes with the package."""
     images: Images
     """Image files, folders of them, or - for one image on standard input."""
     top: Number = 3
@@ -67,8 +68,7 @@ class Predict:
             raise UsageError("--json and --csv: print one of the two.")
 
     def __call__(self) -> None:
-        run = Run(text.expanded(self.run))
-        _ = run.config  # where there is none, that is the reason
+        run = shipped.run(self.run)
         with tempfile.TemporaryDirectory() as folder:
             piped = Path(folder) / PIPED
             if Path("-") in self.images:
@@ -246,7 +246,7 @@ class Evaluate:
     """Measure a run's model: on the images of its own run, or on another set's."""
 
     run: Where
-    """The run's folder."""
+    """The run's folder, or the name of a network that comes with the package."""
     dataset: Set = None
     """A set of tensorflow-datasets, or a folder of images with train/CLASS/ and
     test/CLASS/, whose classes are the run's (default: the images that the run was
@@ -269,8 +269,7 @@ class Evaluate:
                 raise UsageError(f"--{option} is for --dataset SET: give the set too.")
 
     def __call__(self) -> None:
-        run = Run(text.expanded(self.run))
-        _ = run.config  # where there is none, that is the reason
+        run = shipped.run(self.run)
         prepare.prepare_process()
         from kerascnn.prediction import evaluation
         from kerascnn.prediction.predictor import Predictor

@@ -164,6 +164,15 @@ def evaluated_images(run: Run) -> data.Split:
     return _data(run.config, _recipe(run))[1]
 
 
+def training_images(run: Run) -> data.Split:
+    """Return the images that a run was trained on.
+
+    Raises:
+        UsageError: They are gone or have changed.
+    """
+    return _data(run.config, _recipe(run))[0]
+
+
 def command(config: dict[str, Any]) -> str:
     """Return the command that does a run again, without what decides no number."""
     plain, given = Overrides(), config.get("options", {})

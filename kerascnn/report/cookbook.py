@@ -177,7 +177,10 @@ def record_of(run: Run) -> dict[str, Any]:
     if mistake:
         raise UsageError(f"{run.folder} is not for the cookbook: {mistake}.")
     kept = {k: v for k, v in config.items() if k not in _LEFT_OUT}
-    for part, path in (("data", "source"), ("environment", "command")):
+    paths = ("data", "source"), ("environment", "command"), ("process", "compile cache")
+    for part, path in paths:
+        if part not in config:  # `process`, of older runs
+            continue
         kept[part] = {k: v for k, v in config[part].items() if k != path}
     return kept | {"result": run.result, "metrics": run.metrics}
 

@@ -357,9 +357,10 @@ def test_what_was_recorded_stays_where_a_run_goes_on_with_less():
         recorder.write()
         equal(written, found)
     # A recipe that was changed by force has other layers.
-    other = Recorder(
-        "full", keras.Sequential([keras.Input((3, 3, 1))]), TRAIN.images, 3
+    plain = keras.Sequential(
+        [keras.Input((3, 3, 1)), layers.Flatten(), layers.Dense(3)]
     )
+    other = Recorder("full", plain, TRAIN.images, 3)
     other.restore(state)
     assert other.state().keys() == {"step", *recorder_module.STEP}
 

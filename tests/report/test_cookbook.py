@@ -63,6 +63,7 @@ def finish(tmp_path, fingerprints):
                 },
                 "description": {"name": name},
                 "options": {"out": "/home/me/run"},
+                "process": {"devices": "1", "compile cache": "/home/me/compiled"},
             }
             | changes
         )

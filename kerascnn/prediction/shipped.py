@@ -1,0 +1,102 @@
+"""Trained networks that come with the package: weights in half precision, and records.
+
+`python -m kerascnn.prediction.shipped RUN NAME` keeps a finished run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerascnn import UsageError, recipe
+from kerascnn.runs import Run
+from kerascnn.text import expanded
+
+FOLDER = Path(__file__).parent / "shipped_runs"
+WEIGHTS = "weights.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shipped(Run):
+    """A run whose folder holds weights in place of a model."""
+
+    def model(self) -> Any:
+        """Build the recipe's network, and give it the weights."""
+        from kerascnn.process.backend import say_missed_backend, spare_tensorflow
+        from kerascnn.training import build
+
+        say_missed_backend()
+        spare_tensorflow()
+        shape = self.config["data"]["image"]
+        _, model = build.build(recipe.load(self.config["recipe"]), tuple(shape))
+        with np.load(self.folder / WEIGHTS) as arrays:
+            weights = [arrays[str(n)].astype("float32") for n in range(len(arrays))]
+        model.set_weights(weights)
+        return model
+
+
+def names() -> list[str]:
+    """Return the names of the networks that come with the package."""
+    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+
+
+def run(place: Path) -> Run:
+    """Return the run in a folder, or the shipped one of that name.
+
+    Raises:
+        UsageError: There is neither.
+    """
+    if str(place) in names() and not place.exists():
+        return Shipped(FOLDER / str(place))
+    found = Run(expanded(place))
+    try:
+        _ = found.config
+    except UsageError as error:
+        if place.exists() or len(place.parts) > 1:
+            raise
+        known = ", ".join(names())
+        raise UsageError(f"{error} With the package come: {known}.") from error
+    return found
+
+
+def ship(source: Run, name: str) -> Shipped:
+    """Keep a finished run of the full set, with what half precision makes of it."""
+    from kerascnn.data import usual
+    from kerascnn.page import evidence
+    from kerascnn.prediction import evaluation
+    from kerascnn.prediction.predictor import Predictor
+    from kerascnn.report import cookbook
+
+    record = cookbook.record_of(source)
+    made = Shipped(FOLDER / name)
+    made.folder.mkdir(parents=True)
+    result, metrics = record.pop("result"), record.pop("metrics")
+    model = source.model()
+    record["data"]["image"] = list(model.input_shape[1:])
+    train = evidence.training_images(source)
+    record["data"]["usual"] = usual.ranges(train.images)
+    made.write_config(record)
+    made.replace_metrics(metrics)
+    arrays: dict[str, Any] = {
+        str(n): weight.astype("float16") for n, weight in enumerate(model.get_weights())
+    }
+    np.savez_compressed(made.folder / WEIGHTS, **arrays)
+    predictor, set_name = Predictor(made), record["data"]["name"]
+    half = {
+        "test_accuracy": evaluation.evaluate(predictor, set_name, "full").accuracy,
+        "test_accuracy_with_views": evaluation.evaluate(
+            predictor, set_name, "full", with_views=True
+        ).accuracy,
+    }
+    made.write_result(result | {"in_half_precision": half})
+    return made
+
+
+if __name__ == "__main__":
+    made = ship(Run(Path(sys.argv[1])), sys.argv[2])
+    print(json.dumps(made.result["in_half_precision"]))
