@@ -726,7 +726,17 @@ def chain():
     return keras.Model(image, x)
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+# These show what the others do too; the slow tests turn all of them.
+FEW = {"jax_disable_jit", "jax_enable_x64", "jax_numpy_dtype_promotion"}
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
+        for name in SWITCHES
+    ],
+)
 def test_jax_s_switches_leave_the_fast_layers_right(switch):
     old = getattr(jax.config, switch)
     x = RNG.standard_normal((2, 16, 16, 16), np.float32)

@@ -399,8 +399,10 @@ def test_the_deviation_is_that_of_a_sample():
     "backend",
     [
         "jax",
-        pytest.param("tensorflow", marks=pytest.mark.needs("tensorflow")),
-        pytest.param("torch", marks=pytest.mark.needs("torch")),
+        pytest.param(
+            "tensorflow", marks=[pytest.mark.needs("tensorflow"), pytest.mark.slow]
+        ),
+        pytest.param("torch", marks=[pytest.mark.needs("torch"), pytest.mark.slow]),
     ],
 )
 def test_the_cookbook_of_this_repository_is_fresh(backend):

@@ -68,7 +68,7 @@ def run_recipe(folder, name, *options, **environment):
     [
         "jax",
         pytest.param("tensorflow", marks=pytest.mark.needs("tensorflow")),
-        pytest.param("torch", marks=pytest.mark.needs("torch")),
+        pytest.param("torch", marks=[pytest.mark.needs("torch"), pytest.mark.slow]),
     ],
 )
 def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
@@ -147,7 +147,9 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert accuracy == pytest.approx(result["test_accuracy"], abs=0.002)
 
 
-@pytest.mark.parametrize("engine", ["epoch", "fit"])
+@pytest.mark.parametrize(
+    "engine", ["epoch", pytest.param("fit", marks=pytest.mark.slow)]
+)
 def test_the_same_seed_gives_the_same_weights(tmp_path, engine):
     """Ten steps, with the order of the images and the first weights drawn from it."""
     options = ["--data", "sample", "--epochs", "2", "--batch-size", "256"]
@@ -393,8 +395,11 @@ def test_too_few_images_for_a_batch_name_the_way_out(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"accelerate": False}, {"accelerate": True}, {"engine": "fit"}],
-    ids=["plain", "fast", "fit"],
+    [
+        pytest.param({"accelerate": False}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"accelerate": True}, id="fast"),
+        pytest.param({"engine": "fit"}, id="fit"),
+    ],
 )
 def test_half_precision_scales_the_loss(tmp_path, options, monkeypatch):
     """Else gradients below 6e-8 would be zero in float16."""
