@@ -10,7 +10,6 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from kerascnn import UsageError, text
@@ -144,8 +143,7 @@ def _show(
                 cells[5] = f"{sum(rung.begun.values()):.2g}"
             cells[6] = text.duration(sum(map(rung.left, rung.wanted)))
         table.add_row(*cells, *[str(fits.get(rung.name, 0))] * (hours is not None))
-    console = Console()
-    console.print(table)
+    text.console().print(table)
     absent = [rung.name for rung in rungs if rung.wanted and rung.seconds is None]
     if absent:
         sets = {name: ladder.recipes.outline(name).dataset for name in absent}

@@ -122,10 +122,11 @@ class Predict:
         images = 255 - images if self.invert else images
         found = predictor.probabilities(images, self.views)
         unlike = predictor.unlike(images)
-        others = predictor.unlike(255 - images)
-        for picture, row, said, other in zip(group, found, unlike, others, strict=True):
-            printed.unlike += bool(said)
-            printed.inverted |= bool(said) and not other
+        strange = [i for i, said in enumerate(unlike) if said]
+        printed.unlike += len(strange)
+        inverted = predictor.unlike(255 - images[strange])
+        printed.inverted |= not all(inverted)
+        for picture, row, said in zip(group, found, unlike, strict=True):
             name = "-" if picture.file.name == PIPED else str(picture.file)
             printed.add(name, row, said)
         if self.explain is not None:
@@ -216,7 +217,6 @@ class _Table(Printer):
 
     def close(self) -> None:
         from rich import box
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -232,10 +232,7 @@ class _Table(Printer):
             table.add_column(head, overflow="fold")
         for row in self.rows:
             table.add_row(*map(Text, row))
-        console = Console()
-        if not console.is_terminal:  # a pipe has no width: nothing is folded there
-            console = Console(width=10_000)
-        console.print(table)
+        text.console().print(table)
 
 
 _PRINTERS = {"table": _Table, "csv": _Csv, "json": _Json}
@@ -305,7 +302,6 @@ def _record(found: Figures) -> dict[str, Any]:
 
 def _show(found: Figures) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -328,7 +324,7 @@ def _show(found: Figures) -> None:
             )
             cells = str(each.right), str(each.images), share, between
             table.add_row(Text(each.name), *cells)
-    Console().print(table)
+    text.console().print(table)
     for pair in found.pairs[:3]:
         print(
             f"{pair.count} of {pair.of} images of {names[pair.truth]} are taken for "

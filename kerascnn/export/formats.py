@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 IMAGES = 64  # are compared
 TOLERANCE = 1e-4  # of the logits' differences, relative where logits are above 1
-# By format: how its file's name ends, and the package that it needs besides Keras.
+# By format: how its file's name ends.
 ENDINGS = {
     "keras": ".keras",
     "onnx": ".onnx",
@@ -119,8 +122,6 @@ def _remove(file: Path) -> None:
 
 
 def _need(to: str, *packages: str) -> None:
-    import importlib.util
-
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UsageError(
@@ -204,9 +205,6 @@ def _tensorflow(
     to: str, kind: str, run: Run, model: Any, file: Path, images: np.ndarray
 ) -> np.ndarray:
     """Have TensorFlow write the file, in a process of its own."""
-    import os
-    import tempfile
-
     if "tensorflow" not in installed():
         raise UsageError(
             f"--to {to} is written by TensorFlow, which is not installed: pip install "

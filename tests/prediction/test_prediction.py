@@ -97,7 +97,10 @@ def test_other_arrays_are_refused(run, wrong):
         run.predict(wrong)
 
 
-def test_files_have_the_probabilities_of_their_pixels(predict, folder, expected):
+def test_files_have_the_probabilities_of_their_pixels(
+    predict, folder, expected, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "")  # of who runs the tests
     code, out, err = predict(folder, "--json")
     assert (code, err) == (0, "")
     rows = json.loads(out)
