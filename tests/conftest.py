@@ -50,6 +50,22 @@ def require(package):
         pytest.skip(f"{package} is not installed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks who is slow
+def pytest_collection_modifyitems(items):
+    """Leave the cases that a test's `few` does not name to the slow suite."""
+    found = {}
+    for item in items:
+        if marker := item.get_closest_marker("few"):
+            name = item.nodeid.partition("[")[0]
+            found.setdefault((name, marker.args), []).append(item.callspec.id)
+            if item.callspec.id not in marker.args:
+                item.add_marker(pytest.mark.slow)
+    for (name, few), cases in found.items():
+        # One case alone was asked for by name.
+        if len(cases) > 1 and (gone := set(few) - set(cases)):
+            raise pytest.UsageError(f"{name} has no case {', '.join(sorted(gone))}")
+
+
 def pytest_runtest_setup(item):
     for marker in item.iter_markers("needs"):
         require(marker.args[0])

@@ -212,6 +212,13 @@ def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
     ],
     ids=["rows", "tiles", "tiles that overlap", "pieces", "pieces that overlap"],
 )
+@pytest.mark.few(
+    "rows-130",
+    "tiles-33",
+    "tiles that overlap-130",
+    "pieces-1",
+    "pieces that overlap-33",
+)
 def test_the_last_block_may_be_smaller(batch, width, taps, channels, padding):
     kernel = taps, taps, channels, channels
     check_against_numpy((batch, 8, width, channels), kernel, padding=padding)
@@ -257,6 +264,7 @@ def test_the_last_block_of_a_slice_ends_with_the_slice(batch):
     ],
     ids=["tiles", "pieces", "strided", "rows"],
 )
+@pytest.mark.few("tiles", "rows")
 def test_batches_may_be_slices_of_a_set_inside_one_program(
     x_shape, kernel_shape, strides
 ):
@@ -446,6 +454,7 @@ def test_derivatives_with_bias_and_relu_equal_those_of_the_parts(relu):
 
 
 @pytest.mark.parametrize("taps", [3, 7])
+@pytest.mark.few("3")
 def test_a_convolution_of_an_affine_input_has_the_derivatives_of_any_other(taps):
     """The affine input gives the kernel's gradient, on one path and on the other."""
     images, kernel, bias, scale, shift = arrays(
@@ -588,6 +597,7 @@ def test_relu_keeps_nan_and_passes_it_no_gradient():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.few("False-True", "True-False")
 def test_a_step_keeps_one_array_a_convolution(bias, normalised):
     """Not what is before bias and ReLU as well, nor zeros to copy for each loop."""
     images = keras.Input((32, 32, 16))

@@ -273,6 +273,7 @@ def interrupt(monkeypatch):
 
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("place", [(0, 1), (1, 1)])
+@pytest.mark.few("place0-epoch", "place1-fit")
 def test_ctrl_c_leaves_a_run_to_go_on_with(
     tmp_path, monkeypatch, interrupt, engine, place
 ):

@@ -80,6 +80,16 @@ def exact_unpool(g, index, shape):
     ],
 )
 @pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.few(
+    "True-tiles",
+    "True-overlapping tiles",
+    "True-pieces",
+    "True-blocks",
+    "True-bands",
+    "False-odd",
+    "False-sums",
+    "False-one window",
+)
 def test_value_and_gradients_equal_numpy(x_shape, kernel_shape, padding, relu):
     x, kernel, bias = arrays(0, x_shape, kernel_shape, kernel_shape[3:])
     exact, gradients = exact_convolution(x, kernel, (1, 1), padding)
@@ -312,6 +322,15 @@ RELU = {"convolution": lambda: conv(activation="relu")}
         *("normalised", "a layer between", "two readers", "silu", "regularised"),
         *("strided", "few channels"),
     ],
+)
+@pytest.mark.few(
+    "relu",
+    "linear",
+    "strides said",
+    "overlapping",
+    "padded",
+    "a layer between",
+    "regularised",
 )
 def test_layers_that_fit_are_joined_and_all_compute_as_in_keras(
     make, at_once, monkeypatch

@@ -937,6 +937,13 @@ for path in pathlib.Path(sys.argv[1]).glob("*.keras"):
         for name in NAMES
     ],
 )
+@pytest.mark.few(
+    "fashion_mlp",
+    "fashion_down_resize",
+    "cifar_edges",
+    "fashion_lenet",
+    "cifar_sigmoid_3",
+)
 def test_a_training_step_changes_every_weight_and_stays_finite(name):
     images = images_of(name, 2)
     labels = np.array([3, 7], "int32")

@@ -194,6 +194,7 @@ def comparable(callback) -> dict:
 
 
 @pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.few("True")
 def test_a_callback_reads_in_every_hook_what_keras_shows_it(monkeypatch, cut):
     if cut:  # each batch among two devices
         monkeypatch.setattr(placement, "WORTH", 0)
@@ -273,6 +274,18 @@ def _everything(model, name):
         pytest.param(_schedule_set, "epoch_begin", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(
+    "_everything-train_begin",
+    "_everything-epoch_begin",
+    "_everything-test_begin",
+    "_everything-test_end",
+    "_everything-epoch_end",
+    "_everything-train_end",
+    "_stop-epoch_begin",
+    "_stop_evaluating-test_begin",
+    "_evaluate-test_begin",
+    "_fit-train_end",
+)
 def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):
     def each(self, name, numbers, logs):
         if numbers != [0]:  # in later epochs, where the hook has a number
@@ -300,6 +313,7 @@ class Steps(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("hook", [*HOOKS, "train_batch_begin", "train_batch_end"])
+@pytest.mark.few("train_begin", "test_begin", "epoch_end", "train_batch_end")
 def test_a_batch_that_a_callback_trains_on_returns_what_keras_does(hook):
     engines = ("fit",) if "batch" in hook else ("fit", "epoch")
     assert_alike(lambda: [Steps(hook)], PLAIN, engines=engines)
@@ -374,6 +388,7 @@ RESTORED = dataclasses.replace(
 
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("mine", [AVERAGED, RESTORED])
+@pytest.mark.few("mine0-epoch", "mine1-fit")
 def test_the_result_is_the_saved_models(mine, engine, tmp_path, capsys):
     overrides = options.Overrides(
         data="sample", epochs=3, limit=512, batch_size=64, engine=engine

@@ -137,6 +137,7 @@ def losses_of_fit(splits) -> list[float]:
 @jax_only
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.few("False-True", "True-True")
 def test_the_loss_is_the_same_at_each_of_50_steps(
     splits, losses_of_fit, monkeypatch, accelerated, cut
 ):
@@ -317,6 +318,7 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
 
 @jax_only
 @pytest.mark.parametrize("scale", [2.0**15, 2.0**12])
+@pytest.mark.few("4096.0")
 def test_the_scale_of_half_precision_changes_no_update(splits, scale):
     """It changes as a run goes on: after an overflow, and after many steps without."""
     recipe = dataclasses.replace(

@@ -142,6 +142,7 @@ def recorded(engine, kind="full", recipe=BY_HAND, **more):
 
 
 @pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.few("epoch")
 def test_numpy_computes_the_same(engine):
     before, found = recorded(engine)
     assert list(found["step"]) == [1, 2, 3, 4, 5, 6]
@@ -164,6 +165,7 @@ def test_steps_in_one_call_are_recorded_one_by_one():
 
 
 @pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.few("epoch")
 def test_units_that_are_never_active_are_counted(engine):
     def network():
         image = keras.Input((3, 3, 1))
@@ -275,6 +277,7 @@ def full(request, tmp_path_factory):
     return train(folder, engine=request.param, record="full"), request.param
 
 
+@pytest.mark.few("epoch")
 def test_a_record_changes_no_bit_of_the_training(tmp_path, full):
     run, engine = full
     runs = {

@@ -36,6 +36,7 @@ def model_of(name, shape):
         ("cifar_vgg_skip", (32, 32, 3), "SkipBlock", 4),
     ],
 )
+@pytest.mark.few("fashion_lenet-shape0-MaxPool2d-10")
 def test_grad_cam_is_pytorch_s(name, shape, place, side):
     import torch
 

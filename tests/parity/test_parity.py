@@ -180,6 +180,17 @@ def test_dropout_drops_the_same_on_both_sides():
         ("label_shift", "loss", "cross-entropy"),
     ],
 )
+@pytest.mark.few(
+    "bn_eps-forward-norm",
+    "bn_variance-statistics-norm moving_variance",
+    "adam_eps-update-conv kernel",
+    "l2_half-penalty-conv kernel",
+    "flatten_order-forward-hidden",
+    "decay_per_step-learning rate-of 3 steps",
+    "crop_per_batch-transform-RandomCrop draws",
+    "drop_last-batches-batches of an epoch of 50,000 images",
+    "label_shift-loss-cross-entropy",
+)
 def test_every_mistake_is_found_where_it_is(small, mistake, part, name):
     found = first(small(mistake=mistake, steps=3))
     assert (found.part, found.name) == (part, name)
@@ -523,6 +534,7 @@ def test_zero_itself_has_pytorch_s_derivative():
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="tiles are JAX's")
 @pytest.mark.parametrize("broken", [True, False])
+@pytest.mark.few("True")
 def test_a_derivative_at_zero_that_is_rounding_s_is_found(monkeypatch, broken):
     """Two convolutions in tiles, of which rounding takes zeros for more than zero."""
 

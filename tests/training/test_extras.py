@@ -68,6 +68,7 @@ def run(request, tmp_path_factory):
     return training_run.train(RECIPE, options(out=folder, engine=request.param))
 
 
+@pytest.mark.few("fit")
 def test_the_accuracy_with_views_is_that_of_the_mean_logits(run):
     test = data.load("fashion_mnist", "sample").test
     images, labels = test.images[:320], test.labels[:320]

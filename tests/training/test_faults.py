@@ -260,6 +260,7 @@ def kill_often(place, engine, kills, seed, start=start, begun=3.0):
         pytest.param("fit", 6, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few("epoch-4")
 def test_runs_killed_again_and_again_end_as_those_that_were_not(
     place, whole, fork, engine, kills
 ):
@@ -484,6 +485,7 @@ def test_usr1_during_the_imports_changes_nothing(place):
 
 
 @pytest.mark.parametrize(("number", "code"), [*STOPS, (signal.SIGUSR1, 0)])
+@pytest.mark.few("15-143")
 def test_a_signal_while_images_are_decoded(place, number, code):
     name = f"decoding-{code}"
     words = ["--data", "sample", "--limit", "100", "--epochs", "1", "--out", name]

@@ -67,8 +67,10 @@ def run_recipe(folder, name, *options, **environment):
     "backend",
     [
         "jax",
-        pytest.param("tensorflow", marks=pytest.mark.needs("tensorflow")),
-        pytest.param("torch", marks=[pytest.mark.needs("torch"), pytest.mark.slow]),
+        *(
+            pytest.param(name, marks=[pytest.mark.needs(name), pytest.mark.slow])
+            for name in ("tensorflow", "torch")
+        ),
     ],
 )
 def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
@@ -401,6 +403,7 @@ def test_too_few_images_for_a_batch_name_the_way_out(tmp_path):
         pytest.param({"engine": "fit"}, id="fit"),
     ],
 )
+@pytest.mark.few("fast")
 def test_half_precision_scales_the_loss(tmp_path, options, monkeypatch):
     """Else gradients below 6e-8 would be zero in float16."""
     models, compiled = [], training_run.compiled
