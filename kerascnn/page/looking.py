@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,6 +174,19 @@ def grad_cam(net: keras.Model, values: Any, classes: np.ndarray) -> Attention | 
     Returns:
         The maps, each divided by its largest value; `None` where no layer has any.
     """
+    if (layer_and_slopes := _attention(net)) is None:
+        return None
+    layer, slopes_of = layer_and_slopes
+    found, slopes = map(_array, slopes_of(values, np.asarray(classes)))
+    weights = slopes.mean((1, 2), keepdims=True)
+    cam = np.maximum((weights * found).sum(-1), 0)
+    largest = cam.max((1, 2), keepdims=True)
+    return Attention(layer, cam / np.where(largest > 0, largest, 1))
+
+
+@functools.lru_cache(maxsize=1)  # images that go in parts are compiled for once
+def _attention(net: keras.Model) -> tuple[str, Callable[..., Any]] | None:
+    """Return Grad-CAM's layer, and what finds a batch's maps and their slopes."""
     import keras
 
     layers = [each for each in _with_maps(net) if _kind(each) is not None]
@@ -184,13 +198,7 @@ def grad_cam(net: keras.Model, values: Any, classes: np.ndarray) -> Attention | 
             tail = keras.Model(layer.output, net.output)
         except ValueError:  # a shortcut goes past the layer
             continue
-        maps = head(values, training=False)
-        slopes = _BACKENDS[keras.backend.backend()](tail, maps, classes)
-        found, slopes = _array(maps), _array(slopes)
-        weights = slopes.mean((1, 2), keepdims=True)
-        cam = np.maximum((weights * found).sum(-1), 0)
-        largest = cam.max((1, 2), keepdims=True)
-        return Attention(layer.name, cam / np.where(largest > 0, largest, 1))
+        return layer.name, _BACKENDS[keras.backend.backend()](head, tail)
     return None
 
 
@@ -208,16 +216,27 @@ def augmented(
         layers = recipe.transform()
         if not any(map(is_random, layers)):
             return None
-        values = keras.ops.convert_to_tensor(images.repeat(draws, 0))
+        image = values = keras.Input(images.shape[1:], dtype=images.dtype)
         for layer in layers:
-            extra = {"training": True} if is_random(layer) else {}
-            values = layer(values, **extra)
-    found = _array(values)
+            values = layer(values, training=True) if is_random(layer) else layer(values)
+        drawn = keras.Model(image, values)
+        found = _array(_called(drawn, images.repeat(draws, 0)))
     for layer in reversed(layers):
         if isinstance(layer, keras.layers.Rescaling):
             found = (found - np.asarray(layer.offset)) / np.asarray(layer.scale)
     found = found.round().clip(0, 255).astype("uint8")
     return found.reshape(len(images), draws, *found.shape[1:])
+
+
+def _called(model: Any, images: np.ndarray) -> Any:
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return model(keras.ops.convert_to_tensor(images))
+    import jax
+
+    call = jax.jit(lambda state, images: model.stateless_call(*state, images)[0])
+    return call(_state(model), images)
 
 
 def layers(model: keras.Model) -> list[Layer]:
@@ -269,30 +288,53 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(values)).astype("float32", copy=False)
 
 
-def _jax(tail: Any, maps: Any, classes: np.ndarray) -> Any:
+def _jax(head: Any, tail: Any) -> Callable[..., Any]:
     import jax
 
-    rows = np.arange(len(classes))
-    return jax.grad(lambda each: tail(each, training=False)[rows, classes].sum())(maps)
+    @jax.jit  # as one program, because one for each operation takes more memory
+    def both(first, last, values, classes):
+        def score(maps):
+            scores, _ = tail.stateless_call(*last, maps, training=False)
+            return scores[np.arange(len(classes)), classes].sum()
+
+        maps, _ = head.stateless_call(*first, values, training=False)
+        return maps, jax.grad(score)(maps)
+
+    return lambda *batch: both(_state(head), _state(tail), *batch)
 
 
-def _tensorflow(tail: Any, maps: Any, classes: np.ndarray) -> Any:
+def _state(model: Any) -> tuple[list, list]:
+    """Return the values of a model's variables, as `stateless_call` takes them."""
+    variables = model.trainable_variables, model.non_trainable_variables
+    return tuple([each.value for each in some] for some in variables)
+
+
+def _tensorflow(head: Any, tail: Any) -> Callable[..., Any]:
     import tensorflow
 
-    chosen = tensorflow.one_hot(classes, tail.output_shape[-1])
-    with tensorflow.GradientTape() as tape:
-        tape.watch(maps)
-        scores = tail(maps, training=False)
-        score = tensorflow.reduce_sum(scores * tensorflow.cast(chosen, scores.dtype))
-    return tape.gradient(score, maps)
+    def both(values, classes):
+        maps = head(values, training=False)
+        chosen = tensorflow.one_hot(classes, tail.output_shape[-1])
+        with tensorflow.GradientTape() as tape:
+            tape.watch(maps)
+            scores = tail(maps, training=False)
+            score = tensorflow.reduce_sum(
+                scores * tensorflow.cast(chosen, scores.dtype)
+            )
+        return maps, tape.gradient(score, maps)
+
+    return both
 
 
-def _torch(tail: Any, maps: Any, classes: np.ndarray) -> Any:
+def _torch(head: Any, tail: Any) -> Callable[..., Any]:
     import torch
 
-    maps = maps.detach().requires_grad_()
-    scores = tail(maps, training=False)[np.arange(len(classes)), classes]
-    return torch.autograd.grad(scores.sum(), maps)[0]
+    def both(values, classes):
+        maps = head(values, training=False).detach().requires_grad_()
+        scores = tail(maps, training=False)[np.arange(len(classes)), classes]
+        return maps, torch.autograd.grad(scores.sum(), maps)[0]
+
+    return both
 
 
 _BACKENDS = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}
