@@ -181,7 +181,7 @@ def test_mixed_precision_trains_the_same(splits):
     trained(fit, splits, [reference], epochs=1, policy="mixed_bfloat16")
     model = trained(epoch_module, splits, [], epochs=1, policy="mixed_bfloat16")
     logits = keras.ops.convert_to_tensor([[1.0, 2.0, 3.03125]], "bfloat16")
-    measured = epoch_module._measure(logits, np.int32([0]), [])["crossentropy"]
+    measured = epoch_module._measure(logits, np.int32([0]), [], 0.0)["crossentropy"]
     exact = np.log(np.exp(1.0) + np.exp(2.0) + np.exp(3.03125)) - 1.0
     assert float(measured) == pytest.approx(exact, rel=1e-6)
     batches = fit.Batches(splits[1], batch_size=20)
