@@ -21,8 +21,8 @@ def adam(learning_rate: float, epsilon: float = 1e-8) -> keras.Optimizer:
 
     Args:
         learning_rate: The step size.
-        epsilon: Added to the root of the mean square; 1e-8 as in PyTorch, where Keras
-            has 1e-7 and adds it before the bias correction (see `Adam`).
+        epsilon: Added to the root of the mean square; 1e-8 is PyTorch's default.
+            Keras's is 1e-7, added before the bias correction (see `Adam`).
 
     Example:
         >>> model.compile(optimizer=optim.adam(1e-3), loss="mse")
@@ -36,8 +36,8 @@ class Adam(keras.optimizers.Adam):
 
     Both keep the same two averages, m and v. PyTorch, step t, as algorithm 1 of the
     paper: `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)`. Keras takes the paper's
-    shortcut, which leaves epsilon out of the correction by b2, so in the first steps it
-    weighs up to 30 times as much.
+    shortcut, which leaves epsilon out of the correction by b2, so in the first steps
+    epsilon weighs up to 30 times as much.
 
     For weights of float16 or bfloat16 the averages and the step are float32: float16
     has neither epsilon nor the squares of small gradients.

@@ -11,10 +11,11 @@ A recipe lists its transforms in order, as torchvision's `Compose` does:
 Each is a Keras layer on a batch of raw images, (batch, height, width, channels), uint8
 or float in 0..255, and runs inside the compiled training step on every Keras backend.
 The random ones give every image its own draw and act with `training=True` only. In a
-model, `keras.Input(shape, dtype="uint8")` keeps raw images small until the scaling.
+model, `keras.Input(shape, dtype="uint8")` keeps raw images one byte a value until
+they are scaled.
 
 A random transform has two halves: `draw` rolls the dice, `transform` is a pure function
-of the images and the draw, so that two implementations can be fed the same draw.
+of the images and the draw, so that `parity` can give Keras and PyTorch the same draw.
 Keras's own `RandomFlip("horizontal")` flips per image with probability 1/2, as
 torchvision's does, and is used as it is (it returns floats; the layers here keep the
 dtype). Keras's `RandomCrop` moves the whole batch alike, and its `RandomErasing` has no
@@ -37,7 +38,7 @@ from kerascnn import UsageError
 ops: Any = keras.ops
 
 # Mean and standard deviation of each channel over the training set, pixels in 0..1.
-# CIFAR-10: lecture 3, computed from the data. Fashion-MNIST: the field's usual figures.
+# CIFAR-10: lecture 3, computed from the data. Fashion-MNIST: the values usually quoted.
 # Both agree with the data to the digits shown.
 CHANNEL_STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),

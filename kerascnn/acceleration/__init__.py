@@ -3,8 +3,8 @@
 XLA on a CPU computes the weight gradient of a convolution, and the gradient of a max
 pooling, several times slower than the forward pass. `accelerate(model)` returns a model
 that computes the same from the same weights with faster gradients, and with a BatchNorm
-that reads the images fewer times. On a GPU or a TPU it runs the stock operations, and
-on another Keras backend than JAX it is the model it was given.
+that reads its input fewer times. On a GPU or a TPU the returned model runs XLA's own
+operations; on another Keras backend than JAX, `accelerate` returns the model itself.
 """
 
 from kerascnn.acceleration.activations import fast_silu

@@ -1,1 +1,1 @@
-"""Time training side by side: this package, stock Keras, and plain PyTorch."""
+"""Time training in turns: this package, stock Keras, and plain PyTorch."""

@@ -1,1 +1,1 @@
-"""The command line: `kerascnn COMMAND`, and `main` for a recipe run as a file."""
+"""The command line: `kerascnn COMMAND`, and `python RECIPE.py`, which calls `main`."""

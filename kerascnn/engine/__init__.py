@@ -1,1 +1,1 @@
-"""Two engines that train alike: `epoch`, compiled whole (JAX), and Keras's `fit`."""
+"""Two engines with the same numbers: `epoch` (JAX, compiled) and Keras's `fit`."""

@@ -4,7 +4,7 @@
 variable to Python and back at each step. Here the images go to the device once, as
 uint8, and one compiled function picks a batch, transforms it, computes the gradient and
 updates the weights in place. The numbers are those of `fit`: same order of images, same
-random draws, same arithmetic (see the tests).
+random draws, same arithmetic (tests/engine/test_engines.py).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from kerascnn.engine.recorder import Recorder
     from kerascnn.training.autosave import Autosave
 
-# On a GPU a small net's step is over before Python has called the next one, so many
-# steps go into one call: at most so many. On a CPU a call holds one step, because XLA's
+# On a GPU a small net's step is over before Python has called the next one, so one
+# call runs up to so many steps. On a CPU a call holds one step, because XLA's
 # convolutions are far slower inside a loop.
 STEPS_A_CALL = 50
 

@@ -1,1 +1,1 @@
-"""A run's model in other formats, each run back on real images."""
+"""A run's model in other formats; each file is run on real images before it is kept."""

@@ -1,7 +1,7 @@
 """Charts as SVG inside a page: drawn here, so that they need no script and print well.
 
-A chart of points carries its values in `data-chart`; the page's script reads them
-aloud under the pointer, and without a script the legend shows the last ones.
+A chart of points carries its values in `data-chart`; the page's script shows them under
+the pointer, and without a script the legend shows the last ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
-# Sizes in the unit of SVG's viewBox, in which the text has 11.
+# In units of the SVG's viewBox; text is 11 units high.
 WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 26, 36
 

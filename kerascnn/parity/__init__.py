@@ -1,1 +1,1 @@
-"""The lectures' own PyTorch networks, and where this package and they part."""
+"""Compare a recipe with its PyTorch twin, quantity by quantity."""

@@ -1,1 +1,1 @@
-"""A finished run put to use: predictions of image files, and figures on other sets."""
+"""A finished run put to use: predictions of image files, accuracies on other sets."""

@@ -1,1 +1,1 @@
-"""The process that computes: backend, devices, memory, signals, what it runs on."""
+"""The process that computes: backend, devices, memory, signals, a description."""

@@ -1,1 +1,1 @@
-"""Pictures and texts made from runs."""
+"""Curves and summaries of runs, and the cookbook; `page` makes the HTML pages."""

@@ -1,1 +1,1 @@
-"""A training run: from a recipe to a finished run folder, with nothing lost."""
+"""A training run: from a recipe to its finished folder, with checkpoints to go on."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kerascnn.data import DataSet, Split
     from kerascnn.recipe import Recipe
 
-# What the backends say where memory is short; they share no class of error.
+# What the backends say where memory is short: they have no exception in common.
 _MEMORY = re.compile(
     "MemoryError|RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|allocate memory",
     re.IGNORECASE,
