@@ -240,6 +240,24 @@ class Run:
 
         return document.write(self, path and expanded(path))
 
+    def demo(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write a page with the network in it: one HTML file, which needs no server.
+
+        Args:
+            path: Where to; by default `demo.html` in the run's folder.
+
+        Returns:
+            The file.
+
+        Raises:
+            UsageError: The extra `demo` is not installed, the run has no model yet or
+                its data are gone, a layer has no mapping to ONNX, or the file can't be
+                written or is no such page.
+        """
+        from kerascnn.demo import page
+
+        return page.write(self, path and expanded(path))
+
     def predict(self, images: np.ndarray, views: bool = False) -> np.ndarray:
         """Return the probabilities of the classes for images.
 

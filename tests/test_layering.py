@@ -25,6 +25,7 @@ ROOMS = [
         "page",
         "prediction",
         "export",
+        "demo",
         "api",
     ),
     *("twins", "parity", "bench", "studies", "cli", "recipes", "lessons"),
@@ -62,7 +63,7 @@ APART = {
 BESIDES = {
     "engine": {"training.autosave.Autosave"},
     "recipe": {"report.card"},
-    "runs": {"page.document", "prediction.predictor", "report.plots"},
+    "runs": {"demo.page", "page.document", "prediction.predictor", "report.plots"},
 }
 
 ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}
@@ -103,6 +104,7 @@ ORDER = {
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
     "export": ["__init__", "onnx_graph", "formats"],
+    "demo": ["__init__", "graph", "page"],
     "prediction": ["__init__", "files", "predictor", "evaluation", "shipped"],
     "studies": ["__init__", "learns", "parity_training", "backends", "ladder"],
     "cli": [
@@ -115,6 +117,7 @@ ORDER = {
             "report",
             "predict",
             "export",
+            "demo",
             "compare",
             "ladder",
             "recipes",

@@ -101,6 +101,13 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "demo",
+        "writes a page with a network in it: show it pictures, see what it sees",
+        "cli.demo:Demo",
+        "RUN",
+        computes=True,
+    ),
+    Command(
         "report",
         "writes the page of a run, one HTML file; with --figures its figures too",
         "cli.report:Report",

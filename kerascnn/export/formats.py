@@ -121,12 +121,13 @@ def _remove(file: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _need(to: str, *packages: str) -> None:
-    for package in packages:
+def need_onnx(what: str, extra: str = "onnx") -> None:
+    """Raise `UsageError` where ONNX files can't be written and run back."""
+    for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                f"--to {to} needs {package}, which is not installed: pip install "
-                "'kerascnn[onnx]'."
+                f"{what} needs {package}, which is not installed: pip install "
+                f"'kerascnn[{extra}]'."
             )
 
 
@@ -140,17 +141,28 @@ def _keras(run: Run, model: Any, file: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _onnx(run: Run, model: Any, file: Path, images: np.ndarray) -> np.ndarray:
-    _need("onnx", "onnx", "onnxruntime")
-    import onnxruntime
-
+    need_onnx("--to onnx")
     from kerascnn.export import onnx_graph
 
     content = onnx_graph.of_model(model).SerializeToString()
     file.write_bytes(content)
+    return by_onnxruntime(content, images)
+
+
+def by_onnxruntime(content: bytes, images: np.ndarray) -> np.ndarray:
+    """Return the logits that onnxruntime computes of raw images."""
+    import onnxruntime
+
+    from kerascnn.export import onnx_graph
+
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     # In batches of several sizes, the last of them of one image.
     parts = np.split(images, [min(7, len(images) - 1), len(images) - 1])
-    found = [session.run(None, {onnx_graph.IMAGE: x})[0] for x in parts if len(x)]
+    found = [
+        session.run([onnx_graph.LOGITS], {onnx_graph.IMAGE: x})[0]
+        for x in parts
+        if len(x)
+    ]
     return np.concatenate([np.asarray(each) for each in found])
 
 

@@ -7,6 +7,7 @@ the model does, and computes with channels first, as ONNX has them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,12 +36,23 @@ _NOTHING = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout")
 _NOTHING += ("ActivityRegularization", "Identity", "InputLayer")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """A layer where it is called, its result's shape, and both ends in the graph."""
+
+    layer: Any
+    shape: tuple[int | None, ...]  # as Keras has it, channels last
+    inputs: tuple[str, ...]
+    result: str
+
+
 class Graph:
     """The nodes and constants of a graph that is being written."""
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.calls: list[Call] = []
         self._names: set[str] = set()
 
     def constant(self, name: str, values: Any) -> str:
@@ -65,8 +77,15 @@ class Graph:
         return chosen
 
 
-def of_model(model: keras.Model) -> onnx.ModelProto:
+def of_model(
+    model: keras.Model, also: Callable[[Sequence[Call]], Sequence[Call]] | None = None
+) -> onnx.ModelProto:
     """Return a model from raw images, uint8 channels last, to logits as ONNX.
+
+    Args:
+        model: The model.
+        also: Chooses calls of layers with maps, whose results become outputs too,
+            float32 with channels first, under their names in the graph.
 
     Raises:
         UsageError: A layer has no mapping; the message names the layer.
@@ -80,12 +99,17 @@ def of_model(model: keras.Model) -> onnx.ModelProto:
     values = graph.node("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
     values = _walk(graph, model, [values])
     graph.node("Identity", [values], LOGITS)
-    logits = helper.make_tensor_value_info(
-        LOGITS, onnx.TensorProto.FLOAT, ["batch", model.output_shape[-1]]
-    )
+    shapes = {LOGITS: model.output_shape[1:]}
+    for call in also(graph.calls) if also else ():
+        rows, columns, maps = call.shape[1:]
+        shapes[call.result] = (maps, rows, columns)
+    outputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in shapes.items()
+    ]
     made = helper.make_model(
         helper.make_graph(
-            graph.nodes, model.name, [image], [logits], initializer=graph.constants
+            graph.nodes, model.name, [image], outputs, initializer=graph.constants
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR,
@@ -108,7 +132,11 @@ def _walk(graph: Graph, model: keras.Model, inputs: list[str]) -> str:
         read = [x for x in keras.tree.flatten((args, kwargs)) if id(x) in names]
         result = layer(*args, **kwargs)
         kept.append(result)
-        names[id(result)] = _add(graph, layer, read, [names[id(x)] for x in read])
+        ends = [names[id(x)] for x in read]
+        names[id(result)] = _add(graph, layer, read, ends)
+        if not isinstance(layer, keras.Model):
+            called = Call(layer, tuple(result.shape), tuple(ends), names[id(result)])
+            graph.calls.append(called)
         return result
 
     new = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in plain.inputs]

@@ -85,32 +85,56 @@ def filled(template: str, sheets: Sequence[Sheet], **values: Any) -> str:
         sheets: The pictures that its tiles are taken from.
         values: What it shows.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
+    look, script = style(), (_FOLDER / "page.js").read_text("utf-8")
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            style=Markup(look),
+            script=Markup(script),
+            policy=policy(look, script),
+            sheets=sheets,
+            version=__version__,
+            **values,
+        )
+    )
+
+
+def environment(*folders: Path) -> Environment:
+    """Return what fills templates: those of folders, and this room's."""
+    made = Environment(
+        loader=FileSystemLoader([*folders, _FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": _share, "signed": _signed}
-    style = (_FOLDER / "page.css").read_text("utf-8")
-    script = (_FOLDER / "page.js").read_text("utf-8")
-    return environment.get_template(template).render(
-        style=Markup(style),
-        script=Markup(script),
-        policy="; ".join(
-            (
-                "default-src 'none'",
-                "img-src data:",
-                f"style-src '{_hash(style)}'",
-                f"script-src '{_hash(script)}'",
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
-        sheets=sheets,
-        version=__version__,
-        **values,
+    made.filters |= {"share": _share, "signed": _signed}
+    return made
+
+
+def style() -> str:
+    """Return the style of all pages."""
+    return (_FOLDER / "page.css").read_text("utf-8")
+
+
+def policy(style: str, script: str, *more: str) -> str:
+    """Return a content security policy for one style and one script.
+
+    Args:
+        style: The page's.
+        script: The page's.
+        more: What else `script-src` allows.
+    """
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src '{_hash(style)}'",
+            " ".join((f"script-src '{_hash(script)}'", *more)),
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
     )
 
 

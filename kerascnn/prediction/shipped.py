@@ -67,7 +67,7 @@ def run(place: Path) -> Run:
 def ship(source: Run, name: str) -> Shipped:
     """Keep a finished run of the full set, with what half precision makes of it."""
     from kerascnn.data import usual
-    from kerascnn.page import evidence
+    from kerascnn.page import evidence, findings
     from kerascnn.prediction import evaluation
     from kerascnn.prediction.predictor import Predictor
     from kerascnn.report import cookbook
@@ -87,13 +87,15 @@ def ship(source: Run, name: str) -> Shipped:
     }
     np.savez_compressed(made.folder / WEIGHTS, **arrays)
     predictor, set_name = Predictor(made), record["data"]["name"]
+    tested = evaluation.evaluate(predictor, set_name, "full")
+    confusion = findings.confusion(tested.outcome).tolist()
     half = {
-        "test_accuracy": evaluation.evaluate(predictor, set_name, "full").accuracy,
+        "test_accuracy": tested.accuracy,
         "test_accuracy_with_views": evaluation.evaluate(
             predictor, set_name, "full", with_views=True
         ).accuracy,
     }
-    made.write_result(result | {"in_half_precision": half})
+    made.write_result(result | {"in_half_precision": half, "confusion": confusion})
     return made
 
 
