@@ -34,6 +34,7 @@ NAME = "demo.html"
 SAMPLES = 10  # images that the network gets right, and as many that it gets wrong
 _FOLDER = Path(__file__).parent
 _RUNTIME = _FOLDER / "onnxruntime_web"
+_SCRIPTS = ("network", "images", "answer", "occlusion", "maps", "ways")
 _OURS = '<meta name="generator" content="kerascnn demo">'
 
 
@@ -190,10 +191,13 @@ def _samples(outcome: Outcome) -> list[tuple[str, list[dict[str, Any]]]]:
 def _script() -> str:
     """Return the page's module: the runtime, and in a block of its own our script."""
     runtime = (_RUNTIME / "ort.wasm.bundle.min.mjs").read_text("utf-8")
+    # What follows the names names a file of npm's package for debuggers.
     runtime, _, exported = runtime.partition("export{")
     pairs = re.findall(r"(\w+) as (\w+)", exported.partition("}")[0])
     names = ",".join(f"{name}:{local}" for local, name in pairs if name != "default")
-    ours = (_FOLDER / "templates/demo.js").read_text("utf-8")
+    ours = "\n".join(
+        (_FOLDER / "templates" / f"{name}.js").read_text("utf-8") for name in _SCRIPTS
+    )
     return f"{runtime}\nconst onnxruntime = {{{names}}};\n{{\n{ours}}}\n"
 
 

@@ -36,6 +36,7 @@ MET = {
     "cli/predict.py": ["predict", "evaluate"],
     "prediction/": ["predict", "evaluate"],
     "export/": ["export"],
+    "demo/": ["demo"],
     "cli/export.py": ["export"],
     "cli/runs.py": ["runs clean"],
     "cli/lessons.py": ["lessons"],

@@ -1,0 +1,1 @@
+"""Tests of the page of a run; a package, because tests/data has a conftest too."""
