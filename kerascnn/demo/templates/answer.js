@@ -14,6 +14,7 @@ async function show(image, whole = true) {
   shown = pixels;
   covered = undefined;
   paint(byId("seen"), pixels);
+  showHeat();
   byId("seen").setAttribute("aria-label", `What the network sees of ${image.says}`);
   byId("seen-says").textContent = `${WIDTH} × ${HEIGHT} pixels`
     + (CHANNELS === 1 ? ", grey" : "") + (image.cut ? `, ${image.cut}` : "");

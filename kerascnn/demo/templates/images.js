@@ -99,7 +99,7 @@ function paint(canvas, pixels, shade = (rgb) => rgb) {
     const at = (c) => pixels[i * CHANNELS + (CHANNELS === 3 ? c : 0)];
     image.data.set([...shade([at(0), at(1), at(2)], i), 255], 4 * i);
   }
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
 }
 
 // How an image differs from those that the network was trained on.
