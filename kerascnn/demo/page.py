@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from kerascnn import UsageError, data
+from kerascnn import UsageError, __version__, data, text
 from kerascnn.data import usual
 from kerascnn.export import formats
 from kerascnn.page import document, evidence, findings, looking, pictures
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kerascnn.runs import Run
 
 NAME = "demo.html"
+MOST = 300_000_000  # bytes of a compressed network: browsers hold no longer text
 SAMPLES = 10  # images that the network gets right, and as many that it gets wrong
 _FOLDER = Path(__file__).parent
 _RUNTIME = _FOLDER / "onnxruntime_web"
@@ -72,11 +73,18 @@ def render(run: Run) -> str:
             f"{run.folder} takes images of any size, and the page shows one: train "
             "with a recipe whose network has a size."
         )
-    outcome, matrix = _tested(predictor)
     content, stages = graph.of_model(predictor.model)
+    packed = gzip.compress(content, 9, mtime=0)
+    if len(packed) > MOST:
+        raise UsageError(
+            f"the network takes {text.size(len(packed))}, and browsers open no page of "
+            "that size: `kerascnn export RUN --to onnx` writes a file of its own."
+        )
+    outcome, matrix = _tested(predictor)
     _check(predictor, content, outcome.images[: formats.IMAGES])
     config = run.config
     height, width, channels = predictor.shape
+    weights = [np.asarray(w) for w in predictor.model.trainable_weights]
     right, number = int(np.trace(matrix)), int(matrix.sum())
     held_out = bool(config.get("validation"))
     page = {
@@ -107,16 +115,16 @@ def render(run: Run) -> str:
             number=number,
             evaluated="held-out images" if held_out else "test images",
             partial=config["data"]["sample"] or "limit" in config["overrides"],
-            parameters=predictor.model.count_params(),
+            parameters=sum(w.size for w in weights),
             samples=_samples(outcome),
             has_maps=bool(stages),
             page=page,
-            network=base64.b64encode(_packed(content)).decode(),
+            network=base64.b64encode(packed).decode(),
             runtime=base64.b64encode(
                 (_RUNTIME / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
             ).decode(),
             licence=(_RUNTIME / "LICENSE").read_text("utf-8"),
-            version=document.__version__,
+            version=__version__,
         )
     )
 
@@ -199,7 +207,3 @@ def _script() -> str:
         (_FOLDER / "templates" / f"{name}.js").read_text("utf-8") for name in _SCRIPTS
     )
     return f"{runtime}\nconst onnxruntime = {{{names}}};\n{{\n{ours}}}\n"
-
-
-def _packed(content: bytes) -> bytes:
-    return gzip.compress(content, 9, mtime=0)

@@ -55,7 +55,7 @@ def test_sources_and_licences_are_named():
         assert word in text
 
 
-def test_the_wheel_holds_the_samples(tmp_path, monkeypatch):
+def test_the_wheel_holds_the_samples_and_what_a_page_needs(tmp_path, monkeypatch):
     build = pytest.importorskip("hatchling.build")
     source = Path(kerascnn.__file__).parents[1]
     if not (source / "pyproject.toml").is_file():
@@ -65,6 +65,10 @@ def test_the_wheel_holds_the_samples(tmp_path, monkeypatch):
     packed = set(zipfile.ZipFile(tmp_path / wheel).namelist())
     for each in FILES:
         assert f"kerascnn/data/samples/{each.relative_to(SAMPLES).as_posix()}" in packed
+    package = Path(kerascnn.__file__).parent
+    for folder in ("page/templates", "demo/templates", "demo/onnxruntime_web"):
+        for each in (package / folder).iterdir():
+            assert f"kerascnn/{folder}/{each.name}" in packed
 
 
 def test_the_choice_is_the_smallest_hashes_of_each_class():

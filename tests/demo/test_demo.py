@@ -7,6 +7,7 @@ import html.parser
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ from keras import layers
 from PIL import Image
 from sklearn import metrics
 
+import kerascnn
 from kerascnn import UsageError, data
 from kerascnn.cli import commands
 from kerascnn.prediction import shipped
@@ -240,6 +242,24 @@ def test_a_network_for_images_of_any_size_is_refused(run, monkeypatch):
     monkeypatch.setattr(type(run), "model", lambda self: net)
     with pytest.raises(UsageError, match="takes images of any size"):
         run.demo()
+
+
+def test_a_network_that_no_browser_opens_is_refused(run, monkeypatch):
+    from kerascnn.demo import page as writing
+
+    monkeypatch.setattr(writing, "MOST", 100_000)
+    with pytest.raises(UsageError, match=r"the network takes \d+ kB, and browsers"):
+        run.demo()
+
+
+def test_a_class_that_looks_like_markup_stays_text(run, page, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["classes"][0] = name = "</script><img src=x onerror=alert(1)>"
+    (folder / "config.json").write_text(json.dumps(config))
+    found = Reader(kerascnn.Run(folder).demo().read_text("utf-8"))
+    assert json.loads(found.data("page"))["classes"][0] == name
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in page.tags]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_a_test_image_is_answered_when_the_page_opens(page, run):
     names = run.config["data"]["classes"]
     answer = page.value("document.querySelector('#answer').textContent")
     best = int(expected.argmax())
-    assert answer == f"{names[best]} {100 * expected[best]:.1f} %"
+    assert answer == f"{names[best]} {100 * expected[best]:.1f}%"
     said = page.value("document.querySelector('#truth').textContent")
     assert said == f"In truth: {names[truth]}. {'Right' if truth == best else 'Wrong'}."
 
@@ -247,7 +247,7 @@ def test_the_map_says_what_the_network_says_of_covered_places(page, run, photo):
     said = page.value("document.querySelector('#heat-at').textContent")
     name = run.config["data"]["classes"][best]
     assert said.startswith(
-        f"Covered in the middle: {name} {100 * expected[1, best]:.1f} %"
+        f"Covered in the middle: {name} {100 * expected[1, best]:.1f}%"
     )
     page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown")
     assert page.value("document.querySelector('#heat-at').textContent") != said

@@ -7,7 +7,7 @@ const [HEIGHT, WIDTH, CHANNELS] = page.shape;
 const { classes } = page;
 const SHOWN = 12; // classes that have a bar each; of more, the likeliest have
 const byId = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const pause = () => new Promise((resolve) => { setTimeout(resolve); });
 
 function made(tag, properties = {}, ...children) {

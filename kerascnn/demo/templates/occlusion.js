@@ -130,7 +130,9 @@ function listenToHeat() {
   };
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("pointerdown", point);
-  canvas.addEventListener("pointerleave", unprobe);
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") unprobe(); // a finger leaves when it is lifted
+  });
   canvas.addEventListener("blur", unprobe);
   canvas.addEventListener("keydown", (event) => {
     const moves = {

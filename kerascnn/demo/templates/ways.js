@@ -72,7 +72,7 @@ async function showSample(button) {
 const COLOURS = CHANNELS === 1
   ? { white: "#ffffff", "light grey": "#aaaaaa", "dark grey": "#555555", black: "#000000" }
   : {
-    black: "#1d1d1f", white: "#ffffff", grey: "#8b8f94", red: "#c0392b", orange: "#e28a2b",
+    black: "#1d1d1f", white: "#ffffff", grey: "#8b8f94", red: "#c0392b",
     brown: "#7a4a24", green: "#4d7c3a", "dark blue": "#2b4f81", "light blue": "#9cc3e6",
   };
 const GROUND = CHANNELS === 1 ? "#000000" : COLOURS["light blue"];
@@ -121,7 +121,7 @@ function listenToPaper() {
     await show({ pixels: prepared(image), says: "your drawing" }, whole);
     busy = false;
   };
-  const clear = (colour) => {
+  const fill = (colour) => {
     context.fillStyle = colour;
     context.fillRect(0, 0, paper.width, paper.height);
     look(true);
@@ -158,7 +158,8 @@ function listenToPaper() {
     if (last) look(true);
     last = undefined;
   }));
-  byId("clear").addEventListener("click", () => clear(picked("colour")));
+  byId("clear").addEventListener("click", () => fill(GROUND));
+  byId("fill").addEventListener("click", () => fill(picked("colour")));
   let drawn = false;
   byId("draw").addEventListener("click", () => {
     const on = byId("paper").hidden;
@@ -166,7 +167,7 @@ function listenToPaper() {
     if (!on) return;
     byId("invert").checked = false;
     if (drawn) look(true);
-    else clear(GROUND);
+    else fill(GROUND);
     drawn = true;
   });
 }
