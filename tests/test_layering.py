@@ -78,16 +78,16 @@ ORDER = {
     ],
     "engine": [
         *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
-        *("recorder", "executables", "epoch", "fit", "choice", "views"),
+        *("recorder", "executables", "epoch", "footprint", "fit", "choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "memory"),
-        *("backend", "machine", "caches", "determinism", "prepare"),
+        *("backend", "machine", "gpus", "caches", "determinism", "prepare"),
     ],
     "training": [
         *("__init__", "options", "callback_state", "checkpoint"),
         *("build", "forecast", "screens", "progress", "logs", "resume", "autosave"),
-        "run",
+        *("run", "costs", "worker"),
     ],
     "twins": [
         *("rules", "twin", "initial"),
@@ -106,7 +106,14 @@ ORDER = {
     "export": ["__init__", "onnx_graph", "formats"],
     "demo": ["__init__", "graph", "page"],
     "prediction": ["__init__", "files", "predictor", "evaluation", "shipped"],
-    "studies": ["__init__", "learns", "parity_training", "backends", "ladder"],
+    "studies": [
+        "__init__",
+        "learns",
+        "parity_training",
+        "backends",
+        "ladder",
+        "doctor",
+    ],
     "cli": [
         *(
             "__init__",
@@ -122,6 +129,7 @@ ORDER = {
             "ladder",
             "recipes",
             "data",
+            "doctor",
             "bench",
             "parity",
             "lessons",

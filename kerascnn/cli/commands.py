@@ -132,6 +132,18 @@ COMMANDS = (
         "cli.runs:Clean",
     ),
     Command(
+        "doctor",
+        "shows what is here and what is missing, with the command that mends it",
+        "cli.doctor:Doctor",
+        "",
+        (
+            (
+                "cifar_vgg_aug",
+                "predicts memory, time an epoch, largest batch and fastest backend too",
+            ),
+        ),
+    ),
+    Command(
         "learns",
         "says by which step recipes stop guessing, over several seeds",
         "studies.learns:Learns",
@@ -336,7 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if list(words) == ["--version"]:
             print(f"kerascnn {__version__}")
         else:
-            check_backend()
+            if words[:1] != ["doctor"]:  # which says what is missing, and the rest
+                check_backend()
             _dispatch(words)
 
     return parsing.run(program)

@@ -54,14 +54,14 @@ class ListData:
 
     def __call__(self) -> None:
         directory = data_directory(self.data_dir)
-        samples = _prepared_sets(SAMPLES)
-        full = _prepared_sets(directory)
+        samples = prepared_sets(SAMPLES)
+        full = prepared_sets(directory)
         if self.json:
             sets = [
                 {
                     "set": name,
-                    "full": _counts(full.get(name)),
-                    "sample": _counts(samples.get(name)),
+                    "full": counts(full.get(name)),
+                    "sample": counts(samples.get(name)),
                     "version": (full.get(name) or samples[name]).parent.name,
                 }
                 for name in sorted(samples | full)
@@ -171,7 +171,7 @@ def _rounded(values: Sequence[float]) -> str:
     return f"({inside},)" if len(values) == 1 else f"({inside})"
 
 
-def _prepared_sets(directory: Path) -> dict[str, Path]:
+def prepared_sets(directory: Path) -> dict[str, Path]:
     """The record of each set in a folder, by the set's name."""
     # A set lies in <name>/<version>, or in <name>/<configuration>/<version>.
     names = {
@@ -190,19 +190,19 @@ def _prepared_sets(directory: Path) -> dict[str, Path]:
     }
 
 
-def _counts(file: Path | None) -> dict[str, int] | None:
+def counts(file: Path | None) -> dict[str, int] | None:
     """Return the images of each split; `None` where there are none or it is damaged."""
     try:
         splits = json.loads(file.read_text("utf-8"))["splits"] if file else []
-        counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in splits}
-        return counts or None
+        found = {s["name"]: sum(map(int, s["shardLengths"])) for s in splits}
+        return found or None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
 def _size(file: Path) -> str:
-    counts = _counts(file)
-    return " + ".join(f"{n:,}" for n in counts.values()) if counts else "damaged"
+    found = counts(file)
+    return " + ".join(f"{n:,}" for n in found.values()) if found else "damaged"
 
 
 def _report(name: str, folder: Path) -> None:

@@ -107,6 +107,36 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def held_memory() -> int | None:
+    """Return the bytes that this process holds; `None` where psutil is missing."""
+    psutil = _psutil()
+    return psutil and psutil.Process().memory_info().rss
+
+
+def free_memory() -> int | None:
+    """Return the bytes that can be had without swapping; `None` where none can say."""
+    psutil = _psutil()
+    free = psutil and psutil.virtual_memory().available
+    # A container's bound; what it counts as used includes files that can be dropped.
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        bound = int((group / "memory.max").read_text())  # "max" where there is none
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        counts = dict(line.split(" ", 1) for line in lines if " " in line)
+        left = max(0, bound - used + int(counts.get("inactive_file", 0)))
+        free = left if free is None else min(free, left)
+    return free
+
+
+def _psutil() -> Any:
+    with contextlib.suppress(ImportError):
+        import psutil
+
+        return psutil
+    return None
+
+
 @functools.cache
 def code() -> str:
     """Return the SHA-256 of this package's code that trains: 64 hexadecimal digits."""

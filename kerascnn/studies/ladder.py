@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -15,17 +14,14 @@ from typing import Any
 
 from kerascnn import UsageError, data, describe, text
 from kerascnn import recipe as recipes
-from kerascnn.bench import measure
 from kerascnn.engine import counts
-from kerascnn.process import caches, machine
 from kerascnn.process.estimate import Estimate
 from kerascnn.report import cookbook, ladder, records
 from kerascnn.runs import Run
-from kerascnn.training import build
+from kerascnn.training import build, costs, run, worker
+from kerascnn.training.options import Overrides
 from kerascnn.without_weights import without_weights
 
-# Images that are trained on, at least, to time a step; and steps.
-_IMAGES, _STEPS = 2048, 2
 FOLDER = Path("runs") / "ladder"
 
 
@@ -97,9 +93,9 @@ def rungs(only: str, seeds: int, data_dir: Path | None, folder: Path) -> list[Ru
         wanted = missing[: max(0, seeds - len(measured))]
         rung = Rung(outline.name, fingerprint, outline.epochs, measured, wanted)
         for seed in wanted:
-            run = Run(folder_of(rung, seed, folder))
+            begun = Run(folder_of(rung, seed, folder))
             with contextlib.suppress(UsageError):  # most have not begun
-                rung.begun[seed] = len(run.metrics) / rung.epochs
+                rung.begun[seed] = len(begun.metrics) / rung.epochs
         found.append(rung)
     _time(found, data_dir)
     return found
@@ -127,9 +123,9 @@ def folder_of(rung: Rung, seed: int, folder: Path) -> Path:
 
 def _time(found: Sequence[Rung], data_dir: Path | None) -> None:
     """Set the times of the rungs that want runs."""
-    kept = _kept()
+    options = Overrides(data="full", data_dir=data_dir)
     sets: dict[Any, data.DataSet | None] = {}
-    cases = []
+    cases, keys = [], []
     for rung in found:
         recipe = recipes.load(rung.name)
         size = build.image_size(recipe)
@@ -141,86 +137,33 @@ def _time(found: Sequence[Rung], data_dir: Path | None) -> None:
                 if here
                 else None
             )
-        if rung.wanted and sets[case] is not None:
-            cases.append((rung, recipe, sets[case]))
-    missing = [case for case in cases if case[0].fingerprint not in kept]
-    work = [_operations(recipe) * _images(recipe) for _, recipe, _ in missing]
-    progress, done = Estimate("steps to measure", sum(work)), 0.0
-    for number, ((rung, recipe, _), one) in enumerate(
-        zip(missing, work, strict=True), 1
+        dataset = sets[case]
+        if rung.wanted and dataset is not None:
+            plan = run.plan_of(recipe, options, dataset)
+            words = rung.fingerprint, options, dataset, dataset.train, plan
+            cases.append((rung, recipe, plan, dataset))
+            keys.append(costs.key(*words))
+    missing = []
+    for (rung, recipe, plan, dataset), known in zip(
+        cases, costs.kept(keys), strict=True
     ):
+        if known is None:
+            missing.append((rung, recipe))
+            continue
+        rung.step = known.step
+        rung.seconds = known.whole(plan, len(dataset.train), len(dataset.test))
+    work = [_operations(recipe) * recipe.batch_size for _, recipe in missing]
+    progress, done = Estimate("steps to measure", sum(work)), 0.0
+    for number, ((rung, _), one) in enumerate(zip(missing, work, strict=True), 1):
         text.say(f"{number} of {len(missing)}: a step of {rung.name}")
-        kept[rung.fingerprint] = _measured(recipe)
-        _keep(rung, kept[rung.fingerprint])
+        took = worker.ask("seconds", rung.name, options)
+        rung.step, rung.seconds = took["step"], took["whole"]
         done += one
         progress.after(done)
-    for rung, recipe, dataset in cases:
-        rung.step = kept[rung.fingerprint]["step"]
-        whole = len(dataset.train) // recipe.batch_size
-        if len(dataset.train) % recipe.batch_size and not recipe.drop_last:
-            whole += 1
-        network = without_weights(recipe.network)
-        forward = 2 * sum(counts.multiplications(network))
-        # Evaluation is the forward pass of a training step.
-        share = forward / max(1, counts.training_operations(network))
-        tested = rung.step * share * len(dataset.test) / recipe.batch_size
-        epoch = whole * rung.step + tested
-        rung.seconds = kept[rung.fingerprint]["first"] + rung.epochs * epoch
-
-
-def _images(recipe: recipes.Recipe) -> int:
-    return recipe.batch_size * max(_STEPS, _IMAGES // recipe.batch_size)
 
 
 def _operations(recipe: recipes.Recipe) -> int:
     return counts.training_operations(without_weights(recipe.network))
-
-
-def _measured(recipe: recipes.Recipe) -> dict[str, float]:
-    """Time a step with its transforms, in a process of its own, and the first one."""
-    images = _images(recipe)
-    words = [recipe.name, str(recipe.batch_size), str(images), "random"]
-    contender = measure.Contender("kerascnn", words)
-    try:
-        for _ in range(3):
-            contender.turn()
-    finally:
-        contender.close()
-    step = contender.result.seconds / (images // recipe.batch_size)
-    return {"step": step, "first": contender.compile}
-
-
-def _file() -> Path:
-    return caches.cache_directory() / "steps.jsonl"
-
-
-def _here() -> dict[str, Any]:
-    """Return what a step's time depends on, besides the recipe."""
-    names = ("backend", "device", "processor", "cores", "versions", "code")
-    here = machine.for_record()
-    return {name: here[name] for name in names}
-
-
-def _kept() -> dict[str, dict[str, float]]:
-    """Return the steps that this machine has measured, by the recipe's fingerprint."""
-    here, found = _here(), {}
-    with contextlib.suppress(OSError):
-        for line in _file().read_text("utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
-                if record["environment"] == here:
-                    times = {name: float(record[name]) for name in ("step", "first")}
-                    found[record["fingerprint"]] = times
-    return found
-
-
-def _keep(rung: Rung, times: dict[str, float]) -> None:
-    record = {"recipe": rung.name, "fingerprint": rung.fingerprint, **times}
-    line = json.dumps({**record, "environment": _here()})
-    with contextlib.suppress(OSError):  # then it is measured again
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with _file().open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def train(

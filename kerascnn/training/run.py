@@ -128,7 +128,7 @@ def _train(
     tell: Callable[[runs.Run], object],
 ) -> runs.Run:
     """Train a recipe, in a new folder or from where a run has stopped."""
-    case = _case(recipe, overrides)
+    case = case_of(recipe, overrides)
     config = _config(case)
     with contextlib.ExitStack() as stack:
         start, renewed = None, set()
@@ -198,8 +198,14 @@ def _train(
     return run
 
 
-def _case(recipe: Recipe, overrides: Overrides) -> _Case:
-    """Check what can be, load the images, and build the models."""
+def opened(
+    recipe: Recipe, overrides: Overrides
+) -> tuple[Recipe, Overrides, DataSet, Split, Split, Plan]:
+    """Check what can be and load the images; return what a run's models are built for.
+
+    The recipe with its data set's name, options with absolute paths, the data set, the
+    images to train on and those to evaluate on, and how to go through them.
+    """
     backend = keras.backend.backend()
     if overrides.backend not in (None, backend):
         raise UsageError(
@@ -214,7 +220,13 @@ def _case(recipe: Recipe, overrides: Overrides) -> _Case:
     folders = overrides.data_dir, overrides.cache_dir
     dataset = data.load(name, overrides.data, *folders, image_size(recipe))
     train, test = _splits(dataset, overrides)
-    plan = _plan(recipe, overrides, dataset)
+    plan = plan_of(recipe, overrides, dataset)
+    return recipe, overrides, dataset, train, test, plan
+
+
+def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
+    """Check what can be, load the images, and build the models."""
+    recipe, overrides, dataset, train, test, plan = opened(recipe, overrides)
     if plan.steps(len(train)) == 0:
         raise UsageError(
             f"{len(train)} training images make no batch of {plan.batch_size}, "
@@ -492,7 +504,8 @@ def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
     }
 
 
-def _plan(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
+def plan_of(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
+    """Return how a run goes through its images."""
     epochs, batch_size = recipe.epochs, recipe.batch_size
     if dataset.sample:
         epochs, batch_size = for_sample(epochs, batch_size, len(dataset.train))

@@ -1,0 +1,117 @@
+"""A process that says of a training, before it is begun, what it will take.
+
+`python -m kerascnn.training.worker RECIPE OPTIONS`
+
+The options are a run's, as JSON. The process reads questions, a word a line, and
+answers each with a line of JSON: `seconds`, `memory`, `largest` (the memory, with the
+largest batch that fits). Without arguments it answers `machine`: what Keras computes
+on.
+
+A process of its own, because what is measured must not change the training that comes
+after it, and because one on another backend, or that has no memory left, ends alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kerascnn import UsageError, processes, text
+from kerascnn.process import prepare, signals
+from kerascnn.process.backend import restart_for_memory
+from kerascnn.training import resume
+from kerascnn.training.options import Overrides
+
+
+def ask(
+    question: str,
+    recipe: str | Path = "",
+    overrides: Overrides | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Any:
+    """Start a process, ask it one thing and return the answer.
+
+    Raises:
+        UsageError: The process ended without an answer; the message says why.
+    """
+    words = []
+    if recipe:
+        words = [str(recipe), json.dumps(resume.record(overrides or Overrides()))]
+    variables = {**os.environ, **(environment or {})}
+    with processes.Child("kerascnn.training.worker", words, variables) as child:
+        try:
+            return child.ask(question)
+        except processes.EndedError as error:
+            raise UsageError(text.printable(error.why)) from error
+
+
+def main() -> None:
+    """Answer what standard input asks of the training that the arguments name."""
+    signals.own_process()
+    restart_for_memory()
+    processes.answers()
+    try:
+        processes.serve(_training(*sys.argv[1:]) if sys.argv[1:] else _machine)
+    except (UsageError, MemoryError) as error:
+        sys.exit(text.one_line(error))
+
+
+def _training(name: str, words: str) -> Any:
+    options = Overrides(**json.loads(words))
+    prepare.prepared(options.cache_dir)
+    from kerascnn import recipe as recipes
+    from kerascnn.training import costs
+
+    recipe = recipes.load(name)
+
+    def answer(question: str) -> Any:
+        if question == "seconds":
+            found, plan, (train, test) = costs.measured(recipe, options)
+            sizes = plan, len(train), len(test)
+            return {
+                "step": found.step,
+                "epoch": found.epoch(*sizes),
+                "epochs": plan.epochs,
+                "compiling": found.compiling,
+                "whole": found.whole(*sizes),
+                "batch_size": plan.batch_size,
+                "images": len(train),
+            }
+        return costs.memory(recipe, options, largest=question == "largest")
+
+    return answer
+
+
+def _machine(question: str) -> dict[str, Any]:
+    """Return what Keras computes on, and what it has been told of its settings."""
+    prepare.prepared()
+    import keras
+
+    from kerascnn.process import machine, settings
+
+    with settings.computing():
+        device = machine.device()
+    return {
+        "backend": keras.backend.backend(),
+        "device": device,
+        "devices": _devices(),
+        "settings": settings.others(),
+        "memory": machine.held_memory(),
+    }
+
+
+def _devices() -> int:
+    if os.environ["KERAS_BACKEND"] == "jax":
+        return sys.modules["jax"].device_count()
+    if os.environ["KERAS_BACKEND"] == "torch":
+        return max(1, sys.modules["torch"].cuda.device_count())
+    gpus = sys.modules["tensorflow"].config.list_physical_devices("GPU")
+    return max(1, len(gpus))
+
+
+if __name__ == "__main__":
+    main()
