@@ -32,6 +32,7 @@ def train(
     recipe: Recipe | str | Path,
     *,
     epochs: int | None = None,
+    budget: str | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
@@ -66,6 +67,8 @@ def train(
     Args:
         recipe: A recipe, its name, or the path of its file.
         epochs: Passes over the training set (default: the recipe's).
+        budget: A time such as `"10min"`: choose the epochs, at most the recipe's, so
+            that compiling, training and evaluation end within it, by measured steps.
         batch_size: Images a step (default: the recipe's).
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
@@ -160,8 +163,17 @@ def completed(
     from kerascnn.report import plots, summary
     from kerascnn.training import run as training_run
 
+    chosen = None
+    if overrides.budget is not None and overrides.resume is None:
+        from kerascnn.training import budget
+
+        overrides, chosen = budget.fitted(recipe, overrides)
     run = training_run.train(
-        recipe, overrides, given, draw=plots.curve, tell=summary.tell, listen=listen
+        *(recipe, overrides, given),
+        draw=plots.curve,
+        tell=summary.tell,
+        listen=listen,
+        budget=chosen,
     )
     if overrides.report and os.environ.get("KERASCNN_REPORT") != "0":
         _report(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -290,6 +291,25 @@ class ExponentialDecay(keras.callbacks.Callback):
         assert self.learning_rate is not None
         model: Any = self.model
         model.optimizer.learning_rate = self.learning_rate * self.gamma**epoch
+
+
+def stretched(
+    callbacks: Sequence[keras.callbacks.Callback], epochs: int, of: int
+) -> list[keras.callbacks.Callback]:
+    """Return callbacks whose `ExponentialDecay` falls as far in other epochs.
+
+    Args:
+        callbacks: Those of a training of `of` epochs; they stay as they are.
+        epochs: The last of which is to have the rate of the last of the `of`.
+        of: Epochs for which `gamma` was chosen.
+    """
+    found = []
+    for callback in callbacks:
+        if isinstance(callback, ExponentialDecay) and epochs > 1:
+            callback = copy.copy(callback)
+            callback.gamma **= (of - 1) / (epochs - 1)
+        found.append(callback)
+    return found
 
 
 @keras.saving.register_keras_serializable("kerascnn")

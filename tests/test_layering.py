@@ -87,7 +87,7 @@ ORDER = {
     "training": [
         *("__init__", "options", "callback_state", "checkpoint"),
         *("build", "forecast", "screens", "progress", "logs", "resume", "autosave"),
-        *("run", "costs", "worker"),
+        *("run", "costs", "budget", "worker"),
     ],
     "twins": [
         *("rules", "twin", "initial"),

@@ -68,6 +68,10 @@ COMMANDS = (
                 "cifar_vgg_aug --seeds 0-4",
                 "trains it with each seed in turn; mean, deviation, interval",
             ),
+            (
+                "cifar_vgg_aug --budget 10min",
+                "trains it for as many epochs as end within ten minutes",
+            ),
             ("./mine.py", "trains a recipe of your own"),
         ),
         computes=True,

@@ -23,8 +23,8 @@ ops: Any = keras.ops
 
 # What `counts` holds, in this order.
 STEPS, LEFT_OUT, IN_A_ROW, LIMIT = range(4)
-# Bad steps in a row after which a run stops.
-LIMITS = {"stop": 1, "skip": 10}
+# Bad steps in a row after which a run stops; of steps that are only timed, none.
+LIMITS = {"stop": 1, "skip": 10, "never": 2**31 - 1}
 
 
 class NotFiniteError(UsageError):

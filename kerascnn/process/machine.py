@@ -107,6 +107,12 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def begun() -> float:
+    """Return when this process began, in seconds as `time.time` counts them."""
+    psutil = _psutil()
+    return psutil.Process().create_time() if psutil else time.time()
+
+
 def held_memory() -> int | None:
     """Return the bytes that this process holds; `None` where psutil is missing."""
     psutil = _psutil()

@@ -72,6 +72,8 @@ def text(run: Run) -> str:
             f"  {result['steps_left_out']} steps were left out: their loss or gradient "
             "was not finite."
         )
+    if budget := config.get("budget"):
+        lines.append(f"  {budget['said']}")
     if config["overrides"]:
         lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:

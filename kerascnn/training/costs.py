@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerascnn import data, describe
-from kerascnn.engine import counts, fit
+from kerascnn.engine import counts, finite, fit
 from kerascnn.engine.recorder import Recorder
 from kerascnn.process import caches, machine, settings
 from kerascnn.process import memory as process
@@ -247,7 +247,7 @@ class _Clock(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # The first epoch compiles, and so may what comes after it.
-        if sum(self.trained[1:]) >= _SECONDS and len(self.trained) > 2:
+        if sum(self.trained[1:]) >= _SECONDS:
             self.model.stop_training = True  # type: ignore[union-attr]
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -273,9 +273,16 @@ def _measured(recipe: Recipe, overrides: Overrides) -> Costs:
     recorder = Recorder(
         *(overrides.recorded, case.kept, case.train.images, plan.steps(len(train)))
     )
-    case.engine.fit(
-        *(case.model, train, test, plan, [own, clock]), recorder=recorder, **words
-    )
+    case.model.optimizer.build(case.model.trainable_variables)
+    finite.begin(case.model.optimizer, "never")
+    try:
+        case.engine.fit(
+            *(case.model, train, test, plan, [own, clock]), recorder=recorder, **words
+        )
+    except Exception as error:
+        if (mistake := run.named(error, case)) is error:
+            raise
+        raise mistake from error
     trained, tested, between = (
         statistics.median(times[1:])
         for times in (clock.trained, clock.tested, clock.between)

@@ -38,6 +38,11 @@ class Overrides:
 
     epochs: Integer = None
     """Passes over the training set."""
+    budget: Annotated[str | None, _arg(metavar="TIME")] = None
+    """Choose the epochs, at most the recipe's, so that the run ends within this time,
+    such as 90s, 10min or 1h30min: compiling, training and evaluation, by steps that are
+    measured here. A learning rate that falls by the epoch then ends where the recipe's
+    does. The run's page comes after it."""
     batch_size: Integer = None
     """Images a step."""
     learning_rate: Number = None
@@ -106,6 +111,8 @@ class Overrides:
             if value >= 2**31:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} {value}: expected less than {2**31}.")
+        if self.budget is not None:
+            parsed_seconds(self.budget, "--budget")
         if self.force and self.resume is None:
             raise UsageError("--force needs --resume, or `kerascnn resume RUN`.")
         if self.backend is not None:
@@ -168,6 +175,11 @@ class Command(Overrides):
         super().__post_init__()
         if self.seeds is not None:
             parsed_seeds(self.seeds)
+            if self.budget is not None:
+                raise UsageError(
+                    "--budget is for one run: leave out --budget or --seeds, or give "
+                    "all seeds the same --epochs."
+                )
             if self.seed or self.resume:
                 other = "--seed" if self.seed else "--resume"
                 raise UsageError(
@@ -198,6 +210,24 @@ def parsed_seeds(words: str) -> list[int]:
             raise UsageError(f"--seeds {words}: expected {_MOST_SEEDS} at most.")
         found |= dict.fromkeys(range(first, last + 1))
     return list(found)
+
+
+def parsed_seconds(words: str, option: str) -> float:
+    """Return the seconds that `"90s"`, `"10min"`, `"1.5h"` or `"1h30min"` means."""
+    parts = re.fullmatch(
+        r" *(?:([0-9.]+) *h)? *(?:([0-9.]+) *min)? *(?:([0-9.]+) *s)? *", words
+    )
+    try:
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups())  # type: ignore[union-attr]
+        found = 3600 * hours + 60 * minutes + seconds
+    except (ValueError, AttributeError):
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise UsageError(
+            f"{option} {words}: expected a time with its unit, such as 90s, 10min or "
+            "1h30min."
+        )
+    return found
 
 
 def _as(kind: Any, value: Any, name: str) -> Any:

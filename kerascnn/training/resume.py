@@ -112,6 +112,10 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
             if getattr(given, field.name) != getattr(plain, field.name)
         ]
     now = {name: getattr(given, name) for name in {*names, "resume"}}
+    if now.pop("budget", None) is not None:
+        raise UsageError(
+            "--budget: a run goes on with the epochs that it began with: leave it out."
+        )
     source = Path(config["data"]["source"])
     named = not is_path(own["dataset"] or "")
     if own["data"] == "auto" and "data_dir" not in now and not source.exists():

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ def train(
     draw: Callable[[runs.Run], object] = lambda run: None,
     tell: Callable[[runs.Run], object] = lambda run: None,
     listen: bool = True,
+    budget: Mapping[str, Any] | None = None,
 ) -> runs.Run:
     """Train a recipe, write its run folder and return the run.
 
@@ -61,7 +62,8 @@ def train(
     the run before its result is written, `tell` after. With `listen`, Ctrl-C and
     SIGTERM stop the run after a step, and SIGUSR1 saves it; without,
     `KeyboardInterrupt` ends it wherever it is, and what was saved before is what there
-    is to go on from.
+    is to go on from. `budget` is what the record says of how a new run's epochs were
+    chosen.
     """
     spare_tensorflow()
     say_missed_backend()
@@ -75,7 +77,7 @@ def train(
         heard = signals if listen else contextlib.nullcontext(signals)
         try:
             if overrides.resume is None:
-                return _train(recipe, overrides, None, heard, draw, tell)
+                return _train(recipe, overrides, None, heard, draw, tell, budget)
             run = runs.Run(overrides.resume)
             with run.lock():
                 overrides = resume.options(run, overrides, given)
@@ -126,10 +128,13 @@ def _train(
     heard: contextlib.AbstractContextManager[Signals],
     draw: Callable[[runs.Run], object],
     tell: Callable[[runs.Run], object],
+    budget: Mapping[str, Any] | None = None,
 ) -> runs.Run:
     """Train a recipe, in a new folder or from where a run has stopped."""
     case = case_of(recipe, overrides)
     config = _config(case)
+    if budget:
+        config["budget"] = dict(budget)
     with contextlib.ExitStack() as stack:
         start, renewed = None, set()
         if run is None:
@@ -238,6 +243,10 @@ def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
     model, kept = compiled(recipe, dataset, overrides, steps)
     build.adapt(recipe, kept, train.images)
     callbacks = recipe.callbacks()
+    if overrides.budget is not None:
+        own = dataclasses.replace(overrides, epochs=None)
+        of = plan_of(recipe, own, dataset).epochs
+        callbacks = optim.stretched(callbacks, plan.epochs, of)
     optim.check_callbacks(model.optimizer, callbacks)
     return _Case(
         recipe, overrides, dataset, train, test, plan, engine, model, kept, callbacks
@@ -292,14 +301,21 @@ def _fit(
             error = _explained(error, case, autosave)
         raise error
     except Exception as error:
-        if not _MEMORY.search(f"{type(error).__name__}: {error}"):
+        if (mistake := named(error, case)) is error:
             raise
-        batch_size = case.plan.batch_size
-        raise UsageError(
-            f"the memory of {machine.device()} is not enough for batches of "
-            f"{batch_size}: train with smaller ones, as in "
-            f"`{case.recipe.command} --batch-size {batch_size // 2 or 1}`."
-        ) from error
+        raise mistake from error
+
+
+def named(error: Exception, case: _Case) -> Exception:
+    """Return an error of a training, or a `UsageError` where memory is short."""
+    if not _MEMORY.search(f"{type(error).__name__}: {error}"):
+        return error
+    batch_size = case.plan.batch_size
+    return UsageError(
+        f"the memory of {machine.device()} is not enough for batches of "
+        f"{batch_size}: train with smaller ones, as in "
+        f"`{case.recipe.command} --batch-size {batch_size // 2 or 1}`."
+    )
 
 
 def _config(case: _Case) -> dict[str, Any]:
@@ -384,6 +400,7 @@ def _go_on(
         # Such a run is no longer the recipe's, and says so.
         marks = {*before["overrides"], *config["overrides"], "force"}
         resumed |= {"overrides": sorted(marks), "id": before.get("id")}
+        resumed |= {"budget": before["budget"]} if "budget" in before else {}
     run.write_config((config if changed else before) | resumed)
     checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
