@@ -236,6 +236,26 @@ def check_rate(optimizer: keras.Optimizer, callback: keras.callbacks.Callback) -
         )
 
 
+def rate_of(optimizer: keras.Optimizer) -> keras.Variable:
+    """Return the variable of an optimiser's learning rate.
+
+    Raises:
+        UsageError: The rate is no number that could be set.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
+    rate = None if follows_schedule(optimizer) else optimizer.learning_rate
+    if rate is None or not getattr(optimizer, "settable", True):
+        why = (
+            "shows none: an optax transformation has one with optax.inject_hyperparams"
+            if rate is None and not follows_schedule(optimizer)
+            else "follows a schedule of its own"
+        )
+        raise UsageError(
+            f"there is no learning rate to turn: the optimiser {why} (see optim.Optax)."
+        )
+    return rate
+
+
 def check_callbacks(
     optimizer: keras.Optimizer, callbacks: Sequence[keras.callbacks.Callback]
 ) -> None:

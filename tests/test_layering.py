@@ -113,6 +113,7 @@ ORDER = {
         "backends",
         "ladder",
         "doctor",
+        "lr_find",
     ],
     "cli": [
         *(

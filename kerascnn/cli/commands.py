@@ -148,6 +148,13 @@ COMMANDS = (
         ),
     ),
     Command(
+        "lr-find",
+        "suggests a learning rate, by some steps at a rising one; draws the losses",
+        "studies.lr_find:LrFind",
+        "cifar_vgg_aug",
+        computes=True,
+    ),
+    Command(
         "learns",
         "says by which step recipes stop guessing, over several seeds",
         "studies.learns:Learns",

@@ -37,7 +37,7 @@ def test_each_command_is_named_once_and_found():
 @pytest.mark.parametrize("group", ["", *commands.GROUPS])
 def test_help_has_a_line_for_each(group, capsys):
     assert commands.main([*group.split(), "--help"]) == 0
-    listed = re.findall(r"^  (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+) ", capsys.readouterr().out, re.MULTILINE)
     assert listed == commands.names(group)
     assert len(listed) > 1
 
