@@ -114,6 +114,7 @@ ORDER = {
         "ladder",
         "doctor",
         "lr_find",
+        "sweep",
     ],
     "cli": [
         *(

@@ -155,6 +155,12 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "sweep",
+        "looks for the best learning rate and batch size, on held-out images",
+        "studies.sweep:Sweep",
+        "cifar_vgg_aug --learning-rate 1e-4:1e-2 --batch-size 64,128,256",
+    ),
+    Command(
         "learns",
         "says by which step recipes stop guessing, over several seeds",
         "studies.learns:Learns",

@@ -28,6 +28,7 @@ EXTRAS = {
     "tensorflow": ("tensorflow",),
     "torch": ("torch",),
     "onnx": ("onnx", "onnxruntime"),
+    "sweep": ("optuna",),
     "tensorboard": ("tensorboardX",),
 }
 # Free bytes below which a disk is named: a run of the large nets leaves such files.

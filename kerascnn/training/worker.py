@@ -1,11 +1,11 @@
-"""A process that says of a training, before it is begun, what it will take.
+"""A process that says what a training will take, before it is begun, or trains.
 
 `python -m kerascnn.training.worker RECIPE OPTIONS`
 
 The options are a run's, as JSON. The process reads questions, a word a line, and
 answers each with a line of JSON: `seconds`, `memory`, `largest` (the memory, with the
-largest batch that fits). Without arguments it answers `machine`: what Keras computes
-on.
+largest batch that fits), `train` (the accuracy of the run, which is trained). Without
+arguments it answers `machine`: what Keras computes on.
 
 A process of its own, because what is measured must not change the training that comes
 after it, and because one on another backend, or that has no memory left, ends alone.
@@ -18,13 +18,16 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError, processes, text
 from kerascnn.process import prepare, signals
 from kerascnn.process.backend import restart_for_memory
 from kerascnn.training import resume
 from kerascnn.training.options import Overrides
+
+if TYPE_CHECKING:
+    from kerascnn.recipe import Recipe
 
 
 def ask(
@@ -81,9 +84,24 @@ def _training(name: str, words: str) -> Any:
                 "batch_size": plan.batch_size,
                 "images": len(train),
             }
+        if question == "train":
+            return _trained(recipe, options)
         return costs.memory(recipe, options, largest=question == "largest")
 
     return answer
+
+
+def _trained(recipe: Recipe, options: Overrides) -> dict[str, Any]:
+    """Train a run, or go on with one, and return its accuracy."""
+    from kerascnn.engine.finite import NotFiniteError
+    from kerascnn.runs import evaluated
+    from kerascnn.training import run
+
+    try:
+        done = run.train(recipe, options, ())
+    except NotFiniteError as error:
+        return {"failed": text.one_line(error)}
+    return {"accuracy": evaluated(done.result, "accuracy")}
 
 
 def _machine(question: str) -> dict[str, Any]:
