@@ -67,8 +67,7 @@ def train(
     Args:
         recipe: A recipe, its name, or the path of its file.
         epochs: Passes over the training set (default: the recipe's).
-        budget: A time such as `"10min"`: choose the epochs, at most the recipe's, so
-            that compiling, training and evaluation end within it, by measured steps.
+        budget: A time, such as `"10min"`, within which the run ends, by fewer epochs.
         batch_size: Images a step (default: the recipe's).
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
@@ -85,8 +84,7 @@ def train(
         precision: Keras's dtype policy for the network.
         out: The run's folder (default: `runs/<recipe>/<time>` below the present one).
         checkpoint_minutes: Minutes between checkpoints inside an epoch; 0: every step.
-        on_nan: At a step whose loss or gradient is not finite, `"stop"` the run or
-            `"skip"` the step.
+        on_nan: Where a loss or gradient is not finite, `"stop"`, or `"skip"` the step.
         deterministic: Make a GPU compute the same bits each time.
         record: What `run.recorded` keeps: nothing with `"off"`; with `"light"` loss,
             learning rate and gradient norm by step; with `"full"` (default, unless the
@@ -94,8 +92,7 @@ def train(
         log: Write the epochs for others: `"csv"`, `"tensorboard"`, `"csv,tensorboard"`.
         report: Write the page of the run, `report.html`, when it has finished; never
             where the environment variable `KERASCNN_REPORT` is 0.
-        resume: The folder of a run to go on with, with its own options but for those
-            that are given here.
+        resume: A run's folder, to go on with its own options but for those given here.
         force: Go on with it also where recipe, data, device or versions have changed.
 
     Returns:

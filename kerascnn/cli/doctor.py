@@ -167,9 +167,10 @@ def _training(found: dict[str, Any] | None) -> list[str]:
         return []
     said = ["", f"{found['recipe']}, predicted:"]
     if memory := found["memory"]:
+        named = {"process": "process", "images": "images and weights", "step": "step"}
         parts = ", ".join(
-            f"{text.size(memory[name])} {name}"
-            for name in ("process", "images", "step")
+            f"{text.size(memory[name])} {words}"
+            for name, words in named.items()
             if memory[name]
         )
         said += [

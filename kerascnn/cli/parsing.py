@@ -98,6 +98,17 @@ def run(program: Callable[[], object]) -> int:
         # The reader has left (`kerascnn list | head`): nothing more to say.
         sys.stderr.close()
         return 141
+    except ModuleNotFoundError as error:
+        # Of this package's own needs, which an installation may have lost.
+        name = (error.name or "").partition(".")[0]
+        if name in ("", "kerascnn"):
+            raise
+        print(
+            f"kerascnn: {name} can't be imported: `pip install --upgrade kerascnn` "
+            "installs what is missing.",
+            file=sys.stderr,
+        )
+        return UsageError.exit_code
     except OSError as error:
         if error.filename is None and error.errno not in _FULL:
             raise

@@ -112,8 +112,9 @@ def memory(
 
     Returns:
         By name, in bytes: `bytes`, `room` (what is free for them), `process`, `images`
-        and `step`, the first the sum of the last three; then `batch_size`, `devices`,
-        and `largest_batch`, `None` where it was not looked for or where none fits.
+        (with weights and optimiser) and `step`, the first the sum of the last three;
+        then `batch_size`, `devices`, and `largest_batch`, `None` where it was not
+        looked for or where none fits.
 
     Raises:
         UsageError: The training can't be begun.

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from kerascnn import UsageError
 from kerascnn.cli import commands
-from kerascnn.process import backend
+from kerascnn.process import backend, machine
 from kerascnn.studies import doctor
 from kerascnn.training import worker
 
@@ -132,6 +133,27 @@ def test_a_machine_in_a_bad_state_gets_its_page_without_a_traceback(tmp_path):
     assert "kerascnn data get cifar10" in said.values()
     assert found["data"]["full"] == {}
     assert found["gpus"] == []
+
+
+@pytest.mark.parametrize("package", ["tyro", "numpy"])
+def test_without_a_package_of_the_command_line_there_is_one_line(package):
+    script = (
+        f"import sys; sys.modules[{package!r}] = None;"
+        "from kerascnn.cli import commands; sys.exit(commands.main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"kerascnn: {package} can't be imported: `pip ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_psutil_the_memory_is_unknown(asked, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.setattr(machine, "Path", lambda *_: Path("nowhere"))
+    assert commands.main(["doctor"]) == 0
+    assert "unknown free" in capsys.readouterr().out
 
 
 # A recipe's training.

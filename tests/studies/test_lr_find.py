@@ -137,6 +137,20 @@ def test_where_there_is_no_rate_to_turn_it_is_said(build_it):
 
 
 @on_jax
+def test_each_recipe_of_the_course_has_a_rate_or_a_schedule_of_its_own():
+    without = set()
+    for name in recipe.names():
+        build_it = recipe.load(name).optimizer
+        try:
+            rate = optim.rate_of(build_it())
+            assert float(np.asarray(rate)) > 0
+        except UsageError:
+            without.add(name)
+            assert build_it.of_steps
+    assert without == {name for name in recipe.names() if "speedrun" in name}
+
+
+@on_jax
 def test_the_command_draws_and_suggests(tmp_path, capsys):
     picture = tmp_path / "sub" / "found.png"
     words = ["lr-find", "fashion_mlp", "--data", "sample", "--steps", "60"]
