@@ -1,7 +1,9 @@
 """Training from Python: `kerascnn.train` and `kerascnn.resume`.
 
 The command line trains through the same function, `completed`, but listens to signals
-and prepares the process; from here nothing of the process is changed for good.
+and prepares the process; from here no signal handler is installed, the process is not
+replaced, and nothing of it is changed for good. TensorFlow's seed, where that is the
+backend, stays as it was set: TensorFlow tells it nobody.
 """
 
 from __future__ import annotations
@@ -58,11 +60,9 @@ def train(
 ) -> Run:
     """Train a recipe and write its run folder.
 
-    No signal handler is installed, the process is not replaced, and random seeds, the
-    dtype policy, warnings and JAX's settings are afterwards what they were before
-    (TensorFlow's seed, where that is the backend, is not: TensorFlow tells it nobody).
-    Ctrl-C, or a notebook's "interrupt", ends the run where it is; `kerascnn.resume`
-    goes on from what was saved last.
+    Random seeds, the dtype policy, warnings and JAX's settings are afterwards what they
+    were before, but for TensorFlow's seed. Ctrl-C, or a notebook's "interrupt", ends
+    the run where it is; `kerascnn.resume` goes on from what was saved last.
 
     Args:
         recipe: A recipe, its name, or the path of its file.
@@ -72,8 +72,9 @@ def train(
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
         limit: Use the first so many training and test images only.
-        dataset: A name of tensorflow-datasets, or a folder of images in `train/CLASS/`
-            and `test/CLASS/` (default: the recipe's).
+        dataset: A name of tensorflow-datasets, or the path of images of yours: a
+            folder, a CSV or Parquet of paths and labels, an .npz (default: the
+            recipe's).
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kerascnn import UsageError, text
-from kerascnn.data import image_folders
+from kerascnn.data import decoding, image_sets
 from kerascnn.data.fetching import get as fetch
 from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
@@ -110,10 +110,10 @@ class Check:
     """Find the images of a folder that can't be trained on, all at once."""
 
     folder: Archive
-    """The folder, with train/CLASS/ and test/CLASS/ in it."""
+    """A folder of images, or a CSV or Parquet of paths and labels."""
 
     def __call__(self) -> None:
-        found = image_folders.check(self.folder)
+        found = image_sets.check(self.folder)
         for line in (*found.faults, *found.problems):
             print(text.printable(line))
         if found.others:
@@ -138,7 +138,7 @@ class Check:
             first = text.printable(str(rarest[0]))
             print(
                 f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
-                f"transform begins with {image_folders.RESIZING}.\nThe rarest is "
+                f"transform begins with {decoding.RESIZING}.\nThe rarest is "
                 f"{height} by {width}: {len(rarest):,} of them, {first} first."
             )
 

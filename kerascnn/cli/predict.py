@@ -245,8 +245,8 @@ class Evaluate:
     run: Where
     """The run's folder, or the name of a network that comes with the package."""
     dataset: Set = None
-    """A set of tensorflow-datasets, or a folder of images with train/CLASS/ and
-    test/CLASS/, whose classes are the run's (default: the images that the run was
+    """A set of tensorflow-datasets, or images of yours, as `kerascnn run` takes them,
+    whose classes are the run's: its test images (default: those that the run was
     evaluated on)."""
     data: Literal["auto", "full", "sample"] = "auto"
     """Which images of --dataset, as `kerascnn run` has it."""

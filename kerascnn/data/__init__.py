@@ -6,7 +6,6 @@ Nothing here imports TensorFlow, tensorflow-datasets or Pillow before it is need
 from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.fetching import get
 from kerascnn.data.folders import prepared
-from kerascnn.data.image_folders import ImageFolder
 from kerascnn.data.importing import import_archive
 from kerascnn.data.loading import load
 from kerascnn.data.moments import statistics
@@ -14,7 +13,6 @@ from kerascnn.data.selection import limited, order, split
 
 __all__ = [
     "DataSet",
-    "ImageFolder",
     "Split",
     "get",
     "import_archive",

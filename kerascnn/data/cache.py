@@ -21,10 +21,10 @@ from uuid import uuid4
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.data import image_files
+from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
-from kerascnn.data.image_folders import ImageFolder
+from kerascnn.data.image_sets import ImageFiles
 from kerascnn.data.reading import Prepared, read
 from kerascnn.process.caches import cache_directory
 from kerascnn.text import one_line, say
@@ -37,9 +37,13 @@ def decoded(
     folder: Path,
     cache_dir: str | os.PathLike | None = None,
     image_size: tuple[int, int] | None = None,
+    own: ImageFiles | ArrayFile | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return a set's record and `ARRAYS`, from the cache if they are whole."""
-    state = _state(folder, image_size)
+    """Return a set's record and `ARRAYS`, from the cache if they are whole.
+
+    `folder` is one that tensorflow-datasets has prepared, or `own.folder`.
+    """
+    state = _state(folder, image_size, own)
     place = cache_directory(cache_dir) / f"{_title(folder)}-{state}"
     try:
         return _open(place)
@@ -48,7 +52,7 @@ def decoded(
     # NumPy has Python parse an array's header, and that raises what it likes.
     except Exception as error:
         say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
-    prepared = read(folder) if is_prepared(folder) else ImageFolder(folder)
+    prepared = own or read(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         _write(place, prepared, image_size)
@@ -69,13 +73,16 @@ def _title(folder: Path) -> str:
     return folder.parent.name if is_prepared(folder) else folder.name
 
 
-def _state(folder: Path, image_size: tuple[int, int] | None) -> str:
+def _state(
+    folder: Path,
+    image_size: tuple[int, int] | None,
+    own: ImageFiles | ArrayFile | None,
+) -> str:
     """A name for the state of a set: it changes whenever a file does."""
-    files_of = Path.iterdir if is_prepared(folder) else image_files.walk
     try:
         files = [
-            [str(each.relative_to(folder)), *_stamp(status)]
-            for each in sorted(files_of(folder))
+            [os.path.relpath(each, folder), *_stamp(status)]
+            for each in sorted(own.files() if own else folder.iterdir())
             if not each.name.startswith(".") and (status := each.stat())
         ]
     except OSError as error:
@@ -111,7 +118,9 @@ def _open(place: Path) -> tuple[dict, dict]:
 
 
 def _write(
-    place: Path, prepared: Prepared | ImageFolder, image_size: tuple[int, int] | None
+    place: Path,
+    prepared: Prepared | ImageFiles | ArrayFile,
+    image_size: tuple[int, int] | None,
 ) -> None:
     """Decode a set into the cache; an array's file is written as it is decoded."""
     record = _record(prepared)
@@ -145,7 +154,7 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _in_memory(
-    prepared: Prepared | ImageFolder, image_size: tuple[int, int] | None
+    prepared: Prepared | ImageFiles | ArrayFile, image_size: tuple[int, int] | None
 ) -> tuple[dict, dict]:
     arrays = {}
     with _progress(prepared) as progress:
@@ -164,7 +173,7 @@ def _in_memory(
     return record, arrays
 
 
-def _record(prepared: Prepared | ImageFolder) -> dict[str, Any]:
+def _record(prepared: Prepared | ImageFiles | ArrayFile) -> dict[str, Any]:
     return {
         "name": prepared.name,
         "version": prepared.version,
@@ -238,7 +247,7 @@ def _remove_outdated(
 
 
 @contextlib.contextmanager
-def _progress(prepared: Prepared | ImageFolder) -> Iterator[Any]:
+def _progress(prepared: Prepared | ImageFiles | ArrayFile) -> Iterator[Any]:
     """A progress bar on the terminal, none elsewhere."""
     from rich.console import Console
     from rich.progress import Progress

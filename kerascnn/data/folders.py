@@ -105,7 +105,8 @@ def check_folder(path: Path) -> None:
         return
     if path.exists():
         raise _no_folder(path)
-    raise UsageError(f"there is no folder {path}.")
+    kind = "file" if path.suffix.lower() in _FILES else "folder"
+    raise UsageError(f"there is no {kind} {path}.")
 
 
 # What data are often kept in, as against the dot in cifar10:3.0.2.
@@ -119,8 +120,8 @@ def _no_folder(path: Path) -> UsageError:
         more = " unpack it, or, for CIFAR-10 or Fashion-MNIST, `kerascnn data import`"
         more = f";{more} takes their official archives"
     return UsageError(
-        f"{path} is a file: expected a folder with train/CLASS/ and test/CLASS/ and "
-        f"images in them{more}."
+        f"{path} is a file: expected a folder of images, a CSV or Parquet of paths and "
+        f"labels, or an .npz of arrays{more}."
     )
 
 

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from kerascnn import UsageError, text
+from kerascnn.data import image_sets
+from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.cache import decoded
 from kerascnn.data.fetching import get
 from kerascnn.data.folders import SAMPLES, check_known, data_directory, prepared
-from kerascnn.data.image_folders import ImageFolder
+from kerascnn.data.image_sets import ImageFiles
+from kerascnn.data.listing import SHARE_WORDS
 
 Folder = str | os.PathLike | None
 
@@ -28,8 +31,9 @@ def load(
 ) -> DataSet:
     """Load an image classification set as uint8 arrays, decoded once into a cache.
 
-    `name` is a set of tensorflow-datasets, or the path of a folder of images, which
-    begins with `/`, `.` or `~`. "auto" takes the full set if it is prepared on this
+    `name` is a set of tensorflow-datasets, or the path of a folder of images, of a CSV
+    or Parquet of paths and labels, or of an .npz: it begins with `/`, `.` or `~`, or
+    ends as such a file's name. "auto" takes the full set if it is prepared on this
     machine, else the bundled sample, and never touches the network; "full" fetches the
     full set if need be; "sample" takes the sample. Images are brought to `image_size`,
     height and width, where the set does not promise one size for all.
@@ -78,37 +82,49 @@ def _from_images(
     cache_dir: Folder,
     image_size: tuple[int, int] | None,
 ) -> DataSet:
-    """Load a folder of images; say which of the folders in it are not used."""
-    images = ImageFolder(name)
+    """Load images of the user's own; say which are tested on and which not used."""
+    images = image_sets.opened(name)
     for option, given in (("data", data != "auto" and data), ("data-dir", data_dir)):
         if given:
             raise UsageError(
                 f"--{option} {given} is for the sets of tensorflow-datasets, and "
-                f"{name} is a folder: leave one of them out."
+                f"{name} is a path: leave one of them out."
             )
-    loaded = _from_folder(images.folder, cache_dir, image_size)
-    if not images.unused:
-        return loaded
+    loaded = _from_folder(images.folder, cache_dir, image_size, images)
     notice = (
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
-        f"images, from {loaded.source}; not used: {images.unused}."
+        f"images, from {loaded.source}"
     )
-    return replace(loaded, notice=notice)
+    if images.held_out:
+        notice += (
+            f"; nothing there says which are test images, so {SHARE_WORDS} of each "
+            "class is, chosen by the images' contents: others that are added move none"
+        )
+    if images.unused:
+        notice += f"; not used: {images.unused}"
+    if images.held_out or images.unused:
+        return replace(loaded, notice=f"{notice}.")
+    return loaded
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set's name is the path of a folder of images."""
-    return name.startswith((".", "~")) or Path(name).is_absolute()
+    """Whether a data set's name is the path of images of the user's own."""
+    return (
+        name.startswith((".", "~"))
+        or name.lower().endswith(image_sets.ENDINGS)
+        or Path(name).is_absolute()
+    )
 
 
 def _from_folder(
     folder: Path,
     cache_dir: Folder,
     image_size: tuple[int, int] | None,
+    own: ImageFiles | ArrayFile | None = None,
 ) -> DataSet:
-    record, arrays = decoded(folder, cache_dir, image_size)
+    record, arrays = decoded(folder, cache_dir, image_size, own)
     notice = None
-    if record.get("held_out"):
+    if record.get("held_out") is True:
         notice = (
             f"{record['name']} {record['version']} has training images alone: every "
             f"tenth is held out to test on, {len(arrays['test_images']):,} of them; "

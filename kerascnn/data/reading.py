@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.data.image_folders import RESIZING, fitted
+from kerascnn.data.decoding import RESIZING, fitted
 from kerascnn.text import one_line
 
 _CHUNK = 256

@@ -49,7 +49,7 @@ def evaluate(
 
     Args:
         predictor: The run.
-        dataset: A set of tensorflow-datasets or a folder of images, whose classes have
+        dataset: A set of tensorflow-datasets or the path of images, whose classes have
             the names of the run's; by default the images that the run was evaluated on.
         choice: Which images, as `kerascnn run --data` has it.
         data_dir: Where tensorflow-datasets keeps its sets.

@@ -13,7 +13,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.data import image_files
-from kerascnn.data.image_folders import decode, fitted
+from kerascnn.data.decoding import decode, fitted
 from kerascnn.text import expanded
 
 CHUNK = 256

@@ -11,7 +11,7 @@ import numpy as np
 
 from kerascnn import UsageError, optim
 from kerascnn import recipe as recipes
-from kerascnn.data.image_folders import RESIZING
+from kerascnn.data.decoding import RESIZING
 from kerascnn.engine import losses
 from kerascnn.process import settings
 from kerascnn.process.backend import spare_tensorflow

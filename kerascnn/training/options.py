@@ -52,8 +52,9 @@ class Overrides:
     limit: Integer = None
     """Use the first N training and the first N test images only."""
     dataset: Annotated[str | None, _arg(metavar="SET")] = None
-    """Train on another set: a name of tensorflow-datasets, or a folder of images,
-    such as ./pets, with train/CLASS/ and test/CLASS/ in it."""
+    """Train on another set: a name of tensorflow-datasets, or images of yours: a
+    folder, such as ./pets, with a folder for each class or train/CLASS/ and
+    test/CLASS/, a CSV or Parquet of paths and labels, an .npz of arrays."""
     validation: Number = None
     """Hold out this share of the training set, such as 0.1, of each class alike, and
     evaluate on it instead of the test set: to choose a setting by."""

@@ -12,7 +12,7 @@ from PIL import Image, features
 
 from kerascnn import UsageError, data
 from kerascnn.cli.commands import main
-from kerascnn.data import image_folders
+from kerascnn.data import decoding
 
 
 def noise(*shape, seed=0):
@@ -202,7 +202,7 @@ def test_fitting_equals_keras_resizing(shape):
     image = np.repeat(smooth[..., None], shape[2], -1).round().astype(np.uint8)
     layer = keras.layers.Resizing(16, 12, crop_to_aspect_ratio=True, antialias=True)
     wanted = keras.ops.convert_to_numpy(layer(image[None].astype("float32")))[0]
-    found = image_folders.fitted(image, (16, 12))
+    found = decoding.fitted(image, (16, 12))
     assert found.dtype == np.uint8
     np.testing.assert_allclose(found, wanted, atol=6)
     assert np.abs(found - wanted).mean() < 1.5
@@ -321,7 +321,7 @@ def test_any_width_and_height_is_good(tmp_path, kind, ending, size):
     image = Image.fromarray(noise(*size, *([3] * (ending != "pgm"))))
     path = tmp_path / f"image.{ending}"
     path.write_bytes(bytes_of(image, kind, comment=b"x" * 16))
-    assert image_folders.decode(path).shape == (*size, 3)
+    assert decoding.decode(path).shape == (*size, 3)
 
 
 def test_any_offset_of_the_pixels_is_good(tmp_path):
@@ -330,15 +330,15 @@ def test_any_offset_of_the_pixels_is_good(tmp_path):
         header = b"P6\n#" + b"." * (length - 13) + b"\n2 1 255\n"
         assert len(header) == length
         path.write_bytes(header + bytes(range(6)))
-        assert image_folders.decode(path).tolist() == [[[0, 1, 2], [3, 4, 5]]]
+        assert decoding.decode(path).tolist() == [[[0, 1, 2], [3, 4, 5]]]
 
 
 def test_few_bits_a_channel_are_good(tmp_path):
     path = tmp_path / "image.ppm"
     path.write_bytes(b"P6 1 1 15\n\x0f\x00\x05")
-    assert image_folders.decode(path).tolist() == [[[255, 0, 85]]]
+    assert decoding.decode(path).tolist() == [[[255, 0, 85]]]
     path.write_bytes(b"P1 2 1\n1 0")
-    assert image_folders.decode(path).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert decoding.decode(path).tolist() == [[[0, 0, 0], [255, 255, 255]]]
     bitmap = bytearray(bytes_of(Image.fromarray(noise(1, 2, 3)), "BMP"))
     # 16 bits for all three channels: five for red and blue each, six for green.
     bitmap[14:18], bitmap[28:34] = struct.pack("<I", 56), struct.pack("<HI", 16, 3)
@@ -346,7 +346,7 @@ def test_few_bits_a_channel_are_good(tmp_path):
     masks = struct.pack("<4I", 0xF800, 0x7E0, 0x1F, 0)
     path = tmp_path / "image.bmp"
     path.write_bytes(bitmap[:54] + masks + struct.pack("<HH", 0xF800, 0x1F))
-    assert image_folders.decode(path).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+    assert decoding.decode(path).tolist() == [[[255, 0, 0], [0, 0, 255]]]
 
 
 def test_check_lists_all_bad_images_at_once(pets, capsys):
@@ -432,14 +432,14 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(bytes_of(RGB, "PNG"))  # 63 pixels: Pillow would only warn
     with pytest.raises(UsageError, match="too large"):
-        image_folders.decode(path)
+        decoding.decode(path)
 
 
 def test_what_a_viewer_shows_is_what_is_decoded(tmp_path):
     def decoded(image, **options):
         path = tmp_path / "image.png"
         image.save(path, "PNG", **options)
-        return image_folders.decode(path)
+        return decoding.decode(path)
 
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was held upright: turn it clockwise to show it
@@ -459,9 +459,9 @@ def test_what_a_viewer_shows_is_what_is_decoded(tmp_path):
 def test_folders_laid_out_otherwise_are_refused(pets, tmp_path):
     with pytest.raises(UsageError, match=r"expected train/CLASS/ .* and found pets\."):
         data.load(str(tmp_path))
-    for name in ("Train", "Test", *"abcde"):
+    for name in ("Trained", "Tested", *"abcde"):
         (tmp_path / "others" / name).mkdir(parents=True)
-    with pytest.raises(UsageError, match="found Test, Train, a, b, c and 2 more"):
+    with pytest.raises(UsageError, match="found Tested, Trained, a, b, c and 2 more"):
         data.load(str(tmp_path / "others"))
     extra = pets / "test" / "fish"
     extra.mkdir()
