@@ -40,6 +40,7 @@ def train(
     seed: int = 0,
     limit: int | None = None,
     dataset: str | None = None,
+    skip_bad: bool = False,
     validation: float | None = None,
     data: Literal["auto", "full", "sample"] = "auto",
     data_dir: Folder = None,
@@ -72,9 +73,9 @@ def train(
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
         limit: Use the first so many training and test images only.
-        dataset: A name of tensorflow-datasets, or the path of images of yours: a
-            folder, a CSV or Parquet of paths and labels, an .npz (default: the
-            recipe's).
+        dataset: A name of tensorflow-datasets, or the path of images of yours, a
+            folder, CSV, Parquet or .npz (default: the recipe's).
+        skip_bad: Leave out files of `dataset` that can't be used, and count them.
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.

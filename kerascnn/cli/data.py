@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kerascnn import UsageError, text
-from kerascnn.data import decoding, image_sets
+from kerascnn.data import checking, decoding
 from kerascnn.data.fetching import get as fetch
 from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
@@ -111,36 +111,54 @@ class Check:
 
     folder: Archive
     """A folder of images, or a CSV or Parquet of paths and labels."""
+    fix: Folder = None
+    """Write a mended copy to this folder: images that would be turned or converted as
+    they are read become PNG, and those that can't be used are left out."""
 
     def __call__(self) -> None:
-        found = image_sets.check(self.folder)
+        found = checking.check(self.folder)
         for line in (*found.faults, *found.problems):
-            print(text.printable(line))
-        if found.others:
-            others = [f"{n:,} {kind}" for kind, n in sorted(found.others.items())]
-            print(f"Passed over: {text.printable(', '.join(others))}.")
-        if found.unused:
-            print(f"Not used: {found.unused}.")
+            print(text.printable(found.relative(line)))
+        if others := found.listing.others:
+            counts = [f"{n:,} {kind}" for kind, n in sorted(others.items())]
+            print(f"Passed over: {text.printable(', '.join(counts))}.")
+        if found.listing.unused:
+            print(f"Not used: {found.listing.unused}.")
+        totals = found.totals.most_common()
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in totals)
+        if found.kinds:
+            print(f"{len(found.kinds):,} images can be used: {kinds}.")
+        if any(" with " in kind for kind, _ in totals):
+            print(f"{decoding.RULE}.")
+        if len(found.sizes) > 1:
+            _say_sizes(found)
+        if self.fix is not None:
+            copied, converted = checking.mend(found, self.fix)
+            out = len(found.problems) + len(found.listing.refused)
+            print(
+                f"{self.fix} holds a copy: {copied:,} images as they are, "
+                f"{converted:,} converted to PNG; {out:,} left out."
+            )
         wrong = []
-        if number := len(found.faults):
+        faults = found.listing.faults if self.fix else found.faults
+        if number := len(faults):
             wrong.append(f"the layout has {number:,} fault{'s' * (number > 1)}")
-        if found.problems:
+        if found.problems and not self.fix:
             wrong.append(
                 f"{len(found.problems):,} of {found.images:,} images can't be used"
             )
         if wrong:
             raise UsageError(f"{' and '.join(wrong)}.")
-        print(f"{found.images:,} images can be used.")
-        if len(found.sizes) > 1:
-            (height, width), rarest = min(
-                found.sizes.items(), key=lambda each: len(each[1])
-            )
-            first = text.printable(str(rarest[0]))
-            print(
-                f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
-                f"transform begins with {decoding.RESIZING}.\nThe rarest is "
-                f"{height} by {width}: {len(rarest):,} of them, {first} first."
-            )
+
+
+def _say_sizes(found: checking.Findings) -> None:
+    (height, width), rarest = min(found.sizes.items(), key=lambda each: len(each[1]))
+    first = text.printable(found.relative(str(rarest[0])))
+    print(
+        f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
+        f"transform begins with {decoding.RESIZING}.\nThe rarest is "
+        f"{height} by {width}: {len(rarest):,} of them, {first} first."
+    )
 
 
 @dataclasses.dataclass

@@ -127,7 +127,8 @@ def _case(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
     name = resume.absolute_dataset(overrides.dataset or recipe.dataset)
     recipe = dataclasses.replace(recipe, dataset=name)
     places = overrides.data_dir, overrides.cache_dir
-    found = data.load(name, overrides.data, *places, image_size(recipe))
+    size = image_size(recipe)
+    found = data.load(name, overrides.data, *places, size, overrides.skip_bad)
     return {
         "fingerprint": describe.fingerprint(describe.describe(recipe)),
         "data": found.hash,

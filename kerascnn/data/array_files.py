@@ -18,6 +18,7 @@ ENDING = ".npz"
 _IMAGES = ("x", "images", "image", "data")
 _LABELS = ("y", "labels", "label", "targets", "target")
 _NAMES = ("class_names", "classes", "label_names", "names")
+_CHANNELS = (1, 3, 4)
 _CHUNK = 256
 
 
@@ -25,9 +26,9 @@ class ArrayFile:
     """A set in an .npz file, as `numpy.savez` writes it.
 
     Images are `(n, height, width)` or `(n, height, width, channels)`, 1 or 3 channels,
-    which may also come first: uint8; whole numbers or floats from 0 to 255; floats from
-    0 to 1; uint16. Labels are `(n,)` numbers or words, or `(n, classes)` with a 1 at
-    the class.
+    or 4 with transparency, which may also come first: uint8; whole numbers or floats
+    from 0 to 255; floats from 0 to 1; uint16. Labels are `(n,)` numbers or words, or
+    `(n, classes)` with a 1 at the class.
 
     Raises:
         UsageError: The file can't be read or holds something else.
@@ -160,13 +161,13 @@ class ArrayFile:
         images = arrays[name]
         if images.ndim == 3:
             images = images[..., None]
-        if images.ndim == 4 and images.shape[3] not in (1, 3):
-            first = images.shape[1] in (1, 3)
+        if images.ndim == 4 and images.shape[3] not in _CHANNELS:
+            first = images.shape[1] in _CHANNELS
             images = np.moveaxis(images, 1, 3) if first else images
         kind = images.dtype.kind
-        if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        if images.ndim != 4 or images.shape[3] not in _CHANNELS or not images.size:
             wrong = f"shape {arrays[name].shape}: expected (n, height, width) or (n, "
-            wrong += "height, width, channels) with 1 or 3 channels, n 1 or more"
+            wrong += "height, width, channels) with 1, 3 or 4 channels, n 1 or more"
         elif kind not in "buif":
             wrong = f"dtype {images.dtype}: expected numbers"
         else:
@@ -178,10 +179,14 @@ class ArrayFile:
 
     def _uint8(self, images: np.ndarray) -> np.ndarray:
         """Return images as uint8; what a pixel means follows from all of them."""
-        if images.dtype == "uint8" and self._scale == 1:
-            return np.ascontiguousarray(images)
-        with np.errstate(all="ignore"):
-            return np.rint(images.astype("float64") * self._scale).astype("uint8")
+        if images.dtype != "uint8" or self._scale != 1:
+            scaled = images.astype("float64") * self._scale
+            # Of 16 bits the upper 8, as of image files.
+            images = np.floor(scaled) if self._scale < 1 else np.rint(scaled)
+        if images.shape[3] == 4:
+            share = images[..., 3:] / 255
+            images = np.rint(images[..., :3] * share + 255 * (1 - share))
+        return np.ascontiguousarray(images.astype("uint8"))
 
     @functools.cached_property
     def _scale(self) -> float:
@@ -190,7 +195,7 @@ class ArrayFile:
         if all(images.dtype.kind in "bf" for images in every) and high <= 1:
             return 255
         deep = any(images.dtype == "uint16" for images in every)
-        return 255 / 65535 if deep and high > 255 else 1
+        return 1 / 256 if deep and high > 255 else 1
 
     def _words(self, labels: np.ndarray, name: str) -> np.ndarray:
         """Return labels as an array of texts."""

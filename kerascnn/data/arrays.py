@@ -27,7 +27,7 @@ class DataSet:
 
     `notice` says in a line or two what the user must know of a sample, of a test set
     that is held out of the training set, or of images that are not used; else it is
-    None.
+    None. `skipped` counts files that are left out because they can't be used.
     """
 
     name: str
@@ -39,6 +39,7 @@ class DataSet:
     version: str
     hash: str
     notice: str | None = None
+    skipped: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:

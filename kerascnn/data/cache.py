@@ -21,6 +21,7 @@ from uuid import uuid4
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.data import image_files
 from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
 from kerascnn.data.folders import is_prepared
@@ -88,8 +89,17 @@ def _state(
     except OSError as error:
         place = error.filename or folder
         raise UsageError(f"{place} cannot be read: {error.strerror}.") from error
-    state = json.dumps([_FORMAT, str(folder), files, *(image_size or ())])
+    state = json.dumps(
+        [_FORMAT, str(folder), files, *(image_size or ()), *_left_out(own)]
+    )
     return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+def _left_out(own: ImageFiles | ArrayFile | None) -> list[Any]:
+    """What decides which files are left out."""
+    if isinstance(own, ImageFiles) and own.skip_bad:
+        return ["skip_bad", image_files.reads_heic()]
+    return []
 
 
 def _stamp(status: os.stat_result) -> list[int]:
@@ -179,6 +189,7 @@ def _record(prepared: Prepared | ImageFiles | ArrayFile) -> dict[str, Any]:
         "version": prepared.version,
         "classes": prepared.classes,
         "held_out": prepared.held_out,
+        "skipped": getattr(prepared, "skipped", []),
         "sha256": {},
         "shapes": {},
     }

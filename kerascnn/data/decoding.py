@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerascnn import UsageError
+from kerascnn.data import image_files
 from kerascnn.text import one_line
 
 if TYPE_CHECKING:
@@ -19,15 +20,30 @@ if TYPE_CHECKING:
 
 # What makes images of one size, by the rule of `fitted`.
 RESIZING = "layers.Resizing(height, width, crop_to_aspect_ratio=True, antialias=True)"
-_BITS_PER_SAMPLE = 258  # a tag of TIFF
+# Tags of TIFF and EXIF.
+_BITS_PER_SAMPLE, _ORIENTATION, _PLANES = 258, 274, 284
+
+
+# What is done to an image that is no plain 8-bit RGB, said wherever images are read.
+RULE = (
+    "Images are taken as a viewer shows them: turned as their EXIF says, inks (CMYK) "
+    "as RGB, transparency over white, of 16 bits a channel the upper 8"
+)
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def decode(file: Path) -> np.ndarray:
-    """Decode an image file as a viewer shows it: uint8 (height, width, 3).
+    """Decode an image file by `RULE`: uint8 (height, width, 3).
 
-    A camera's note of its orientation (EXIF) is obeyed. Raises `UsageError` for what a
-    guess would change: several frames, transparency, inks (CMYK), more than 8 bits.
+    Raises `UsageError` for what a guess would change, such as several frames, and for
+    what can't be decoded.
     """
+    return decoded(file)[0]
+
+
+def decoded(file: Path) -> tuple[np.ndarray, str]:
+    """Decode an image file, and name its kind: "PNG", or "PNG with transparency"."""
     from PIL import Image, ImageOps
 
     try:
@@ -40,9 +56,14 @@ def decode(file: Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Of a damaged note beside the pixels, or a palette with transparency.
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(file) as image:
+            with _opened(file) as image:
                 _refuse_guesses(file, image)
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                bits = _bits(image)  # which are no longer told when it is loaded
+                pixels, named = _plain(ImageOps.exif_transpose(image), bits)
+                kind = "JPEG" if image.format == "MPO" else image.format or "image"
+                if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+                    named = [*named, "turned by EXIF"]
+                return pixels, f"{kind} with {', '.join(named)}" if named else kind
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UsageError(f"{file} is too large an image: scale it down.") from error
     except UsageError:
@@ -55,48 +76,84 @@ def decode(file: Path) -> np.ndarray:
         ) from error
 
 
-def is_grey(file: Path) -> bool:
-    """Whether a file's image is grey, by its header."""
+def _plain(image: Image.Image, bits: int) -> tuple[np.ndarray, list[str]]:
+    """Return an image as RGB, and what that took."""
     from PIL import Image
 
+    named = []
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts all above 255 off.
+        values = np.asarray(image).astype("int64") >> (bits - 8)
+        grey = np.clip(values, 0, 255).astype("uint8")
+        return np.repeat(grey[..., None], 3, -1), [f"{bits} bits"]
+    if bits > 8:
+        named.append(f"{bits} bits")
+    if image.mode in ("CMYK", "YCbCr"):
+        named.append(image.mode)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            named.append("transparency")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB")), named
+
+
+def is_grey(file: Path) -> bool:
+    """Whether a file's image is grey, by its header."""
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `decode` says what is wrong with a file
-        with Image.open(file) as image:
-            return image.mode in ("1", "L")
+        with _opened(file) as image:
+            return image.mode in _GREY
     return False
 
 
+def _opened(file: Path) -> Image.Image:
+    """Open an image, with the packages that its first bytes ask for."""
+    from PIL import Image, features
+
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    if head[4:8] == b"ftyp" and head[8:] in _HEIC:
+        if not image_files.reads_heic():
+            raise UsageError(f"{file} is a HEIC image: {image_files.HEIC_TAKES}.")
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    if head[4:] in (b"ftypavif", b"ftypavis") and not features.check("avif"):
+        raise UsageError(f"{file} is an AVIF image, which takes Pillow 11.3 or newer.")
+    return Image.open(file)
+
+
 def _refuse_guesses(file: Path, image: Image.Image) -> None:
-    if getattr(image, "n_frames", 1) > 1:
+    # A phone's JPEG may hold a smaller one of the same picture, and is an MPO then.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise UsageError(f"{file} has several frames: save one of them.")
-    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+    if image.mode in ("LAB", "HSV"):
         raise UsageError(f"{file} is in {image.mode} colours: save it as RGB.")
-    if image.mode.startswith("I") or image.mode == "F" or _is_deep_colour(image):
-        raise UsageError(f"{file} has more than 8 bits a channel: save it with 8.")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-        if lowest < 255:
-            raise UsageError(
-                f"{file} is transparent in places: save it on a background."
-            )
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise UsageError(f"{file} has 32 bits a channel: save it with 8.")
+    if tags.get(_PLANES) == 2 and _bits(image) > 8:
+        raise UsageError(
+            f"{file} has more than 8 bits a channel in separate planes, which Pillow "
+            "misreads: save it with 8."
+        )
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether colours have more than 8 bits, which Pillow opens as if they had 8."""
-    # Pillow says so only in how it will decode them: in a raw mode such as "RGB;16B"
-    # (PNG), a largest value (PPM), or a tag (TIFF, whose planes have no such raw mode).
-    deep = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,))) > 8
-    if image.format == "AVIF":
-        with Path(image.filename).open("rb") as file:
-            head = file.read(4096)
-        # The third byte of the box av1C holds the flag `high_bitdepth`.
-        deep |= re.search(rb"av1C..([\x40-\x7f\xc0-\xff])", head, re.DOTALL) is not None
+def _bits(image: Image.Image) -> int:
+    """Return how many bits a channel has, 8 for fewer."""
+    # Pillow says so only in how it will decode them: in a mode, in a raw mode such as
+    # "RGB;16B" (PNG), or a tag (TIFF).
+    bits = max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (1,)))
+    if image.mode.startswith("I") and bits <= 8:
+        bits = 16
     for tile in getattr(image, "tile", ()):
-        first, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        first, *_ = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         # Not "BGR;16" of BMP: those are 16 bits for three channels.
-        deep |= re.search(";16[BLN]", str(first)) is not None
-        deep |= tile.codec_name.startswith("ppm") and max(rest, default=0) > 255
-    return deep
+        if re.search(";16[BLN]", str(first)):
+            bits = max(bits, 16)
+    return max(bits, 8)
 
 
 def fitted(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import warnings
 from collections import Counter
@@ -20,11 +21,14 @@ ENDINGS = (
 # Formats that Pillow can't decode, or decodes in part: cameras' raw files (it opens
 # their preview), drawings, icons of several sizes, JPEG 2000 with more than 8 bits.
 _NOT_READ = (
-    *(".arw", ".cr2", ".cr3", ".cur", ".dng", ".eps", ".heic", ".heif"),
-    *(".hif", ".icns", ".ico", ".j2c", ".j2k", ".jp2", ".jpc", ".jpf"),
+    *(".arw", ".cr2", ".cr3", ".cur", ".dng", ".eps"),
+    *(".icns", ".ico", ".j2c", ".j2k", ".jp2", ".jpc", ".jpf"),
     *(".jpx", ".jxl", ".jxr", ".nef", ".orf", ".pef", ".psd", ".raf"),
     *(".rw2", ".sgi", ".srw", ".svg", ".svgz"),
 )
+# What phones write, read with a package of its own.
+_HEIC = (".heic", ".heif", ".hif")
+HEIC_TAKES = "reading it takes pip install 'kerascnn[heic]'"
 # Formats whose first bytes tell them from everything else.
 _TOLD_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
@@ -51,8 +55,12 @@ def find(folder: Path) -> Found:
 def add(found: Found, file: Path, hidden: bool) -> None:
     """Add one file to what was found."""
     ending = file.suffix.lower()
-    if not hidden and ending in ENDINGS:
+    if not hidden and (ending in ENDINGS or (ending in _HEIC and reads_heic())):
         found.images.append(file)
+    elif not hidden and ending in _HEIC:
+        found.refused.append(
+            f"{file} is a HEIC image: {HEIC_TAKES}, or save it as JPEG."
+        )
     elif not hidden and ending in _NOT_READ:
         found.refused.append(
             f"{file} is of a kind that can't be read here ({ending}): save it as PNG "
@@ -70,6 +78,11 @@ def add(found: Found, file: Path, hidden: bool) -> None:
         found.others[ending or "without ending"] += 1
 
 
+def reads_heic() -> bool:
+    """Whether the package that reads HEIC is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
 def count(place: Path, without: Iterable[Path]) -> int:
     """Count the files that are images by their names, read here or not.
 
@@ -79,7 +92,7 @@ def count(place: Path, without: Iterable[Path]) -> int:
     """
     above = frozenset(map(_identity, without))
     files = walk(place, above) if place.is_dir() else [place]
-    return sum(file.suffix.lower() in (*ENDINGS, *_NOT_READ) for file in files)
+    return sum(file.suffix.lower() in (*ENDINGS, *_HEIC, *_NOT_READ) for file in files)
 
 
 def walk(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,15 +17,17 @@ from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.decoding import RESIZING, decode, fitted, is_grey
 from kerascnn.data.folders import check_folder
 from kerascnn.data.listing import Listing, divided, place
-from kerascnn.text import expanded
+from kerascnn.text import expanded, printable
 
 _CHUNK = 64
 # Of names without a slash, those that end so are paths too.
 ENDINGS = (*tables.ENDINGS, array_files.ENDING)
 
 
-def opened(path: str | os.PathLike) -> ImageFiles | ArrayFile:
+def opened(path: str | os.PathLike, skip_bad: bool = False) -> ImageFiles | ArrayFile:
     """Open a folder of images, a table of paths and labels, or an .npz file.
+
+    With `skip_bad` files that can't be used are left out instead of refused.
 
     Raises:
         UsageError: The path leads to none, or to one that can't be trained on.
@@ -33,7 +35,7 @@ def opened(path: str | os.PathLike) -> ImageFiles | ArrayFile:
     path = expanded(path).absolute()
     if path.suffix.lower() == array_files.ENDING and path.is_file():
         return ArrayFile(path)
-    return ImageFiles(path)
+    return ImageFiles(path, skip_bad)
 
 
 def listed(path: Path) -> Listing:
@@ -47,12 +49,13 @@ def listed(path: Path) -> Listing:
 class ImageFiles:
     """A set of image files, in a folder or listed by a table."""
 
-    def __init__(self, path: Path):
-        self.folder = path
+    def __init__(self, path: Path, skip_bad: bool = False):
+        self.folder, self.skip_bad = path, skip_bad
         self.name = path.name if path.is_dir() else path.stem
         self.version = "folder" if path.is_dir() else path.suffix.lower()[1:]
         self._found = listed(path)
-        if faults := [*self._found.faults, *self._found.refused]:
+        refused = [] if skip_bad else self._found.refused
+        if faults := [*self._found.faults, *refused]:
             more = (
                 f" `kerascnn data check {self.folder}` lists {len(faults) - 1:,} more."
                 if len(faults) > 1
@@ -79,7 +82,7 @@ class ImageFiles:
     @cached_property
     def roles(self) -> dict[str, list[tuple[Path, int]]]:
         """The images of "train" and "test" with their labels, in one mixed order."""
-        files = self._found.files
+        files = self._usable if self.skip_bad else self._found.files
         if self._found.by_content:
             every = files["train"]
             places = [place(_content(file)) for file, _ in every]
@@ -94,6 +97,37 @@ class ImageFiles:
             order = np.random.default_rng(0).permutation(len(every))
             mixed[role] = [every[i] for i in order]
         return mixed
+
+    @cached_property
+    def skipped(self) -> list[str]:
+        """A line for each file that is left out."""
+        if not self.skip_bad:
+            return []
+        files = [file for every in self._found.files.values() for file, _ in every]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            wrong = dict(zip(files, pool.map(_wrong, files), strict=True))
+        self._bad = {file for file, line in wrong.items() if line}
+        return [*self._found.refused, *filter(None, wrong.values())]
+
+    @property
+    def _usable(self) -> dict[str, list[tuple[Path, int]]]:
+        """The listed files without those that can't be used."""
+        skipped = self.skipped
+        files = {
+            role: [each for each in every if each[0] not in self._bad]
+            for role, every in self._found.files.items()
+        }
+        for role, every in files.items():
+            least = 2 if self._found.by_content else 1
+            counts = Counter(label for _, label in every)
+            for _, label in self._found.files[role]:
+                if counts[label] < least:
+                    raise UsageError(
+                        f"{self.folder}: without the files that can't be used "
+                        f"{counts[label] or 'no'} {role} image of "
+                        f"{printable(self.classes[label])} is left: {skipped[0]}"
+                    )
+        return files
 
     @cached_property
     def grey(self) -> bool:
@@ -134,45 +168,16 @@ class ImageFiles:
             yield np.stack(images), np.array(labels, np.int32)
 
 
+def _wrong(file: Path) -> str:
+    try:
+        decode(file)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def _content(file: Path) -> bytes:
     try:
         return file.read_bytes() if file.is_file() else b""  # `decode` refuses others
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror}.") from error
-
-
-@dataclass
-class Findings:
-    """What `check` has found in a folder.
-
-    Args:
-        faults: a line for each fault of the layout: a class without images or in one
-            of training and test only, one class alone, an image that would not count.
-        problems: a line for each image that can't be decoded.
-        images: how many images lie in classes, with those that can't be decoded.
-        sizes: those that can, by size (height, width).
-        others: how many files are passed over, by the endings of names.
-        unused: how many images are neither trained nor tested on, and where.
-    """
-
-    faults: list[str]
-    problems: list[str]
-    images: int
-    sizes: dict[tuple[int, int], list[Path]]
-    others: Counter[str]
-    unused: str
-
-
-def check(path: str | os.PathLike) -> Findings:
-    """Decode every image of a folder or a table and collect all that is wrong."""
-    listing = listed(expanded(path).absolute())
-    faults = [*listing.faults, *listing.refused]
-    found = Findings(faults, [], 0, {}, listing.others, listing.unused)
-    for file in (file for files in listing.files.values() for file, _ in files):
-        found.images += 1
-        try:
-            height, width = decode(file).shape[:2]
-            found.sizes.setdefault((height, width), []).append(file)
-        except UsageError as error:
-            found.problems.append(str(error))
-    return found

@@ -28,6 +28,7 @@ def load(
     data_dir: Folder = None,
     cache_dir: Folder = None,
     image_size: tuple[int, int] | None = None,
+    skip_bad: bool = False,
 ) -> DataSet:
     """Load an image classification set as uint8 arrays, decoded once into a cache.
 
@@ -36,11 +37,17 @@ def load(
     ends as such a file's name. "auto" takes the full set if it is prepared on this
     machine, else the bundled sample, and never touches the network; "full" fetches the
     full set if need be; "sample" takes the sample. Images are brought to `image_size`,
-    height and width, where the set does not promise one size for all.
+    height and width, where the set does not promise one size for all. With `skip_bad`
+    files of the user's own that can't be used are left out and counted.
     """
     text.choose(data, CHOICES, "choice of data")
     if is_path(name):
-        return _from_images(name, data, data_dir, cache_dir, image_size)
+        return _from_images(name, data, data_dir, cache_dir, image_size, skip_bad)
+    if skip_bad:
+        raise UsageError(
+            f"--skip-bad is for images of your own, and {name} is a set of "
+            "tensorflow-datasets: leave it out."
+        )
     if data == "sample" and data_dir is not None:
         raise UsageError(
             f"--data-dir {data_dir} says where full sets lie, and the sample comes "
@@ -81,9 +88,10 @@ def _from_images(
     data_dir: Folder,
     cache_dir: Folder,
     image_size: tuple[int, int] | None,
+    skip_bad: bool,
 ) -> DataSet:
     """Load images of the user's own; say which are tested on and which not used."""
-    images = image_sets.opened(name)
+    images = image_sets.opened(name, skip_bad)
     for option, given in (("data", data != "auto" and data), ("data-dir", data_dir)):
         if given:
             raise UsageError(
@@ -102,7 +110,13 @@ def _from_images(
         )
     if images.unused:
         notice += f"; not used: {images.unused}"
-    if images.held_out or images.unused:
+    if loaded.skipped:
+        many = f"{loaded.skipped:,} file{'s' * (loaded.skipped > 1)}"
+        command = f"`kerascnn data check {images.folder}`"
+        notice += (
+            f"; left out, because they can't be used: {many}, which {command} names"
+        )
+    if images.held_out or images.unused or loaded.skipped:
         return replace(loaded, notice=f"{notice}.")
     return loaded
 
@@ -140,6 +154,7 @@ def _from_folder(
         version=record["version"],
         hash=record["hash"],
         notice=notice,
+        skipped=len(record.get("skipped", ())),
     )
 
 

@@ -33,6 +33,7 @@ def listed(tables: dict[Path, str | None]) -> Listing:
             a column says it, or nothing.
     """
     faults: list[str] = []
+    refused: list[str] = []
     split_of: dict[Path, str] = {}
     label_of: dict[Path, str] = {}
     for table, role in tables.items():
@@ -40,7 +41,7 @@ def listed(tables: dict[Path, str | None]) -> Listing:
             file = Path(os.path.normpath(table.parent / path))
             split = role or split
             if not os.path.isfile(file):
-                faults.append(f"{table} names {printable(path)}, which is no file.")
+                refused.append(f"{table} names {printable(path)}, which is no file.")
             elif label_of.setdefault(file, label) != label:
                 faults.append(
                     f"{table} names {printable(path)} twice, as "
@@ -51,7 +52,9 @@ def listed(tables: dict[Path, str | None]) -> Listing:
                     f"{table} names {printable(path)} in two splits, "
                     f"{split_of[file]} and {split}."
                 )
-    return _listing(next(iter(tables)), label_of, split_of, faults)
+    found = _listing(next(iter(tables)), label_of, split_of, faults)
+    found.refused = refused
+    return found
 
 
 def _listing(

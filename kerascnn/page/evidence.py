@@ -224,6 +224,7 @@ def _data(
         None if sample else folders[0],
         folders[1],
         image_size(recipe) if recipe else None,
+        options.get("skip_bad", False),
     )
     if found.hash != recorded["sha256"]:
         raise UsageError(

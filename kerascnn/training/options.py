@@ -55,6 +55,9 @@ class Overrides:
     """Train on another set: a name of tensorflow-datasets, or images of yours: a
     folder, such as ./pets, with a folder for each class or train/CLASS/ and
     test/CLASS/, a CSV or Parquet of paths and labels, an .npz of arrays."""
+    skip_bad: bool = False
+    """Leave out files of --dataset that can't be used, and count them, instead of
+    refusing the set."""
     validation: Number = None
     """Hold out this share of the training set, such as 0.1, of each class alike, and
     evaluate on it instead of the test set: to choose a setting by."""

@@ -223,7 +223,9 @@ def opened(
     name = resume.absolute_dataset(overrides.dataset or recipe.dataset)
     recipe = dataclasses.replace(recipe, dataset=name)
     folders = overrides.data_dir, overrides.cache_dir
-    dataset = data.load(name, overrides.data, *folders, image_size(recipe))
+    dataset = data.load(
+        name, overrides.data, *folders, image_size(recipe), overrides.skip_bad
+    )
     train, test = _splits(dataset, overrides)
     plan = plan_of(recipe, overrides, dataset)
     return recipe, overrides, dataset, train, test, plan

@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import zlib
 
 import keras
 import numpy as np
@@ -91,7 +90,7 @@ def test_every_image_below_a_class_is_used(pets, tmp_path):
         ("cat/photo", "JPEG", "by its content"),
         ("cat/in/photo.jpg_large", "JPEG", "by its content"),
         ("cat/a.txt", "WEBP", "by its content"),
-        ("cat/a.heic", "PNG", "save it as PNG or JPEG"),
+        ("cat/a.jxl", "PNG", "save it as PNG or JPEG"),
         ("cat/a.NEF", "TIFF", "save it as PNG or JPEG"),
         ("cat/a.svg", "PNG", "save it as PNG or JPEG"),
         ("a.png", "PNG", "is in no class"),
@@ -110,7 +109,8 @@ def test_an_image_that_would_not_count_is_refused(
     assert str(refused.value).startswith(str(path))
     assert reason in str(refused.value)
     assert main(["data", "check", str(pets)]) == 2
-    assert str(refused.value) in capsys.readouterr().out
+    said = str(refused.value).replace(f"{pets}/", "")
+    assert said in capsys.readouterr().out
 
 
 def test_a_link_to_nothing_in_place_of_a_class_is_refused(pets):
@@ -214,26 +214,6 @@ def bytes_of(image, kind, **options):
     return file.getvalue()
 
 
-def deep_colour():
-    """A 16-bit RGB image, which Pillow reads and can't write: by the PNG standard."""
-
-    def chunk(kind, content):
-        checked = kind + content
-        size, check = len(content), zlib.crc32(checked)
-        return struct.pack(">I", size) + checked + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    lines = (b"\0" + bytes(range(12))) * 2
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(kind, content)
-        for kind, content in (
-            (b"IHDR", header),
-            (b"IDAT", zlib.compress(lines)),
-            (b"IEND", b""),
-        )
-    )
-
-
 def deep_planes():
     """A 16-bit RGB TIFF with a plane for each colour, which Pillow can't write."""
     pixels = bytes(range(24))
@@ -255,20 +235,8 @@ def deep_planes():
 
 RGB = Image.fromarray(noise(9, 7, 3))
 DEEP = Image.fromarray(noise(9, 7).astype("uint16"))
+FLOATS = Image.fromarray(noise(9, 7).astype("float32"))
 ALPHA = Image.fromarray(noise(9, 7, 4))
-
-
-def deep_avif():
-    """An AVIF file whose header says high bit depth, which Pillow can't write.
-
-    The third byte of the box av1C holds the flag, the box pixi the depths: AV1 Codec
-    ISO Media File Format Binding, section 2.3.3, and ISO/IEC 23008-12, section 6.5.6.
-    """
-    content = bytearray(bytes_of(RGB, "AVIF"))
-    content[content.index(b"av1C") + 6] |= 0x40
-    depths = content.index(b"pixi") + 9
-    content[depths : depths + 3] = bytes([10] * 3)
-    return bytes(content)
 
 
 BAD = {
@@ -279,25 +247,15 @@ BAD = {
         bytes_of(RGB, "WEBP", save_all=True, append_images=[ALPHA.convert("RGB")]),
         "several frames",
     ),
-    "inks.jpg": (bytes_of(RGB.convert("CMYK"), "JPEG"), "CMYK"),
-    "deep.png": (
-        bytes_of(DEEP, "PNG"),
-        "more than 8 bits",
-    ),
-    "deep_colour.png": (deep_colour(), "more than 8 bits"),
-    "deep.tif": (bytes_of(DEEP, "TIFF"), "more than 8 bits"),
-    "deep_planes.tif": (deep_planes(), "more than 8 bits"),
-    "deep.pgm": (bytes_of(DEEP, "PPM"), "more than 8 bits"),
-    "deep_colour.ppm": (b"P6 2 2 65535\n" + bytes(24), "more than 8 bits"),
-    "deep_words.ppm": (b"P3 1 1 1000\n0 9 999", "more than 8 bits"),
-    "glass.png": (bytes_of(ALPHA, "PNG"), "transparent"),
+    "deep_planes.tif": (deep_planes(), "more than 8 bits a channel in separate"),
+    "floats.tif": (bytes_of(FLOATS, "TIFF"), "32 bits"),
+    "whole.tif": (bytes_of(FLOATS.convert("I"), "TIFF"), "32 bits"),
+    "lab.tif": (bytes_of(Image.new("LAB", (9, 7)), "TIFF"), "LAB colours"),
     "moving.gif": (
         bytes_of(RGB, "GIF", save_all=True, append_images=[ALPHA.convert("RGB")]),
         "several frames",
     ),
 }
-if "AVIF" in KINDS:
-    BAD["deep.avif"] = (deep_avif(), "more than 8 bits")
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -357,8 +315,9 @@ def test_check_lists_all_bad_images_at_once(pets, capsys):
     (pets / "train" / "cat" / "gone.png").symlink_to(pets / "nowhere.png")
     assert main(["data", "check", str(pets)]) == 2
     captured = capsys.readouterr()
-    lines = captured.out.splitlines()
+    *lines, usable = captured.out.splitlines()
     assert len(lines) == len(BAD) + 1
+    assert usable == "24 images can be used: 24 PNG."
     assert any("gone.png" in line and "No such file" in line for line in lines)
     for name, (_, reason) in BAD.items():
         assert any(name in line and reason in line for line in lines)
@@ -371,21 +330,22 @@ def test_check_lists_all_faults_of_the_layout_at_once(pets, capsys):
     Image.fromarray(noise(9, 7, 3)).save(pets / "test" / "fish" / "0.png")
     (pets / "test" / "fish" / "bad.png").write_bytes(b"")
     Image.fromarray(noise(9, 7, 3)).save(pets / "train" / "stray.png")
-    for name in ("new.heic", "x\x1b.y\x1b", "README", ".hidden"):
+    for name in ("new.jxl", "x\x1b.y\x1b", "README", ".hidden"):
         (pets / "train" / "cat" / name).write_bytes(b"x")
     (pets / "test" / "notes.txt").write_text("about these")
     (pets / "train" / "dog" / "puppies").mkdir()
     assert main(["data", "check", str(pets)]) == 2
     captured = capsys.readouterr()
-    *lines, others = captured.out.splitlines()
+    *lines, others, usable = captured.out.splitlines()
+    assert usable == "25 images can be used: 25 PNG."
     expected = [
         f"{pets}: train and test have different classes (ape, fish).",
-        f"{pets / 'train' / 'ape'} holds no image",
-        f"{pets / 'train' / 'bee'} holds no image",
-        f"{pets / 'test' / 'bee'} holds no image",
-        f"{pets / 'train' / 'stray.png'} is in no class",
-        f"{pets / 'train' / 'cat' / 'new.heic'} is of a kind that can't be read here",
-        f"{pets / 'test' / 'fish' / 'bad.png'} is empty",
+        "train/ape holds no image",
+        "train/bee holds no image",
+        "test/bee holds no image",
+        "train/stray.png is in no class",
+        "train/cat/new.jxl is of a kind that can't be read here",
+        "test/fish/bad.png is empty",
     ]
     assert len(lines) == len(expected)
     for line, start in zip(lines, expected, strict=True):
@@ -404,7 +364,7 @@ def test_check_of_one_class(tmp_path, capsys):
     first, *lines = captured.out.splitlines()
     assert "holds cat: a network learns to tell two" in first
     assert [line.split()[0] for line in lines] == [
-        str(tmp_path / role / "cat") for role in ("train", "val")
+        f"{role}/cat" for role in ("train", "val")
     ]
     assert captured.err == "kerascnn: the layout has 3 faults.\n"
 
@@ -413,7 +373,9 @@ def test_what_is_passed_over_is_no_mistake(pets, capsys):
     (pets / "train" / "cat" / "notes.txt").write_text("no image")
     (pets / "train" / "cat" / ".DS_Store").write_text("no image")
     assert main(["data", "check", str(pets)]) == 0
-    assert capsys.readouterr().out == ("Passed over: 1 .txt.\n24 images can be used.\n")
+    assert capsys.readouterr().out == (
+        "Passed over: 1 .txt.\n24 images can be used: 24 PNG.\n"
+    )
 
 
 def test_check_says_that_sizes_differ(pets, capsys):
@@ -423,8 +385,7 @@ def test_check_says_that_sizes_differ(pets, capsys):
     assert main(["data", "check", str(pets)]) == 0
     shown = capsys.readouterr().out
     assert "2 sizes" in shown
-    named = pets / "train" / "dog" / "smaller.png"
-    assert f"The rarest is 8 by 7: 1 of them, {named} first." in shown
+    assert "The rarest is 8 by 7: 1 of them, train/dog/smaller.png first." in shown
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):

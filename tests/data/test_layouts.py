@@ -315,7 +315,6 @@ GOOD = "path,label\na.png,x\nb.png,x\nc.png,y\nd.png,y\n"
         (f"{GOOD}a.png,y\n", "names a.png twice, as x and as y"),
         (f"{GOOD}a.png\n", "row 6: no text in label"),
         (f"{GOOD},x\n", "row 6: no text in path"),
-        (f"{GOOD}e.png,z\n".replace("d.png,y", "d.png,z"), "which is no file"),
         (GOOD.replace("d.png,y\n", ""), "has 1 training image of y: 2 or more"),
         ("path,label,split\na.png,x,fold1\n", "split 'fold1' is none of train"),
         ("path,label,split\na.png,x,train\na.png,x,test\n", "in two splits"),
