@@ -40,6 +40,7 @@ def train(
     seed: int = 0,
     limit: int | None = None,
     dataset: str | None = None,
+    image_size: int | None = None,
     skip_bad: bool = False,
     validation: float | None = None,
     data: Literal["auto", "full", "sample"] = "auto",
@@ -75,6 +76,7 @@ def train(
         limit: Use the first so many training and test images only.
         dataset: A name of tensorflow-datasets, or the path of images of yours, a
             folder, CSV, Parquet or .npz (default: the recipe's).
+        image_size: Pixels of height and width for images and network (default: its).
         skip_bad: Leave out files of `dataset` that can't be used, and count them.
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
@@ -86,15 +88,13 @@ def train(
         precision: Keras's dtype policy for the network.
         out: The run's folder (default: `runs/<recipe>/<time>` below the present one).
         checkpoint_minutes: Minutes between checkpoints inside an epoch; 0: every step.
-        on_nan: Where a loss or gradient is not finite, `"stop"`, or `"skip"` the step.
+        on_nan: Where a loss or gradient is not finite, `"stop"` or `"skip"` the step.
         deterministic: Make a GPU compute the same bits each time.
-        record: What `run.recorded` keeps: nothing with `"off"`; with `"light"` loss,
-            learning rate and gradient norm by step; with `"full"` (default, unless the
-            environment has another `KERASCNN_RECORD`) the layers' numbers too.
+        record: What `run.recorded` keeps: `"off"`, nothing; `"light"`, steps; `"full"`
+            (default: the environment's `KERASCNN_RECORD`), steps and layers.
         log: Write the epochs for others: `"csv"`, `"tensorboard"`, `"csv,tensorboard"`.
-        report: Write the page of the run, `report.html`, when it has finished; never
-            where the environment variable `KERASCNN_REPORT` is 0.
-        resume: A run's folder, to go on with its own options but for those given here.
+        report: Write `report.html` at the end, unless `KERASCNN_REPORT` is 0.
+        resume: The folder of a run to go on with; options given here replace its own.
         force: Go on with it also where recipe, data, device or versions have changed.
 
     Returns:

@@ -67,8 +67,7 @@ _ELSEWHERE = {
     "--lr-schedule --lr-scheduler --model --network --layers --callbacks": "the "
     "recipe's file says that: `kerascnn new mine --from RECIPE` copies it, to be "
     "changed",
-    "--image-size --size --resize --width --height": "the recipe's transform says "
-    "that: it may begin with a Resizing layer",
+    "--size --resize --width --height": "--image-size N brings images to N x N pixels",
 }
 _MOST = 3
 

@@ -118,9 +118,10 @@ def standard(
         )
     scale = [1 / (255 * deviation) for deviation in std]
     offset = [-center / deviation for center, deviation in zip(mean, std, strict=True)]
-    if len(mean) == 1:
-        return _rescaling(scale[0], offset[0])
-    return _rescaling(scale, offset)
+    one = len(mean) == 1
+    layer = _rescaling(scale[0], offset[0]) if one else _rescaling(scale, offset)
+    layer.of_statistics = True  # which another set has others of
+    return layer
 
 
 def _rescaling(

@@ -86,8 +86,8 @@ ORDER = {
     ],
     "training": [
         *("__init__", "options", "callback_state", "checkpoint"),
-        *("build", "forecast", "screens", "progress", "logs", "resume", "autosave"),
-        *("run", "costs", "budget", "worker"),
+        *("build", "forecast", "screens", "progress", "logs", "resume", "images"),
+        *("autosave", "run", "costs", "budget", "worker"),
     ],
     "twins": [
         *("rules", "twin", "initial"),

@@ -20,7 +20,7 @@ from kerascnn.data.folders import SAMPLES, data_directory, prepared
 from kerascnn.data.importing import import_archive
 from kerascnn.data.loading import load
 from kerascnn.data.moments import statistics as moments
-from kerascnn.training.options import Folder
+from kerascnn.training.options import Folder, Integer
 
 SetName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SET")]
 Archive = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
@@ -155,8 +155,8 @@ def _say_sizes(found: checking.Findings) -> None:
     (height, width), rarest = min(found.sizes.items(), key=lambda each: len(each[1]))
     first = text.printable(found.relative(str(rarest[0])))
     print(
-        f"They have {len(found.sizes):,} sizes: train them with a recipe whose "
-        f"transform begins with {decoding.RESIZING}.\nThe rarest is "
+        f"They have {len(found.sizes):,} sizes: each is cut to its centre and scaled "
+        "to the one that a recipe takes, or to that of --image-size.\nThe rarest is "
         f"{height} by {width}: {len(rarest):,} of them, {first} first."
     )
 
@@ -166,16 +166,25 @@ class Statistics:
     """Compute mean and deviation of a training set's pixels, for `standard`."""
 
     name: SetName
-    """Its name, such as cifar10, or a folder of images of one size."""
+    """Its name, such as cifar10, or the path of images of yours."""
+    image_size: Integer = None
+    """Bring the images to N x N pixels first, cut to their centre and scaled."""
     data: Literal["auto", "full", "sample"] = "auto"
     """Which images, as `kerascnn run` has it."""
     data_dir: Folder = None
     """Where tensorflow-datasets keeps its sets."""
 
+    def __post_init__(self):
+        text.check_positive(self, "image_size")
+
     def __call__(self) -> None:
-        dataset = load(self.name, self.data, self.data_dir)
-        if dataset.notice:
-            text.say(dataset.notice)
+        size = (self.image_size, self.image_size) if self.image_size else None
+        dataset = load(
+            self.name, self.data, self.data_dir, image_size=size, exact=bool(size)
+        )
+        for line in (dataset.notice, dataset.brought):
+            if line:
+                text.say(line)
         mean, deviation = moments(dataset.train.images)
         size = f"{len(dataset.train):,} training images"
         print(f"{dataset.name}, {size}, pixels in 0..1:")

@@ -119,19 +119,13 @@ def _case(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
     """Return what the runs of all seeds share, as their `config.json` has it."""
     import keras
 
-    from kerascnn import data, describe
-    from kerascnn.training import resume
-    from kerascnn.training.build import image_size
+    from kerascnn import describe
+    from kerascnn.training import images
 
-    overrides = resume.absolute(overrides)
-    name = resume.absolute_dataset(overrides.dataset or recipe.dataset)
-    recipe = dataclasses.replace(recipe, dataset=name)
-    places = overrides.data_dir, overrides.cache_dir
-    size = image_size(recipe)
-    found = data.load(name, overrides.data, *places, size, overrides.skip_bad)
+    found = images.loaded(recipe, overrides)
     return {
-        "fingerprint": describe.fingerprint(describe.describe(recipe)),
-        "data": found.hash,
+        "fingerprint": describe.fingerprint(describe.describe(found.recipe)),
+        "data": found.dataset.hash,
         "backend": keras.backend.backend(),
         **{name: getattr(overrides, name) for name in DECIDING},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.data.decoding import RESIZING, fitted
+from kerascnn.data.decoding import RESIZING, Form, all_brought, over_white
 from kerascnn.data.listing import TESTS, TRAINS, divided, ordered, place
 from kerascnn.text import one_line, printable
 
@@ -40,6 +41,7 @@ class ArrayFile:
         self.folder = file
         self.name = file.stem
         self.unused = ""
+        self.changed: Counter[str] = Counter()
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 found = {str(name): arrays[name] for name in arrays.files}
@@ -138,13 +140,11 @@ class ArrayFile:
         """The files that the set lies in."""
         return [self.folder]
 
-    def chunks(
-        self, role: str, image_size: tuple[int, int] | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(self, role: str, form: Form) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield a role's images and labels, some at a time."""
         every = self._images["train"].shape[1:]
         images, labels = self._images[role], self._labels[role]
-        if image_size is None and images.shape[1:] != every:
+        if form.size is None and images.shape[1:] != every:
             raise UsageError(
                 f"{self.folder} has training images of {every} and test images of "
                 f"{images.shape[1:]}: take a recipe whose transform begins with "
@@ -152,8 +152,7 @@ class ArrayFile:
             )
         for start in range(0, len(images), _CHUNK):
             found = self._uint8(images[start : start + _CHUNK])
-            if image_size:
-                found = np.stack([fitted(image, image_size) for image in found])
+            found = np.stack(all_brought(found, form, self.changed))
             yield found, labels[start : start + _CHUNK]
 
     def _checked(self, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -184,8 +183,7 @@ class ArrayFile:
             # Of 16 bits the upper 8, as of image files.
             images = np.floor(scaled) if self._scale < 1 else np.rint(scaled)
         if images.shape[3] == 4:
-            share = images[..., 3:] / 255
-            images = np.rint(images[..., :3] * share + 255 * (1 - share))
+            images = over_white(images)
         return np.ascontiguousarray(images.astype("uint8"))
 
     @functools.cached_property

@@ -27,7 +27,8 @@ class DataSet:
 
     `notice` says in a line or two what the user must know of a sample, of a test set
     that is held out of the training set, or of images that are not used; else it is
-    None. `skipped` counts files that are left out because they can't be used.
+    None. `skipped` counts files that are left out because they can't be used. `brought`
+    says in a sentence how images were brought to one size and to grey.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DataSet:
     hash: str
     notice: str | None = None
     skipped: int = 0
+    brought: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

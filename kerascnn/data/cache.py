@@ -24,6 +24,7 @@ from kerascnn import UsageError
 from kerascnn.data import image_files
 from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.arrays import ARRAYS, digest, hash_of
+from kerascnn.data.decoding import AS_THEY_ARE, Form
 from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_sets import ImageFiles
 from kerascnn.data.reading import Prepared, read
@@ -37,14 +38,14 @@ _FORMAT = 3
 def decoded(
     folder: Path,
     cache_dir: str | os.PathLike | None = None,
-    image_size: tuple[int, int] | None = None,
+    form: Form = AS_THEY_ARE,
     own: ImageFiles | ArrayFile | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return a set's record and `ARRAYS`, from the cache if they are whole.
 
     `folder` is one that tensorflow-datasets has prepared, or `own.folder`.
     """
-    state = _state(folder, image_size, own)
+    state = _state(folder, form, own)
     place = cache_directory(cache_dir) / f"{_title(folder)}-{state}"
     try:
         return _open(place)
@@ -56,15 +57,15 @@ def decoded(
     prepared = own or read(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        _write(place, prepared, image_size)
-        _remove_outdated(place, folder, image_size)
+        _write(place, prepared, form)
+        _remove_outdated(place, folder, form)
         return _open(place)
     except OSError as error:
         say(
             f"The cache {place.parent} cannot be written ({error.strerror or error}): "
             f"{prepared.name} is decoded into memory, at every start."
         )
-        return _in_memory(prepared, image_size)
+        return _in_memory(prepared, form)
     finally:
         with contextlib.suppress(OSError):
             place.rmdir()  # if it is empty, after an error
@@ -76,7 +77,7 @@ def _title(folder: Path) -> str:
 
 def _state(
     folder: Path,
-    image_size: tuple[int, int] | None,
+    form: Form,
     own: ImageFiles | ArrayFile | None,
 ) -> str:
     """A name for the state of a set: it changes whenever a file does."""
@@ -89,10 +90,14 @@ def _state(
     except OSError as error:
         place = error.filename or folder
         raise UsageError(f"{place} cannot be read: {error.strerror}.") from error
-    state = json.dumps(
-        [_FORMAT, str(folder), files, *(image_size or ()), *_left_out(own)]
-    )
+    state = json.dumps([_FORMAT, str(folder), files, *_named(form), *_left_out(own)])
     return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+
+def _named(form: Form) -> list[Any]:
+    """A form as a cache records it: by its size alone where nothing else is asked."""
+    more = [form.channels, form.exact] if form.channels or form.exact else []
+    return [*(form.size or ()), *more]
 
 
 def _left_out(own: ImageFiles | ArrayFile | None) -> list[Any]:
@@ -130,7 +135,7 @@ def _open(place: Path) -> tuple[dict, dict]:
 def _write(
     place: Path,
     prepared: Prepared | ImageFiles | ArrayFile,
-    image_size: tuple[int, int] | None,
+    form: Form,
 ) -> None:
     """Decode a set into the cache; an array's file is written as it is decoded."""
     record = _record(prepared)
@@ -142,7 +147,7 @@ def _write(
         for role in ("train", "test"):
             images, labels = files[f"{role}_images"], files[f"{role}_labels"]
             count = prepared.count(role)
-            for chunk, chunk_labels in prepared.chunks(role, image_size):
+            for chunk, chunk_labels in prepared.chunks(role, form):
                 images.append(chunk, count)
                 labels.append(chunk_labels, count)
                 progress(len(chunk))
@@ -151,7 +156,8 @@ def _write(
             record["shapes"][name] = file.shape
         record["hash"] = hash_of([record["sha256"][name] for name in ARRAYS])
         record["folder"] = str(prepared.folder)
-        record["image_size"] = image_size
+        record["form"] = _named(form)
+        record["changed"] = dict(prepared.changed)
         record["checksum"] = _checksum(record)
         last = stack.enter_context(_File(place / "record.json"))
         last.write(json.dumps(record, indent=1).encode())
@@ -164,13 +170,13 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _in_memory(
-    prepared: Prepared | ImageFiles | ArrayFile, image_size: tuple[int, int] | None
+    prepared: Prepared | ImageFiles | ArrayFile, form: Form
 ) -> tuple[dict, dict]:
     arrays = {}
     with _progress(prepared) as progress:
         for role in ("train", "test"):
             chunks = []
-            for chunk in prepared.chunks(role, image_size):
+            for chunk in prepared.chunks(role, form):
                 chunks.append(chunk)
                 progress(len(chunk[0]))
             images, labels = zip(*chunks, strict=True)
@@ -180,6 +186,7 @@ def _in_memory(
         array.flags.writeable = False
     record = _record(prepared)
     record["hash"] = hash_of([digest(arrays[name]) for name in ARRAYS])
+    record["changed"] = dict(prepared.changed)
     return record, arrays
 
 
@@ -239,9 +246,7 @@ class _File:
             self._temporary.unlink()
 
 
-def _remove_outdated(
-    place: Path, folder: Path, image_size: tuple[int, int] | None
-) -> None:
+def _remove_outdated(place: Path, folder: Path, form: Form) -> None:
     """Remove what earlier states of the folder, and killed processes, have left."""
     for part in place.glob(".*"):
         with contextlib.suppress(OSError):
@@ -252,7 +257,7 @@ def _remove_outdated(
             continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((other / "record.json").read_text())
-            same = tuple(record["image_size"] or ()) == (image_size or ())
+            same = record.get("form", record.get("image_size") or []) == _named(form)
             if same and record["folder"] == str(folder):
                 shutil.rmtree(other)
 

@@ -6,6 +6,9 @@ import contextlib
 import re
 import stat
 import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,6 +157,60 @@ def _bits(image: Image.Image) -> int:
         if re.search(";16[BLN]", str(first)):
             bits = max(bits, 16)
     return max(bits, 8)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What images are brought to as a set is decoded.
+
+    Args:
+        size: Height and width, to which images are cut and scaled (`fitted`).
+        channels: 1, to which colours are made grey, or 3; `None` leaves both.
+        exact: Whether that holds of sets that promise one size for all too.
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    exact: bool = False
+
+
+AS_THEY_ARE = Form()
+
+
+def brought(image: np.ndarray, form: Form) -> np.ndarray:
+    """Bring an image, uint8 `(height, width, channels)`, to a form."""
+    if image.shape[-1] in (2, 4):
+        image = over_white(image)
+    if form.channels == 1 and image.shape[-1] == 3:
+        if (image != image[..., :1]).any():
+            # What Pillow's conversion to "L" computes, in float.
+            light = image @ np.array([0.299, 0.587, 0.114])
+            image = light.round().astype("uint8")[..., None]
+        image = image[..., :1]
+    elif form.channels == 3 and image.shape[-1] == 1:
+        image = np.repeat(image, 3, axis=-1)
+    return fitted(image, form.size) if form.size else image
+
+
+def all_brought(
+    images: Iterable[np.ndarray], form: Form, changed: Counter[str]
+) -> list[np.ndarray]:
+    """Bring images to a form; count those that were "scaled", and those made "grey"."""
+    found = []
+    for image in images:
+        new = brought(image, form)
+        changed["scaled"] += image.shape[:2] != new.shape[:2]
+        if form.channels == 1 and image.shape[-1] > 1:
+            changed["grey"] += bool((image != image[..., :1]).any())
+        found.append(new)
+    return found
+
+
+def over_white(images: np.ndarray) -> np.ndarray:
+    """Put images whose last channel is opacity on a white ground."""
+    share = images[..., -1:] / 255
+    found = images[..., :-1] * share + 255 * (1 - share)
+    return found.round().astype("uint8")
 
 
 def fitted(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from kerascnn import UsageError
 from kerascnn.data import array_files, image_files, image_folders, tables
 from kerascnn.data.array_files import ArrayFile
-from kerascnn.data.decoding import RESIZING, decode, fitted, is_grey
+from kerascnn.data.decoding import RESIZING, Form, all_brought, decode, is_grey
 from kerascnn.data.folders import check_folder
 from kerascnn.data.listing import Listing, divided, place
 from kerascnn.text import expanded, printable
@@ -51,6 +52,7 @@ class ImageFiles:
 
     def __init__(self, path: Path, skip_bad: bool = False):
         self.folder, self.skip_bad = path, skip_bad
+        self.changed: Counter[str] = Counter()
         self.name = path.name if path.is_dir() else path.stem
         self.version = "folder" if path.is_dir() else path.suffix.lower()[1:]
         self._found = listed(path)
@@ -138,11 +140,10 @@ class ImageFiles:
         """How many images "train" or "test" holds."""
         return len(self.roles[role])
 
-    def chunks(
-        self, role: str, image_size: tuple[int, int] | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(self, role: str, form: Form) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield a role's images, grey where all are, and labels, some at a time."""
         files, shape = self.roles[role], None
+        form = replace(form, channels=form.channels or (1 if self.grey else 3))
         for start in range(0, len(files), _CHUNK):
             images = []
             for file, _ in files[start : start + _CHUNK]:
@@ -153,8 +154,7 @@ class ImageFiles:
                         f"{error} `kerascnn data check {self.folder}` lists all such "
                         "images."
                     ) from error
-                if image_size:
-                    image = fitted(image, image_size)
+                (image,) = all_brought([image], form, self.changed)
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise UsageError(
@@ -163,7 +163,7 @@ class ImageFiles:
                         "them to one, or take a recipe whose transform begins with "
                         f"{RESIZING}."
                     )
-                images.append(image[..., :1] if self.grey else image)
+                images.append(image)
             labels = [label for _, label in files[start : start + _CHUNK]]
             yield np.stack(images), np.array(labels, np.int32)
 

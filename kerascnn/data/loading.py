@@ -9,6 +9,7 @@ from kerascnn.data import image_sets
 from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.cache import decoded
+from kerascnn.data.decoding import Form
 from kerascnn.data.fetching import get
 from kerascnn.data.folders import SAMPLES, check_known, data_directory, prepared
 from kerascnn.data.image_sets import ImageFiles
@@ -29,6 +30,8 @@ def load(
     cache_dir: Folder = None,
     image_size: tuple[int, int] | None = None,
     skip_bad: bool = False,
+    channels: int | None = None,
+    exact: bool = False,
 ) -> DataSet:
     """Load an image classification set as uint8 arrays, decoded once into a cache.
 
@@ -37,12 +40,14 @@ def load(
     ends as such a file's name. "auto" takes the full set if it is prepared on this
     machine, else the bundled sample, and never touches the network; "full" fetches the
     full set if need be; "sample" takes the sample. Images are brought to `image_size`,
-    height and width, where the set does not promise one size for all. With `skip_bad`
-    files of the user's own that can't be used are left out and counted.
+    height and width, and to 1 or 3 `channels`, where the set does not promise one size
+    for all, and everywhere with `exact`. With `skip_bad` files of the user's own that
+    can't be used are left out and counted.
     """
     text.choose(data, CHOICES, "choice of data")
+    form = Form(image_size, channels, exact)
     if is_path(name):
-        return _from_images(name, data, data_dir, cache_dir, image_size, skip_bad)
+        return _from_images(name, data, data_dir, cache_dir, form, skip_bad)
     if skip_bad:
         raise UsageError(
             f"--skip-bad is for images of your own, and {name} is a set of "
@@ -56,9 +61,9 @@ def load(
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
-            return _from_folder(folder, cache_dir, image_size)
+            return _from_folder(folder, cache_dir, form)
         if data == "full":
-            return _from_folder(get(name, data_dir), cache_dir, image_size)
+            return _from_folder(get(name, data_dir), cache_dir, form)
     # Only for who brings images to a size anyway.
     stand_in = _STAND_INS.get(name) if image_size else None
     sample = prepared(stand_in or name, SAMPLES)
@@ -71,7 +76,7 @@ def load(
             "that holds it, fetch it there with `kerascnn data get "
             f"{name} --data-dir {data_dir}`, or take the sample with --data sample."
         )
-    loaded = _from_folder(sample, cache_dir, image_size)
+    loaded = _from_folder(sample, cache_dir, form)
     missing = f", not in {data_directory()}" if data == "auto" else ""
     instead = f" instead of {name}, which has none" if stand_in else ""
     notice = (
@@ -87,7 +92,7 @@ def _from_images(
     data: str,
     data_dir: Folder,
     cache_dir: Folder,
-    image_size: tuple[int, int] | None,
+    form: Form,
     skip_bad: bool,
 ) -> DataSet:
     """Load images of the user's own; say which are tested on and which not used."""
@@ -98,7 +103,7 @@ def _from_images(
                 f"--{option} {given} is for the sets of tensorflow-datasets, and "
                 f"{name} is a path: leave one of them out."
             )
-    loaded = _from_folder(images.folder, cache_dir, image_size, images)
+    loaded = _from_folder(images.folder, cache_dir, form, images)
     notice = (
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
         f"images, from {loaded.source}"
@@ -133,10 +138,10 @@ def is_path(name: str) -> bool:
 def _from_folder(
     folder: Path,
     cache_dir: Folder,
-    image_size: tuple[int, int] | None,
+    form: Form,
     own: ImageFiles | ArrayFile | None = None,
 ) -> DataSet:
-    record, arrays = decoded(folder, cache_dir, image_size, own)
+    record, arrays = decoded(folder, cache_dir, form, own)
     notice = None
     if record.get("held_out") is True:
         notice = (
@@ -155,7 +160,21 @@ def _from_folder(
         hash=record["hash"],
         notice=notice,
         skipped=len(record.get("skipped", ())),
+        brought=_brought(record.get("changed", {}), arrays["train_images"].shape),
     )
+
+
+def _brought(changed: dict[str, int], shape: tuple[int, ...]) -> str | None:
+    """Say how images were brought to one form, and how many."""
+    said = []
+    if many := changed.get("scaled"):
+        said.append(
+            f"{many:,} image{'s' * (many > 1)} of another size: cut to the centre and "
+            f"scaled to {shape[1]} x {shape[2]} pixels"
+        )
+    if many := changed.get("grey"):
+        said.append(f"{many:,} in colour: made grey")
+    return f"{'; '.join(said)}." if said else None
 
 
 def _nothing_here(name: str, data: str, data_dir: Folder) -> UsageError:

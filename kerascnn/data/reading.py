@@ -3,15 +3,16 @@
 import contextlib
 import importlib.util
 import logging
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.data.decoding import RESIZING, fitted
+from kerascnn.data.decoding import AS_THEY_ARE, RESIZING, Form, all_brought
 from kerascnn.text import one_line
 
 _CHUNK = 256
@@ -33,6 +34,7 @@ class Prepared:
     classes: tuple[str, ...]
     splits: dict[str, str]
     builder: Any
+    changed: Counter[str] = field(default_factory=Counter)
 
     def count(self, role: str) -> int:
         """How many examples the set's record says that "train" or "test" holds."""
@@ -47,9 +49,7 @@ class Prepared:
         """Whether the test set is held out of the only split there is."""
         return self.splits["train"] == self.splits["test"]
 
-    def chunks(
-        self, role: str, image_size: tuple[int, int] | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(self, role: str, form: Form) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield a role's images and labels in order, a few hundred at a time."""
         split = self.builder.info.splits[self.splits[role]]
         if self.count(role) == 0:
@@ -57,13 +57,13 @@ class Prepared:
             raise UsageError(f"{self.folder}: the split {split.name} {few}.")
         array_record = self.builder.info.file_format.value == "array_record"
         examples = self._array_record if array_record else self._tfrecord
-        if None not in self.builder.info.features["image"].shape:
-            image_size = None
+        if None not in self.builder.info.features["image"].shape and not form.exact:
+            form = AS_THEY_ARE
         shape, total = None, 0
         for batch in examples(split):
             images = [np.asarray(example["image"]) for example in batch]
-            if image_size:
-                images = [fitted(image, image_size) for image in images]
+            if form != AS_THEY_ARE:
+                images = all_brought(images, form, self.changed)
             shape = shape or images[0].shape
             for image in images:
                 if image.shape != shape:

@@ -218,13 +218,16 @@ def _data(
     name = options.get("dataset") or (recipe and recipe.dataset) or recorded["name"]
     folders = [options.get("data_dir"), options.get("cache_dir")]
     sample = recorded["sample"]
+    # Older runs have not recorded what their images were brought to.
+    form = dict(recorded.get("form") or {})
+    size = form.get("image_size") or (recipe and not form and image_size(recipe))
+    form["image_size"] = tuple(size) if size else None
     found = data.load(
         name,
         "sample" if sample else "auto",
         None if sample else folders[0],
         folders[1],
-        image_size(recipe) if recipe else None,
-        options.get("skip_bad", False),
+        **form,
     )
     if found.hash != recorded["sha256"]:
         raise UsageError(

@@ -65,12 +65,11 @@ def evaluate(
     else:
         shape = predictor.shape
         size = None if None in shape[:2] else shape[:2]
-        found = data.load(dataset, choice, data_dir, image_size=size)
+        found = data.load(
+            dataset, choice, data_dir, None, size, channels=shape[2], exact=True
+        )
         name, split = found.name, found.test
         labels = _labels(predictor, found)
-        if split.images.shape[3] == 1 and shape[2] == 3:
-            images = np.repeat(split.images, 3, axis=3)
-            split = dataclasses.replace(split, images=images)
     probabilities = predictor.probabilities(split.images, with_views)
     outcome = Outcome(split.images, labels, probabilities, predictor.classes)
     right, number = int(outcome.right.sum()), len(outcome)

@@ -13,7 +13,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.data import image_files
-from kerascnn.data.decoding import decode, fitted
+from kerascnn.data.decoding import Form, brought, decode
 from kerascnn.text import expanded
 
 CHUNK = 256
@@ -77,12 +77,8 @@ def picture(
     except UsageError as error:
         return Picture(file, wrong=str(error))
     *size, channels = shape
-    if channels == 1 and (image != image[..., :1]).any():
-        # What Pillow's conversion to "L" computes, in float.
-        light = image @ np.array([0.299, 0.587, 0.114])
-        image = light.round().astype("uint8")[..., None]
-    image = image[..., :channels]
     height, width = size
-    if height is None or width is None or image.shape[:2] == (height, width):
-        return Picture(file, image)
-    return Picture(file, fitted(image, (height, width)), scaled=True)
+    if height is None or width is None:
+        return Picture(file, brought(image, Form(None, channels)))
+    scaled = image.shape[:2] != (height, width)
+    return Picture(file, brought(image, Form((height, width), channels)), scaled)

@@ -30,6 +30,7 @@ Logs = Annotated[str | None, _arg(metavar=",".join(LOGS))]
 Recorded = Annotated[str | None, _arg(metavar=f"{{{','.join(RECORDS)}}}")]
 
 _MOST_SEEDS = 1000
+_LARGEST = 4096  # pixels, of --image-size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Overrides:
     """Train on another set: a name of tensorflow-datasets, or images of yours: a
     folder, such as ./pets, with a folder for each class or train/CLASS/ and
     test/CLASS/, a CSV or Parquet of paths and labels, an .npz of arrays."""
+    image_size: Integer = None
+    """Bring the images to N x N pixels, cut to their centre and scaled, and rebuild the
+    network for them (default: the size that the recipe takes)."""
     skip_bad: bool = False
     """Leave out files of --dataset that can't be used, and count them, instead of
     refusing the set."""
@@ -110,6 +114,10 @@ class Overrides:
         for name, kind in typing.get_type_hints(Overrides).items():
             object.__setattr__(self, name, _as(kind, getattr(self, name), name))
         text.check_positive(self, "epochs", "batch_size", "limit")
+        if self.image_size is not None and not 1 <= self.image_size <= _LARGEST:
+            raise UsageError(
+                f"--image-size {self.image_size}: expected 1 to {_LARGEST} pixels."
+            )
         for name in ("epochs", "batch_size", "limit"):
             value = getattr(self, name) or 0
             if value >= 2**31:
@@ -155,7 +163,7 @@ class Overrides:
         # The seed, and where the data or the run lie, do not.
         deciding = (
             *("epochs", "batch_size", "learning_rate", "limit", "validation"),
-            *("dataset", "precision"),
+            *("dataset", "image_size", "precision"),
         )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]

@@ -23,9 +23,9 @@ from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
 from kerascnn.text import one_line, say
-from kerascnn.training import build, checkpoint, forecast, logs, resume
+from kerascnn.training import build, checkpoint, forecast, images, logs, resume
 from kerascnn.training.autosave import Autosave, check_start
-from kerascnn.training.build import compiled, image_size
+from kerascnn.training.build import compiled
 from kerascnn.training.options import Overrides
 from kerascnn.training.progress import Progress, Record, choosing_by, learning_rate
 
@@ -94,9 +94,8 @@ def train(
 class _Case:
     """What a run trains, and on what."""
 
-    recipe: Recipe
+    images: images.Images
     overrides: Overrides
-    dataset: DataSet
     train: Split
     test: Split  # what the run is evaluated on, which may be held out of the training
     plan: Plan
@@ -104,6 +103,16 @@ class _Case:
     model: keras.Model
     kept: keras.Model
     callbacks: list[keras.callbacks.Callback]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, made to take the images."""
+        return self.images.recipe
+
+    @property
+    def dataset(self) -> DataSet:
+        """The whole set."""
+        return self.images.dataset
 
     @property
     def steps(self) -> int:
@@ -146,8 +155,8 @@ def _train(
         _announce(case)
         if start:
             case = _from(start, case)
-        images = case.train, case.test
-        if large := forecast.line(recipe.name, case.model, case.plan, *images):
+        splits = case.train, case.test
+        if large := forecast.line(recipe.name, case.model, case.plan, *splits):
             print(large, flush=True)
         trained_on = min(case.steps * case.plan.batch_size, len(case.train))
         record = Record(run, trained_on, case.kept, validation=case.held_out)
@@ -220,12 +229,8 @@ def opened(
     if overrides.deterministic:
         determinism.require()
     overrides = resume.absolute(overrides)
-    name = resume.absolute_dataset(overrides.dataset or recipe.dataset)
-    recipe = dataclasses.replace(recipe, dataset=name)
-    folders = overrides.data_dir, overrides.cache_dir
-    dataset = data.load(
-        name, overrides.data, *folders, image_size(recipe), overrides.skip_bad
-    )
+    found = images.loaded(recipe, overrides)
+    recipe, dataset = found.recipe, found.dataset
     train, test = _splits(dataset, overrides)
     plan = plan_of(recipe, overrides, dataset)
     return recipe, overrides, dataset, train, test, plan
@@ -250,9 +255,8 @@ def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
         of = plan_of(recipe, own, dataset).epochs
         callbacks = optim.stretched(callbacks, plan.epochs, of)
     optim.check_callbacks(model.optimizer, callbacks)
-    return _Case(
-        recipe, overrides, dataset, train, test, plan, engine, model, kept, callbacks
-    )
+    models = model, kept
+    return _Case(found, overrides, train, test, plan, engine, *models, callbacks)
 
 
 def _announce(case: _Case) -> None:
@@ -267,6 +271,9 @@ def _announce(case: _Case) -> None:
             f"{sizes[1]:,} {case.evaluated} images, from {dataset.source}",
             flush=True,
         )
+    for line in (dataset.brought, case.images.said):
+        if line:
+            print(line, flush=True)
     choosing = [] if case.held_out else choosing_by(case.callbacks)
     if choosing:
         print(
@@ -290,9 +297,9 @@ def _fit(
     try:
         if keras.backend.backend() == "jax":
             memory.forget_compiled()
-        images = case.train, case.test
+        splits = case.train, case.test
         case.engine.fit(
-            *(case.model, *images, case.plan, callbacks),
+            *(case.model, *splits, case.plan, callbacks),
             autosave=autosave,
             recorder=autosave.recorder,
         )
@@ -355,6 +362,8 @@ def _config(case: _Case) -> dict[str, Any]:
             "source": dataset.source,
             "sha256": dataset.hash,
             "classes": list(dataset.classes),
+            "image": list(dataset.shape),
+            "form": case.images.form,
             "train_images": len(case.train),
             f"{case.evaluated}_images": len(case.test),
             "usual": usual.ranges(case.train.images),
