@@ -42,6 +42,7 @@ def train(
     dataset: str | None = None,
     image_size: int | None = None,
     skip_bad: bool = False,
+    class_weights: bool = False,
     validation: float | None = None,
     data: Literal["auto", "full", "sample"] = "auto",
     data_dir: Folder = None,
@@ -78,6 +79,7 @@ def train(
             folder, CSV, Parquet or .npz (default: the recipe's).
         image_size: Pixels of height and width for images and network (default: its).
         skip_bad: Leave out files of `dataset` that can't be used, and count them.
+        class_weights: Weigh classes in the loss by how few training images they have.
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # What decides a run's numbers, of the options that its `config.json` records.
 DECIDING = ("epochs", "batch_size", "learning_rate", "limit", "validation")
-DECIDING += ("precision", "engine", "accelerate", "deterministic")
+DECIDING += ("precision", "engine", "accelerate", "deterministic", "class_weights")
 # What a run that goes on may be given anew.
 ANEW = {"data_dir", "cache_dir", "checkpoint_minutes", "on_nan"}
 
@@ -137,11 +137,12 @@ def _case_of(run: Run) -> dict[str, Any] | None:
         config = run.config
         if "force" in config["overrides"]:  # changed on the way
             return None
+        options = {"class_weights": False} | config["options"]  # older runs have none
         return {
             "fingerprint": config["fingerprint"],
             "data": config["data"]["sha256"],
             "backend": config["environment"]["backend"],
-            **{name: config["options"][name] for name in DECIDING},
+            **{name: options[name] for name in DECIDING},
         }
     except (UsageError, LookupError, TypeError):
         return None

@@ -132,6 +132,11 @@ class ArrayFile:
                 "because one is tested on."
             )
 
+    @property
+    def number(self) -> int:
+        """How many images there are."""
+        return sum(map(len, self._labels.values()))
+
     def count(self, role: str) -> int:
         """How many images "train" or "test" holds."""
         return len(self._labels[role])

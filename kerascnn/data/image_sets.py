@@ -68,6 +68,11 @@ class ImageFiles:
         self.held_out = "content" if self._found.by_content else False
 
     @property
+    def number(self) -> int:
+        """How many images are listed."""
+        return sum(map(len, self._found.files.values()))
+
+    @property
     def unused(self) -> str:
         """How many images are neither trained nor tested on, and where."""
         return self._found.unused

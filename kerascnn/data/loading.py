@@ -103,6 +103,7 @@ def _from_images(
                 f"--{option} {given} is for the sets of tensorflow-datasets, and "
                 f"{name} is a path: leave one of them out."
             )
+    _check_room(images, form)
     loaded = _from_folder(images.folder, cache_dir, form, images)
     notice = (
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
@@ -124,6 +125,21 @@ def _from_images(
     if images.held_out or images.unused or loaded.skipped:
         return replace(loaded, notice=f"{notice}.")
     return loaded
+
+
+def _check_room(images: ImageFiles | ArrayFile, form: Form) -> None:
+    """Raise `UsageError` where a set is larger than the machine's memory."""
+    if form.size is None or not hasattr(os, "sysconf"):
+        return
+    (height, width), channels = form.size, form.channels or 3
+    needed = images.number * height * width * channels
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise UsageError(
+            f"{images.number:,} images of {height} x {width} x {channels} take "
+            f"{text.size(needed)}, and this machine has {text.size(memory)} of memory: "
+            "pass a smaller --image-size, because a set is held in memory whole."
+        )
 
 
 def is_path(name: str) -> bool:

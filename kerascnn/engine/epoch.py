@@ -315,14 +315,14 @@ def _step_function(
     model: keras.Model, record: str
 ) -> Callable[..., tuple[State, jax.Array | None]]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
-    optimizer, smoothing = model.optimizer, losses.smoothing_of(model)
+    optimizer, lowered = model.optimizer, losses.settings_of(model)
     finite.counts(optimizer)  # the variable must be there before a trace
 
     def loss_of(weights, others, slots, images, labels):
         logits, others, penalties = model.stateless_call(
             weights, others, images, training=True, return_losses=True
         )
-        sums = _measure(logits, labels, penalties, smoothing)
+        sums = _measure(logits, labels, penalties, *lowered)
         loss = sums["loss"] / sums["images"]
         # The scale of half precision is one of the optimiser's variables.
         pairs = zip(optimizer.variables, slots, strict=True)
@@ -400,7 +400,7 @@ def _numbers(
 
 
 def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
-    smoothing = losses.smoothing_of(model)
+    lowered = losses.settings_of(model)
 
     def evaluate(
         state: State,
@@ -417,7 +417,7 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
                 training=False,
                 return_losses=True,
             )
-            new = _measure(logits, labels[chosen[0]], penalties, smoothing)
+            new = _measure(logits, labels[chosen[0]], penalties, *lowered)
             return jax.tree.map(jnp.add, sums, new)
 
     options = {"donate_argnums": 1, **placement.options(mesh)}
@@ -425,7 +425,11 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
 
 
 def _measure(
-    logits: jax.Array, labels: jax.Array, penalties: list, smoothing: float
+    logits: jax.Array,
+    labels: jax.Array,
+    penalties: list,
+    smoothing: float,
+    class_weights: list[float] | None,
 ) -> State:
     """Sum over a batch what is reported as a mean over an epoch."""
     logits = logits.astype("float32")  # as Keras's losses do under mixed precision
@@ -433,8 +437,9 @@ def _measure(
     images = jnp.float32(len(labels))
     total = entropy.sum().astype("float32")  # Keras computes in float64 with x64
     lowered = total
-    if smoothing:
-        lowered = losses.crossentropy(labels, logits, smoothing).sum().astype("float32")
+    if smoothing or class_weights:
+        each = losses.crossentropy(labels, logits, smoothing, class_weights)
+        lowered = each.sum().astype("float32")
     return {
         "loss": lowered + images * jnp.float32(sum(penalties)),
         "accuracy": (logits.argmax(-1) == labels).sum(dtype="float32"),

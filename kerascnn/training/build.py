@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -110,7 +111,11 @@ class Epochs(keras.callbacks.Callback):
 
 
 def compiled(
-    recipe: Recipe, dataset: DataSet, overrides: Overrides, steps: int = recipes.STEPS
+    recipe: Recipe,
+    dataset: DataSet,
+    overrides: Overrides,
+    steps: int = recipes.STEPS,
+    class_weights: Sequence[float] | None = None,
 ) -> tuple[keras.Model, keras.Model]:
     """Build the model to train, compiled as the options say, and the model to keep.
 
@@ -142,7 +147,7 @@ def compiled(
         from kerascnn.acceleration import accelerate
 
         model = accelerate(model)
-    compile_model(model, recipe, overrides.learning_rate, steps)
+    compile_model(model, recipe, overrides.learning_rate, steps, class_weights)
     return model, kept
 
 
@@ -175,6 +180,7 @@ def compile_model(
     recipe: Recipe,
     rate: float | None = None,
     steps: int = recipes.STEPS,
+    class_weights: Sequence[float] | None = None,
 ) -> None:
     """Give a model the recipe's optimiser, the course's loss, and the metrics.
 
@@ -195,8 +201,8 @@ def compile_model(
             )
         optimizer.learning_rate = rate
     loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if recipe.label_smoothing:
-        loss = losses.SmoothedCrossentropy(recipe.label_smoothing)
+    if recipe.label_smoothing or class_weights:
+        loss = losses.SmoothedCrossentropy(recipe.label_smoothing, class_weights)
     model.compile(
         optimizer=optimizer,
         loss=loss,

@@ -86,10 +86,9 @@ def measured(
         UsageError: The training can't be begun.
     """
     with settings.computing(), contextlib.redirect_stdout(io.StringIO()):
-        found = run.opened(recipe, overrides)
-        named, options, dataset, train, test, plan = found
-        fingerprint = describe.fingerprint(describe.describe(named))
-        wanted = key(fingerprint, options, dataset, train, plan)
+        found, options, train, test, plan = run.opened(recipe, overrides)
+        fingerprint = describe.fingerprint(describe.describe(found.recipe))
+        wanted = key(fingerprint, options, found.dataset, train, plan)
         costs = kept([wanted])[0]
         if costs is None:
             costs = _measured(recipe, overrides)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from kerascnn import UsageError, data, transforms
 from kerascnn.recipe import Recipe
@@ -17,7 +18,7 @@ from kerascnn.training.build import image_size
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
-    from kerascnn.data import DataSet
+    from kerascnn.data import DataSet, Split
     from kerascnn.training.options import Overrides
 
 # How many larger sizes are tried, to name one that a network takes.
@@ -177,6 +178,35 @@ def _said(recipe: Recipe, dataset: DataSet) -> str | None:
 
 def _parameters(network: keras.Model) -> int:
     return sum(math.prod(weight.shape) for weight in network.trainable_weights)
+
+
+# A class that has so many times the images of another is named.
+_UNEVEN = 2
+
+
+def class_weights(dataset: DataSet, train: Split) -> list[float]:
+    """Return a factor for each class that gives all the same say in the loss.
+
+    That is n / (classes x n of the class), whose mean over the n images is 1.
+    """
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
+    present = np.count_nonzero(counts)
+    return [float(len(train) / (present * n)) if n else 0.0 for n in counts]
+
+
+def imbalance(dataset: DataSet, weights: list[float] | None) -> str | None:
+    """Say which class has the fewest and which the most images, if that is uneven."""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    if counts[many] < _UNEVEN * counts[few]:
+        return None
+    line = (
+        f"Uneven classes: {counts[few]:,} training images of {dataset.classes[few]}, "
+        f"{counts[many]:,} of {dataset.classes[many]}"
+    )
+    if weights is None:
+        return f"{line}. --class-weights gives all the same say in the loss."
+    return f"{line}; weighed {weights[few]:.3g} and {weights[many]:.3g} in the loss."
 
 
 def _check(

@@ -62,6 +62,9 @@ class Overrides:
     skip_bad: bool = False
     """Leave out files of --dataset that can't be used, and count them, instead of
     refusing the set."""
+    class_weights: bool = False
+    """Weigh each class in the loss by how few training images it has, so that all
+    classes have the same say."""
     validation: Number = None
     """Hold out this share of the training set, such as 0.1, of each class alike, and
     evaluate on it instead of the test set: to choose a setting by."""
@@ -163,7 +166,7 @@ class Overrides:
         # The seed, and where the data or the run lie, do not.
         deciding = (
             *("epochs", "batch_size", "learning_rate", "limit", "validation"),
-            *("dataset", "image_size", "precision"),
+            *("dataset", "image_size", "class_weights", "precision"),
         )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]

@@ -160,6 +160,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
             "validation_images" if "validation_images" in data else "test_images"
         ],
         **{name.replace("_", " "): config[name] for name in names},
+        "class weights": config.get("class_weights"),
         **{name: environment[name] for name in places},
         **config.get("settings", {}),
         "kerascnn's code": environment.get("code"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from kerascnn import UsageError, data, describe, optim, runs
 from kerascnn.data import limited, usual
+from kerascnn.data.decoding import RULE
 from kerascnn.engine import finite, fit, views
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
@@ -103,6 +104,7 @@ class _Case:
     model: keras.Model
     kept: keras.Model
     callbacks: list[keras.callbacks.Callback]
+    class_weights: list[float] | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -214,11 +216,11 @@ def _train(
 
 def opened(
     recipe: Recipe, overrides: Overrides
-) -> tuple[Recipe, Overrides, DataSet, Split, Split, Plan]:
+) -> tuple[images.Images, Overrides, Split, Split, Plan]:
     """Check what can be and load the images; return what a run's models are built for.
 
-    The recipe with its data set's name, options with absolute paths, the data set, the
-    images to train on and those to evaluate on, and how to go through them.
+    The data set and the recipe that takes it, options with absolute paths, the images
+    to train on and those to evaluate on, and how to go through them.
     """
     backend = keras.backend.backend()
     if overrides.backend not in (None, backend):
@@ -233,21 +235,19 @@ def opened(
     recipe, dataset = found.recipe, found.dataset
     train, test = _splits(dataset, overrides)
     plan = plan_of(recipe, overrides, dataset)
-    return recipe, overrides, dataset, train, test, plan
+    if plan.batch_size > len(train):
+        plan = dataclasses.replace(plan, batch_size=len(train))
+    return found, overrides, train, test, plan
 
 
 def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
     """Check what can be, load the images, and build the models."""
-    recipe, overrides, dataset, train, test, plan = opened(recipe, overrides)
-    if plan.steps(len(train)) == 0:
-        raise UsageError(
-            f"{len(train)} training images make no batch of {plan.batch_size}, "
-            f"and {recipe.name} drops a smaller last one: pass --batch-size "
-            f"{len(train)} or less, or a larger --limit."
-        )
+    found, overrides, train, test, plan = opened(recipe, overrides)
+    recipe, dataset = found.recipe, found.dataset
+    weights = images.class_weights(dataset, train) if overrides.class_weights else None
     engine = choose_engine(overrides.engine, recipe, train, test)
     steps = plan.steps(len(train)) * plan.epochs
-    model, kept = compiled(recipe, dataset, overrides, steps)
+    model, kept = compiled(recipe, dataset, overrides, steps, weights)
     build.adapt(recipe, kept, train.images)
     callbacks = recipe.callbacks()
     if overrides.budget is not None:
@@ -256,7 +256,9 @@ def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
         callbacks = optim.stretched(callbacks, plan.epochs, of)
     optim.check_callbacks(model.optimizer, callbacks)
     models = model, kept
-    return _Case(found, overrides, train, test, plan, engine, *models, callbacks)
+    return _Case(
+        found, overrides, train, test, plan, engine, *models, callbacks, weights
+    )
 
 
 def _announce(case: _Case) -> None:
@@ -271,9 +273,17 @@ def _announce(case: _Case) -> None:
             f"{sizes[1]:,} {case.evaluated} images, from {dataset.source}",
             flush=True,
         )
-    for line in (dataset.brought, case.images.said):
+    balance = images.imbalance(dataset, case.class_weights)
+    for line in (dataset.brought, case.images.said, balance):
         if line:
             print(line, flush=True)
+    asked = case.overrides.batch_size or case.recipe.batch_size
+    if plan.batch_size == len(case.train) < asked:
+        print(
+            f"A batch of {asked:,} is larger than the training set: batches of "
+            f"{plan.batch_size:,}.",
+            flush=True,
+        )
     choosing = [] if case.held_out else choosing_by(case.callbacks)
     if choosing:
         print(
@@ -282,7 +292,8 @@ def _announce(case: _Case) -> None:
             "new images. Hold out a share to choose by: --validation 0.1.",
             flush=True,
         )
-    if fitted := _fitted(case.recipe, case.overrides, plan):
+    fitted = _fitted(case.recipe, case.overrides, plan)
+    if fitted and dataset.sample:
         own = " ".join(f"--{option} {value}" for option, value in fitted.items())
         print(
             f"Settings that fit a sample: {plan.epochs} epochs in batches of "
@@ -349,6 +360,7 @@ def _config(case: _Case) -> dict[str, Any]:
         "recipe_epochs": recipe.epochs,
         "learning_rate": learning_rate(case.model.optimizer),
         "limit": overrides.limit,
+        "class_weights": case.class_weights,
         "validation": overrides.validation,
         "precision": overrides.precision,
         "engine": case.engine.__name__.rpartition(".")[2],
@@ -364,6 +376,7 @@ def _config(case: _Case) -> dict[str, Any]:
             "classes": list(dataset.classes),
             "image": list(dataset.shape),
             "form": case.images.form,
+            "rule": RULE,
             "train_images": len(case.train),
             f"{case.evaluated}_images": len(case.test),
             "usual": usual.ranges(case.train.images),
