@@ -164,7 +164,7 @@ def _said(recipe: Recipe, dataset: DataSet) -> str | None:
     if (old.input_shape, old.output_shape) != (new.input_shape, new.output_shape):
         size = " x ".join("any" if n is None else str(n) for n in new.input_shape[1:])
         said.append(
-            f"{recipe.name}'s network is rebuilt for images of {size} and "
+            f"{recipe.name}'s network is rebuilt, untrained, for images of {size} and "
             f"{new.output_shape[-1]} classes: {_parameters(new):,} parameters, "
             f"{_parameters(old):,} before"
         )
@@ -221,7 +221,8 @@ def _check(
             if built.output_shape == (None, classes):
                 return None
             return ValueError(f"its output would be {built.output_shape}")
-        except ValueError as error:
+        # What a layer of the user's own raises where its settings don't build it.
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             return error
 
     error = attempt(None)
@@ -250,14 +251,19 @@ def rebuilt(
     PyTorch's default initialisers get the bounds of the new number of inputs.
 
     Raises:
-        ValueError: A layer does not take the new size.
+        ValueError: A layer does not take the new size, or none has the logits.
     """
+    logits = network.output_shape[-1]
     last = next(
-        layer
-        for layer in reversed(network.layers)
-        if network.output_shape[-1]
-        in (getattr(layer, "units", None), getattr(layer, "filters", None))
+        (
+            layer
+            for layer in reversed(network.layers)
+            if logits in (getattr(layer, "units", 0), getattr(layer, "filters", 0))
+        ),
+        None,
     )
+    if last is None and logits != classes:
+        raise ValueError(f"no layer has {logits} units or filters")
     made: dict[Any, Any] = {}
 
     def call(layer: Any, *arguments: Any, **settings: Any) -> Any:
@@ -287,7 +293,8 @@ def _resize(config: dict[str, Any], layer: Any, given: tuple[int | None, ...]) -
     before, size = layer.input.shape[1:-1], tuple(given[1:-1])
     if None in size or given[-1] is None:
         return
-    kernel = tuple(layer.kernel.shape)
+    kernel: tuple[int, ...] = tuple(layer.kernel.shape)
+    old = math.prod(kernel[:-1])
     if (
         isinstance(layer, keras.layers.Conv2D)
         and layer.padding == "valid"
@@ -297,7 +304,7 @@ def _resize(config: dict[str, Any], layer: Any, given: tuple[int | None, ...]) -
         config["kernel_size"] = size
         kernel = (*size, *kernel[2:])
     inside = kernel[:-2] if isinstance(layer, keras.layers.Conv2D) else ()
-    old, new = math.prod(layer.kernel.shape[:-1]), math.prod(inside) * given[-1]
+    new = math.prod(inside) * given[-1]
     for name in ("kernel_initializer", "bias_initializer"):
         start = getattr(layer, name, None)
         uniform = isinstance(start, keras.initializers.RandomUniform)

@@ -116,6 +116,32 @@ def test_a_size_that_a_network_does_not_take_is_a_line_with_one_that_it_does():
         suited(recipe.load("fashion_lenet"), 8)
 
 
+def test_a_network_that_cant_be_rebuilt_is_a_line():
+    class Own(keras.layers.Layer):
+        def __init__(self, needed):
+            super().__init__()
+
+        def call(self, x):
+            return x[:, 0, 0, :]
+
+    def network():
+        image = keras.Input((28, 28, 1))
+        x = Own(1)(keras.layers.Concatenate()([image] * 10))
+        return keras.Model(image, x)
+
+    mine = dataclasses.replace(recipe.load("fashion_mlp"), network=network)
+    with pytest.raises(UsageError, match=r"3 classes \(no layer has 10 units"):
+        suited(mine)
+
+    def with_units():
+        image = keras.Input((28, 28, 1))
+        return keras.Model(image, keras.layers.Dense(10)(Own(1)(image)))
+
+    mine = dataclasses.replace(mine, network=with_units)
+    with pytest.raises(UsageError, match=r"be rebuilt .*: take another recipe"):
+        suited(mine, 300)
+
+
 @pytest.mark.parametrize(
     ("name", "channels"), [("cifar_edges", 3), ("cifar_vgg", 3), ("fashion_mlp", 1)]
 )
@@ -186,7 +212,10 @@ def test_a_run_on_photographs_goes_from_folder_to_prediction(photos, tmp_path, c
     )
     said = capsys.readouterr().out
     assert "scaled to 16 x 16 pixels; 40 in colour: made grey." in said
-    assert "rebuilt for images of 16 x 16 x 1 and 2 classes: 66,306 param" in said
+    assert (
+        "rebuilt, untrained, for images of 16 x 16 x 1 and 2 classes: 66,306 param"
+        in said
+    )
     assert 66_306 == 16 * 16 * 256 + 256 + 256 * 2 + 2
     kept = run.config["data"]
     assert (kept["classes"], kept["image"]) == (["dark", "light"], [16, 16, 1])
