@@ -44,6 +44,8 @@ def train(
     skip_bad: bool = False,
     class_weights: bool = False,
     validation: float | None = None,
+    weights: str | None = None,
+    freeze: tuple[str, ...] = (),
     data: Literal["auto", "full", "sample"] = "auto",
     data_dir: Folder = None,
     cache_dir: Folder = None,
@@ -81,6 +83,11 @@ def train(
         skip_bad: Leave out files of `dataset` that can't be used, and count them.
         class_weights: Weigh classes in the loss by how few training images they have.
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
+        weights: Begin with the weights of a run's folder, of a `.keras` file or of a
+            network that comes with the package (`"cifar10"`), in the layers whose name
+            and shape are the same.
+        freeze: Patterns, such as `("conv2d*",)`: layers whose names match are not
+            trained.
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.
         cache_dir: Where the decoded images are kept.
@@ -161,6 +168,7 @@ def completed(
     listen: bool = True,
 ) -> Run:
     """Train a recipe; draw the curve, print the summary, write the page at the end."""
+    from kerascnn.prediction import shipped
     from kerascnn.report import plots, summary
     from kerascnn.training import run as training_run
 
@@ -173,6 +181,7 @@ def completed(
         *(recipe, overrides, given),
         draw=plots.curve,
         tell=summary.tell,
+        open_weights=shipped.weights,
         listen=listen,
         budget=chosen,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError
-from kerascnn.text import expanded, notebook
+from kerascnn.text import expanded, listed, notebook
 
 if TYPE_CHECKING:
     import keras
@@ -455,6 +455,21 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
         name: config[name] if name in config else options.get(name, True)
         for name in config.get("overrides", [])
     }
+
+
+def fine_tuned(config: Mapping[str, Any]) -> list[str]:
+    """Say what a run began with and what it does not train, if it is fine-tuned."""
+    said, frozen = [], config.get("frozen")
+    if began := config.get("began_with"):
+        taken, fresh = began["taken"], began["fresh"]
+        count = f"{len(taken)} of {len(taken) + len(fresh)} layers"
+        said.append(f"Weights of {began['file']} in {count}: {listed(taken)}.")
+        if fresh:
+            reasons = [f"{name} ({why})" for name, why in fresh.items()]
+            said.append(f"Beginning fresh: {listed(reasons)}.")
+    if frozen:
+        said.append(f"Frozen, not trained: {listed(frozen)}.")
+    return said
 
 
 def below(folder: Path) -> list[Run]:

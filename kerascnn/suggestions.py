@@ -39,6 +39,9 @@ _MEANT = {
     "--seed": "--random-state",
     "--limit": "--subset --samples --max-samples --num-images --n-images",
     "--validation": "--holdout --val-split --validation-split",
+    "--weights": "--pretrained --init --checkpoint --from-weights --finetune "
+    "--fine-tune --load --initial-weights",
+    "--freeze": "--frozen --fix --fixed --no-train",
     "--out": "--output --output-dir --save --save-dir --log-dir --run-dir --folder",
     "--data-dir": "--root --data-path --tfds-dir",
     "--precision": "--dtype --fp16 --bf16 --amp --half --mixed",

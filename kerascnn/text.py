@@ -60,6 +60,14 @@ def printable(text: str) -> str:
     )
 
 
+def listed(words: Iterable[str], most: int = 6) -> str:
+    """List words; of many the first, how many are left out, and the last."""
+    words = list(words)
+    if len(words) > most:
+        words[most - 1 : -1] = [f"{len(words) - most} more"]
+    return ", ".join(words)
+
+
 def one_line(error: BaseException, most: int = 500) -> str:
     """Return what an error says, or else its name, in a line of at most `most`."""
     return " ".join(str(error).split())[:most] or type(error).__name__

@@ -85,7 +85,7 @@ ORDER = {
         *("backend", "machine", "gpus", "caches", "determinism", "prepare"),
     ],
     "training": [
-        *("__init__", "options", "callback_state", "checkpoint"),
+        *("__init__", "options", "callback_state", "checkpoint", "fine_tuning"),
         *("build", "forecast", "screens", "progress", "logs", "resume", "images"),
         *("autosave", "run", "costs", "budget", "worker"),
     ],

@@ -73,6 +73,10 @@ COMMANDS = (
                 "trains it for as many epochs as end within ten minutes",
             ),
             ("./mine.py", "trains a recipe of your own"),
+            (
+                "cifar_speedrun --weights cifar10 --dataset ./pets",
+                "fine-tunes: begins with the weights of a run, or of a network of ours",
+            ),
         ),
         computes=True,
     ),
@@ -334,7 +338,7 @@ def readme_options() -> str:
     words = []
     for name, hint in typing.get_type_hints(Run, include_extras=True).items():
         option = f"--{name.replace('_', '-')}"
-        (metadata,) = getattr(hint, "__metadata__", (None,))
+        *_, metadata = getattr(hint, "__metadata__", (None,))
         if metadata:
             named = metadata.metavar
             one = named.startswith("{")

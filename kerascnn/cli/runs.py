@@ -190,6 +190,7 @@ def _row(each: dict[str, Any]) -> dict[str, str]:
 def _said(name: str, value: Any) -> str:
     """Write an option of a run and its value."""
     name = name.replace("_", " ")
+    value = " ".join(map(str, value)) if isinstance(value, list) else value
     return f"{name} {value:g}" if type(value) in (int, float) else f"{name} {value}"
 
 

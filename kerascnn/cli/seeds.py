@@ -120,6 +120,7 @@ def _case(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
     import keras
 
     from kerascnn import describe
+    from kerascnn.prediction import shipped
     from kerascnn.training import images
 
     found = images.loaded(recipe, overrides)
@@ -127,6 +128,8 @@ def _case(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
         "fingerprint": describe.fingerprint(describe.describe(found.recipe)),
         "data": found.dataset.hash,
         "backend": keras.backend.backend(),
+        "weights": overrides.weights and shipped.weights(overrides.weights).sha256,
+        "freeze": list(overrides.freeze),
         **{name: getattr(overrides, name) for name in DECIDING},
     }
 
@@ -142,6 +145,8 @@ def _case_of(run: Run) -> dict[str, Any] | None:
             "fingerprint": config["fingerprint"],
             "data": config["data"]["sha256"],
             "backend": config["environment"]["backend"],
+            "weights": config.get("began_with", {}).get("sha256"),
+            "freeze": config.get("freeze", []),
             **{name: options[name] for name in DECIDING},
         }
     except (UsageError, LookupError, TypeError):

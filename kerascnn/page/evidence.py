@@ -188,6 +188,10 @@ def command(config: dict[str, Any]) -> str:
         if name in kept or value == getattr(plain, name, None):
             continue
         option = name.replace("_", "-")
+        if isinstance(value, list):
+            for each in value:
+                words += [f"--{option}", each]
+            continue
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:

@@ -9,13 +9,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kerascnn import UsageError, recipe
 from kerascnn.runs import Run
 from kerascnn.text import expanded
+
+if TYPE_CHECKING:
+    from kerascnn.training.fine_tuning import Source
 
 FOLDER = Path(__file__).parent / "shipped_runs"
 WEIGHTS = "weights.npz"
@@ -62,6 +65,26 @@ def run(place: Path) -> Run:
         known = ", ".join(names())
         raise UsageError(f"{error} With the package come: {known}.") from error
     return found
+
+
+def weights(place: str) -> Source:
+    """Open the weights that a training begins with: as `fine_tuning.opened`, or ours.
+
+    Raises:
+        UsageError: There is neither, or the file is refused.
+    """
+    from kerascnn.training import fine_tuning
+
+    path = expanded(place)
+    if place in names() and not path.exists():
+        ours = Shipped(FOLDER / place)
+        return fine_tuning.Source(ours.folder / WEIGHTS, ours.model())
+    if not path.exists() and len(path.parts) == 1:
+        raise UsageError(
+            f"there is no run and no file {place} to take weights from. With the "
+            f"package come: {', '.join(names())}."
+        )
+    return fine_tuning.opened(place)
 
 
 def ship(source: Run, name: str) -> Shipped:

@@ -74,6 +74,7 @@ def text(run: Run) -> str:
         )
     if budget := config.get("budget"):
         lines.append(f"  {budget['said']}")
+    lines += [f"  {line}" for line in runs.fine_tuned(config)]
     if config["overrides"]:
         lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:

@@ -16,6 +16,7 @@ from kerascnn.data.decoding import RESIZING
 from kerascnn.engine import losses
 from kerascnn.process import settings
 from kerascnn.process.backend import spare_tensorflow
+from kerascnn.training import fine_tuning
 
 if TYPE_CHECKING:
     from kerascnn.data import DataSet
@@ -48,7 +49,9 @@ def build(
         return keras.Model(image, network(x), name=name)
 
     fixed = [layer for layer in transform if not is_random(layer)]
-    return chain(transform, f"{recipe.name}_training"), chain(fixed, recipe.name)
+    models = chain(transform, f"{recipe.name}_training"), chain(fixed, recipe.name)
+    recipes.check_parameters(recipe, network)
+    return models
 
 
 def is_random(layer: keras.layers.Layer) -> bool:
@@ -143,6 +146,7 @@ def compiled(
             f"{recipe.name}'s network has {logits} logits, and {dataset.name} has "
             f"{classes} classes: give its last layer {classes} units."
         )
+    fine_tuning.freeze(recipe, kept, overrides.freeze)
     if overrides.accelerate and keras.backend.backend() == "jax":
         from kerascnn.acceleration import accelerate
 
@@ -189,7 +193,6 @@ def compile_model(
     when its optimiser decays the weights, and the smoothing of labels, so rungs with
     and without them compare.
     """
-    recipes.check_parameters(recipe, model)
     optimizer = recipe.optimizer(steps)
     if isinstance(optimizer, optim.Optax):
         optimizer.check_backend()

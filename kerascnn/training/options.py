@@ -68,6 +68,14 @@ class Overrides:
     validation: Number = None
     """Hold out this share of the training set, such as 0.1, of each class alike, and
     evaluate on it instead of the test set: to choose a setting by."""
+    weights: Annotated[str | None, _arg(metavar="RUN|FILE")] = None
+    """Begin with the weights of a run, of a .keras file or of a network that comes with
+    the package, in the layers whose name and shape are the same (fine-tuning)."""
+    freeze: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], _arg(metavar="PATTERN")
+    ] = ()
+    """Leave the layers untrained whose names match, such as 'conv2d*'. May be given
+    again for more. A frozen BatchNorm keeps its statistics, and normalises by them."""
     data: Literal["auto", "full", "sample"] = "auto"
     """auto: the full set if it is on this machine, else the bundled sample;
     full: the full set, downloaded if need be; sample: the bundled sample."""
@@ -167,6 +175,7 @@ class Overrides:
         deciding = (
             *("epochs", "batch_size", "learning_rate", "limit", "validation"),
             *("dataset", "image_size", "class_weights", "precision"),
+            *("weights", "freeze"),
         )
         plain = Overrides()
         return [n for n in deciding if getattr(self, n) != getattr(plain, n)]
@@ -249,6 +258,12 @@ def _as(kind: Any, value: Any, name: str) -> Any:
     """Return an option's value as its type has it: NumPy's numbers as Python's own."""
     if typing.get_origin(kind) is Literal:
         return text.choose(str(value), typing.get_args(kind), name)
+    if typing.get_origin(kind) is tuple:
+        words = (value,) if isinstance(value, str) else value
+        if isinstance(words, list | tuple) and all(isinstance(w, str) for w in words):
+            return tuple(words)
+        option = name.replace("_", "-")
+        raise UsageError(f"--{option} {value!r}: expected words.")
     kinds = typing.get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return None

@@ -34,6 +34,8 @@ def absolute(overrides: Overrides) -> Overrides:
     }
     if overrides.dataset is not None:
         paths["dataset"] = absolute_dataset(overrides.dataset)
+    if overrides.weights is not None and expanded(overrides.weights).exists():
+        paths["weights"] = str(expanded(overrides.weights).resolve())
     return dataclasses.replace(overrides, **paths)
 
 
@@ -111,6 +113,11 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
             for field in dataclasses.fields(given)
             if getattr(given, field.name) != getattr(plain, field.name)
         ]
+    if "weights" in names:
+        raise UsageError(
+            f"--weights: {run.folder} has begun with weights of its own, which its "
+            "checkpoints hold: other weights are for another run."
+        )
     now = {name: getattr(given, name) for name in {*names, "resume"}}
     if now.pop("budget", None) is not None:
         raise UsageError(
@@ -161,6 +168,8 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         ],
         **{name.replace("_", " "): config[name] for name in names},
         "class weights": config.get("class_weights"),
+        "weights": config.get("began_with", {}).get("sha256"),
+        "freeze": config.get("freeze") or None,
         **{name: environment[name] for name in places},
         **config.get("settings", {}),
         "kerascnn's code": environment.get("code"),

@@ -24,7 +24,15 @@ from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
 from kerascnn.text import one_line, say
-from kerascnn.training import build, checkpoint, forecast, images, logs, resume
+from kerascnn.training import (
+    build,
+    checkpoint,
+    fine_tuning,
+    forecast,
+    images,
+    logs,
+    resume,
+)
 from kerascnn.training.autosave import Autosave, check_start
 from kerascnn.training.build import compiled
 from kerascnn.training.options import Overrides
@@ -48,6 +56,7 @@ def train(
     *,
     draw: Callable[[runs.Run], object] = lambda run: None,
     tell: Callable[[runs.Run], object] = lambda run: None,
+    open_weights: Callable[[str], fine_tuning.Source] = fine_tuning.opened,
     listen: bool = True,
     budget: Mapping[str, Any] | None = None,
 ) -> runs.Run:
@@ -60,7 +69,8 @@ def train(
     have it, they are evaluated once more.
 
     `given` names the overrides that replace a resumed run's own; `draw` is called with
-    the run before its result is written, `tell` after. With `listen`, Ctrl-C and
+    the run before its result is written, `tell` after; `open_weights` finds what
+    `Overrides.weights` names. With `listen`, Ctrl-C and
     SIGTERM stop the run after a step, and SIGUSR1 saves it; without,
     `KeyboardInterrupt` ends it wherever it is, and what was saved before is what there
     is to go on from. `budget` is what the record says of how a new run's epochs were
@@ -78,11 +88,13 @@ def train(
         heard = signals if listen else contextlib.nullcontext(signals)
         try:
             if overrides.resume is None:
-                return _train(recipe, overrides, None, heard, draw, tell, budget)
+                return _train(
+                    *(recipe, overrides, None, heard, draw, tell, open_weights, budget)
+                )
             run = runs.Run(overrides.resume)
             with run.lock():
                 overrides = resume.options(run, overrides, given)
-                return _train(recipe, overrides, run, heard, draw, tell)
+                return _train(recipe, overrides, run, heard, draw, tell, open_weights)
         except ImportError as error:  # of what a callback or a layer imports when used
             raise UsageError(
                 f"{recipe.name} needs what can't be imported here "
@@ -139,6 +151,7 @@ def _train(
     heard: contextlib.AbstractContextManager[Signals],
     draw: Callable[[runs.Run], object],
     tell: Callable[[runs.Run], object],
+    open_weights: Callable[[str], fine_tuning.Source],
     budget: Mapping[str, Any] | None = None,
 ) -> runs.Run:
     """Train a recipe, in a new folder or from where a run has stopped."""
@@ -149,12 +162,15 @@ def _train(
     with contextlib.ExitStack() as stack:
         start, renewed = None, set()
         if run is None:
+            config |= _begin_with_weights(case, open_weights)
             run = runs.Run.create(recipe.name, overrides.out)
             stack.enter_context(run.lock())
             run.write_config(config)
         else:
-            start, renewed = _go_on(run, case, config)
+            start, renewed = _go_on(run, case, config, open_weights)
         _announce(case)
+        for line in runs.fine_tuned(config):
+            print(line, flush=True)
         if start:
             case = _from(start, case)
         splits = case.train, case.test
@@ -363,6 +379,8 @@ def _config(case: _Case) -> dict[str, Any]:
         "class_weights": case.class_weights,
         "validation": overrides.validation,
         "precision": overrides.precision,
+        "freeze": list(overrides.freeze),
+        "frozen": fine_tuning.frozen(recipe, overrides.freeze),
         "engine": case.engine.__name__.rpartition(".")[2],
         "accelerate": overrides.accelerate,
         "deterministic": overrides.deterministic,
@@ -400,8 +418,22 @@ def _devices(engine: ModuleType, model: keras.Model, batch_size: int) -> int:
     return mesh.size if mesh else 1
 
 
+def _begin_with_weights(
+    case: _Case, open_weights: Callable[[str], fine_tuning.Source]
+) -> dict[str, Any]:
+    """Give the network the weights that the options name; return the record of them."""
+    place = case.overrides.weights
+    if place is None:
+        return {}
+    source = open_weights(place)
+    return {"began_with": fine_tuning.take(case.recipe, case.kept, source)}
+
+
 def _go_on(
-    run: runs.Run, case: _Case, config: dict[str, Any]
+    run: runs.Run,
+    case: _Case,
+    config: dict[str, Any],
+    open_weights: Callable[[str], fine_tuning.Source],
 ) -> tuple[checkpoint.Checkpoint | None, set[str]]:
     """Take a run's folder back to its newest checkpoint, and record that it goes on.
 
@@ -409,6 +441,9 @@ def _go_on(
     """
     before = run.config
     start = checkpoint.newest(run.folder, say)
+    # The checkpoint holds what was made of the weights; the file may be gone by now.
+    began = {name: before[name] for name in ("began_with",) if name in before}
+    config |= began if start else _begin_with_weights(case, open_weights)
     changed = resume.changes(run, config, case.overrides.force, start)
     renewed = resume.renewed(before, config) if changed else set()
     if start:
