@@ -135,11 +135,14 @@ def resume(
     """Go on with a run that was stopped, to the bits that it would have reached.
 
     The run's own options hold, but for those that are given; see `train` for what they
-    mean. `epochs` and `learning_rate` need `force`, because they change the run's
-    numbers. A recipe that no file holds goes on with `train(recipe, resume=folder)`.
+    mean. A run that has finished trains on with more `epochs`, and how it had ended is
+    kept in a folder inside its own, such as `after-20-epochs`. Otherwise `epochs` and
+    `learning_rate` need `force`, because they change the run's numbers. A recipe that
+    no file holds goes on with `train(recipe, resume=folder)`.
 
     Args:
         run: The run or its folder.
+        epochs: Of the whole run, those before its end included.
         force: Go on also where what decides its numbers has changed.
 
     Returns:

@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+# What a run leaves when it ends, beside its checkpoints.
+_OF_THE_END = ("config.json", "metrics.jsonl", "record.npz", "model.keras")
+_OF_THE_END += ("curve.png", "report.html", "result.json")
 # Of a run folder's files, in `config.json`: raised whenever an older program could
 # misread what a newer one writes. Folders without a number are of format 1 too.
 FORMAT = 1
@@ -320,6 +324,25 @@ class Run:
         with self.writing("record.npz") as path:
             path.unlink(missing_ok=True)
 
+    def keep_end(self, epochs: int) -> Path:
+        """Keep how the run has ended in a folder of its own, which is a run too.
+
+        The result is gone from this folder then, because the run goes on.
+        """
+        kept = self.folder / ended(epochs)
+        with self.writing(kept.name):
+            if not kept.exists():
+                partial = self.folder / f".{kept.name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                for name in _OF_THE_END:
+                    if (self.folder / name).exists():
+                        shutil.copy2(self.folder / name, partial / name)
+                        sync(partial / name)
+                partial.rename(kept)
+            (self.folder / "result.json").unlink()
+        return kept
+
     def add_metrics(self, metrics: dict[str, Any]) -> None:
         """Append the record of one epoch."""
         with (
@@ -455,6 +478,28 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
         name: config[name] if name in config else options.get(name, True)
         for name in config.get("overrides", [])
     }
+
+
+def ended(epochs: int) -> str:
+    """Return the folder inside a run's that keeps how it ended after some epochs."""
+    return f"after-{epochs}-epoch{'s' * (epochs != 1)}"
+
+
+def trained_on(config: Mapping[str, Any]) -> list[str]:
+    """Say of a run that has trained on after its end what that means, if it has."""
+    if not (ends := config.get("trained_on_after")):
+        return []
+    kept = ", ".join(map(ended, ends))
+    after = " and ".join(map(str, ends))
+    said = f"Trained on after its end at epoch {after}, kept in {kept}."
+    if config.get("schedule") == "of the longer run":
+        return [
+            said,
+            "Its learning rate follows the steps of the whole run: after epoch "
+            f"{ends[-1]} that of {config['epochs']} epochs, so a run of so many from "
+            "its start ends otherwise.",
+        ]
+    return [said, f"It ends as one of {config['epochs']} epochs from its start."]
 
 
 def fine_tuned(config: Mapping[str, Any]) -> list[str]:

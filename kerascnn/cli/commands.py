@@ -85,6 +85,7 @@ COMMANDS = (
         "goes on with a run that was stopped, to the bit",
         "cli.run:resume",
         "RUN",
+        (("RUN --epochs 90", "trains a finished run on; how it had ended is kept"),),
         computes=True,
     ),
     Command(

@@ -84,7 +84,7 @@ def named(words: Sequence[str], program: str) -> None:
 
 
 def resume(words: Sequence[str], program: str) -> None:
-    """Go on with a run that was stopped: `kerascnn resume RUN [options]`."""
+    """Go on with a run that was stopped, or train a finished one on with --epochs N."""
     if words and not words[0].startswith("-"):
         recipe = resuming.recipe_of(runs.Run(Path(words[0])))
         run(recipe, ["--resume", *words], program)
@@ -92,6 +92,7 @@ def resume(words: Sequence[str], program: str) -> None:
         print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")
         print("RUN is the run's folder. Its own options hold, and --force, --on-nan,")
         print("--checkpoint-minutes, --data-dir and --cache-dir can be given anew.")
+        print("A finished run trains on to N epochs in all; how it had ended is kept.")
     else:
         raise UsageError(f"expected the folder of a run: `{program} RUN`.")
 

@@ -138,7 +138,7 @@ def _case_of(run: Run) -> dict[str, Any] | None:
     """Return the same of a run on disk, `None` of one that is not comparable."""
     try:
         config = run.config
-        if "force" in config["overrides"]:  # changed on the way
+        if {"force", "trained_on_after"} & {*config["overrides"]}:  # on the way
             return None
         options = {"class_weights": False} | config["options"]  # older runs have none
         return {

@@ -74,7 +74,8 @@ def text(run: Run) -> str:
         )
     if budget := config.get("budget"):
         lines.append(f"  {budget['said']}")
-    lines += [f"  {line}" for line in runs.fine_tuned(config)]
+    marks = [*runs.trained_on(config), *runs.fine_tuned(config)]
+    lines += [f"  {line}" for line in marks]
     if config["overrides"]:
         lines.append(f"  Changed from the recipe: {', '.join(config['overrides'])}")
     if data["sample"]:

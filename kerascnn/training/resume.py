@@ -92,11 +92,6 @@ def options(
 
 def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overrides:
     config = run.config
-    if run.finished:
-        raise UsageError(
-            f"the run {run.folder} has finished: nothing is left to do. A longer one "
-            "is another run, with more --epochs from the start."
-        )
     if "options" not in config:
         raise UsageError(f"the run {run.folder} is older than `resume`: start it anew.")
     own = {
@@ -113,6 +108,8 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
             for field in dataclasses.fields(given)
             if getattr(given, field.name) != getattr(plain, field.name)
         ]
+    if run.finished:
+        _check_further(run, given.epochs if "epochs" in names else None)
     if "weights" in names:
         raise UsageError(
             f"--weights: {run.folder} has begun with weights of its own, which its "
@@ -134,6 +131,42 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
         # Found through TFDS_DATA_DIR, which may say another folder by now.
         own["data_dir"] = source.parents[config["data"]["name"].count("/") + 1]
     return Overrides(**{**own, **now})
+
+
+def _check_further(run: Run, epochs: int | None) -> None:
+    """Raise `UsageError` unless a finished run is to train for more epochs."""
+    done = run.result["epochs"]
+    if epochs is None or epochs <= done:
+        given = f", not {epochs}" if epochs else ""
+        raise UsageError(
+            f"the run {run.folder} has finished its {done} epochs: `kerascnn resume "
+            f"{shlex.quote(str(run.folder))} --epochs N` trains it on, to N of more "
+            f"than {done}{given}."
+        )
+
+
+def further(run: Run, start: Checkpoint | None) -> int | None:
+    """Return after how many epochs a finished run trains on; `None` of no such run.
+
+    Raises:
+        UsageError: The run has no checkpoint of its end, or a callback has ended it.
+    """
+    if not run.finished:
+        return None
+    done = run.result["epochs"]
+    if start is None or (start.epoch, start.step) != (done, 0):
+        raise UsageError(
+            f"{run.folder} has no checkpoint of its end to train on from (`kerascnn "
+            "runs clean` removes it): train another run that begins with its weights, "
+            f"--weights {shlex.quote(str(run.folder))}."
+        )
+    if start.manifest["stop_training"]:
+        raise UsageError(
+            f"a callback has ended the run {run.folder} after {done} epochs, and would "
+            "end it there again: train another run that begins with its weights, "
+            f"--weights {shlex.quote(str(run.folder))}."
+        )
+    return done
 
 
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def _train(
         else:
             start, renewed = _go_on(run, case, config, open_weights)
         _announce(case)
-        for line in runs.fine_tuned(config):
+        for line in [*runs.trained_on(run.config), *runs.fine_tuned(config)]:
             print(line, flush=True)
         if start:
             case = _from(start, case)
@@ -444,7 +444,9 @@ def _go_on(
     # The checkpoint holds what was made of the weights; the file may be gone by now.
     began = {name: before[name] for name in ("began_with",) if name in before}
     config |= began if start else _begin_with_weights(case, open_weights)
-    changed = resume.changes(run, config, case.overrides.force, start)
+    done = resume.further(run, start)
+    compared = config if done is None else config | {"epochs": before["epochs"]}
+    changed = resume.changes(run, compared, case.overrides.force, start)
     renewed = resume.renewed(before, config) if changed else set()
     if start:
         check_start(start, case.model, case.callbacks, case.steps, config["engine"])
@@ -460,6 +462,10 @@ def _go_on(
         marks = {*before["overrides"], *config["overrides"], "force"}
         resumed |= {"overrides": sorted(marks), "id": before.get("id")}
         resumed |= {"budget": before["budget"]} if "budget" in before else {}
+    if done is not None:
+        resumed |= _further(run, case, done)
+    elif "trained_on_after" in before:
+        resumed |= {name: before[name] for name in ("trained_on_after", "schedule")}
     run.write_config((config if changed else before) | resumed)
     checkpoint.remove_after(run.folder, start.folder if start else None)
     run.replace_metrics(start.manifest["history"] if start else [])
@@ -471,6 +477,21 @@ def _go_on(
     )
     say(f"Going on with {run.folder} from {where}.")
     return start, renewed
+
+
+def _further(run: runs.Run, case: _Case, done: int) -> dict[str, Any]:
+    """Keep how a run has ended that trains on; return what its record says of it."""
+    before = run.config
+    kept = run.keep_end(done)
+    say(f"How the run had ended is kept in {kept}.")
+    falls = getattr(case.recipe.optimizer, "of_steps", False)
+    return {
+        "epochs": case.plan.epochs,
+        "overrides": sorted({*before["overrides"], "epochs", "trained_on_after"}),
+        "trained_on_after": [*before.get("trained_on_after", []), done],
+        # What a recipe computes from the run's steps is computed anew.
+        "schedule": "of the longer run" if falls else "goes on",
+    }
 
 
 def _from(start: checkpoint.Checkpoint, case: _Case) -> _Case:
@@ -548,7 +569,9 @@ def _finish(
         runs.sync(path)
     with run.writing("curve.png"):
         draw(run)
-    run.write_result(result | {"weights_sha256": build.weights_hash(kept)})
+    names = ("trained_on_after", "schedule")
+    marks = {name: run.config[name] for name in names if name in run.config}
+    run.write_result(result | marks | {"weights_sha256": build.weights_hash(kept)})
 
 
 def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
