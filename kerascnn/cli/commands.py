@@ -107,6 +107,12 @@ COMMANDS = (
         "writes a run's model as ONNX, StableHLO, SavedModel, LiteRT or Keras",
         "cli.export:Export",
         "RUN --to onnx",
+        (
+            (
+                "RUN --to torch",
+                "writes it as a PyTorch class to read, and a file with its tensors",
+            ),
+        ),
         computes=True,
     ),
     Command(

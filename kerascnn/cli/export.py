@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from kerascnn import UsageError
 from kerascnn.cli.report import File, check_file
 from kerascnn.prediction import shipped
 from kerascnn.process import prepare
-from kerascnn.text import expanded
+from kerascnn.text import choose, expanded
+
+FORMATS = ("onnx", "stablehlo", "savedmodel", "litert", "torch", "keras")
 
 
 @dataclasses.dataclass
@@ -24,12 +27,19 @@ class Export:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder, or the name of a network that comes with the package."""
-    to: Literal["onnx", "stablehlo", "savedmodel", "litert", "keras"]
-    """The format. ONNX needs the extra `onnx`, SavedModel and LiteRT TensorFlow."""
+    to: Annotated[
+        str | None,
+        tyro.conf.arg(metavar=f"{{{','.join(FORMATS)}}}", help_behavior_hint=""),
+    ] = None
+    """The format. ONNX needs the extra `onnx`, SavedModel and LiteRT TensorFlow; torch,
+    which needs PyTorch, is a file with a class to read and one with its tensors."""
     out: File = None
     """The file to write (default: in the run's folder)."""
 
     def __post_init__(self):
+        if self.to is None:
+            raise UsageError(f"expected --to FORMAT, one of {', '.join(FORMATS)}.")
+        choose(self.to, FORMATS, "format for --to")
         if self.to != "savedmodel":
             check_file(self.out)
 
@@ -38,9 +48,9 @@ class Export:
         prepare.prepare_process()
         from kerascnn.export import formats
 
-        made = formats.export(run, self.to, self.out and expanded(self.out))
+        made = formats.export(run, str(self.to), self.out and expanded(self.out))
         print(
             f"{made.file}: the logits of {made.images} images are within "
             f"{made.difference:.0e} of Keras's."
         )
-        print(f"{made.description}: its classes, its input and where it comes from.")
+        print(f"{made.description}: its classes, its input and its origin.")

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerascnn import UsageError
+from kerascnn import UsageError, data
 from kerascnn.page import evidence, looking
+from kerascnn.prediction.shipped import Shipped
 from kerascnn.process import settings
 from kerascnn.process.backend import installed
 from kerascnn.text import one_line
@@ -36,6 +36,7 @@ ENDINGS = {
     "stablehlo": ".stablehlo",
     "savedmodel": "-savedmodel",
     "litert": ".tflite",
+    "torch": "_torch.py",
 }
 
 
@@ -53,43 +54,88 @@ def export(run: Run, to: str, out: Path | None = None) -> Exported:
     """Write a run's model in another format, and a JSON file that describes it.
 
     The file takes raw images, uint8 `(n, height, width, channels)` of any n, to logits;
-    it is run on real images before it is kept.
+    it is run on real images, and gets its name only then. PyTorch's tensors lie in a
+    file of their own beside it.
 
     Args:
         run: A run with a model.
         to: One of `ENDINGS`.
-        out: The file, or the folder of a SavedModel; by default in the run's folder.
+        out: The file, or the folder of a SavedModel; by default in the run's folder,
+            and of a network that comes with the package in the present one.
 
     Raises:
         UsageError: A layer has no mapping, a package is missing, the file exists or
-            can't be written, or its logits differ from Keras's.
+            can't be written, or its logits differ from Keras's. Nothing is written.
     """
     model = run.model()
-    file = out or run.folder / f"model{ENDINGS[to]}"
-    own = to == "keras" and out is None
-    if file.exists() and not own:
-        raise UsageError(f"{file} exists: name another file with --out.")
+    file = out or default(run, to)
+    # The run's own file is described where it is.
+    own = file == run.folder / "model.keras" and file.exists()
+    described = file.with_name(file.name + ".json")
+    for each in () if own else _files(to, file):
+        if each.exists():
+            raise UsageError(f"{each} exists: name another file with --out.")
     if not file.parent.is_dir():
         raise UsageError(f"--out {file}: there is no folder {file.parent}; make it.")
-    images = np.asarray(evidence.evaluated_images(run).images[:IMAGES])
-    with settings.keras_defaults():
-        expected = looking.logits(model, images)
-        try:
-            found = expected if own else _WRITERS[to](run, model, file, images)
-        except OSError as error:
-            raise UsageError(f"{file} can't be written: {error.strerror}.") from error
+    images = _images(run)
+    try:
+        # Beside the file, so that a name is all that is left to be given.
+        with (
+            settings.keras_defaults(),
+            tempfile.TemporaryDirectory(prefix=".export-", dir=file.parent) as folder,
+        ):
+            partial = Path(folder) / file.name
+            expected = looking.logits(model, images)
+            found = expected if own else _WRITERS[to](run, model, partial, images)
+            difference = _difference(to, found, expected)
+            text = _description(run, model, to, len(images), difference)
+            written = Path(folder) / described.name
+            written.write_text(json.dumps(text, indent=2) + "\n", "utf-8")
+            # The description last: where it is, the rest is whole.
+            for each in () if own else reversed(_files(to, file)[:-1]):
+                (Path(folder) / each.name).replace(each)
+            written.replace(described)
+    except OSError as error:
+        raise UsageError(
+            f"{file} can't be written: {error.strerror or error}."
+        ) from error
+    return Exported(file, described, len(images), difference)
+
+
+def default(run: Run, to: str) -> Path:
+    """Return the file that an export writes where none is named."""
+    if isinstance(run, Shipped):  # nothing is written into the package
+        return Path(f"{run.folder.name}{ENDINGS[to]}")
+    return run.folder / f"model{ENDINGS[to]}"
+
+
+def _images(run: Run) -> np.ndarray:
+    """Return real images of the kind that a run was evaluated on."""
+    if isinstance(run, Shipped):  # the bundled ones, where the set is not here
+        recorded = run.config["data"]
+        size = tuple(recorded["image"][:2])
+        images = data.load(recorded["name"], image_size=size).test.images
+    else:
+        images = evidence.evaluated_images(run).images
+    return np.asarray(images[:IMAGES])
+
+
+def _files(to: str, file: Path) -> list[Path]:
+    """Return the files that an export writes."""
+    tensors = [file.with_suffix(".safetensors")] * (to == "torch")
+    return [file, *tensors, file.with_name(file.name + ".json")]
+
+
+def _difference(to: str, found: np.ndarray, expected: np.ndarray) -> float:
+    """Return how far logits are from Keras's; `UsageError` where that is too far."""
     scale = max(1.0, float(abs(expected).max()))
     difference = float(abs(found - expected).max()) / scale
     if not difference <= TOLERANCE:
-        _remove(file)
         raise UsageError(
-            f"{to}: the logits of {len(images)} images differ from Keras's by "
+            f"{to}: the logits of {len(expected)} images differ from Keras's by "
             f"{difference:.1e}, where {TOLERANCE:.0e} is allowed; nothing is kept."
         )
-    described = file.with_name(file.name + ".json")
-    text = json.dumps(_description(run, model, to, len(images), difference), indent=2)
-    described.write_text(text + "\n", "utf-8")
-    return Exported(file, described, len(images), difference)
+    return difference
 
 
 def _description(
@@ -114,16 +160,13 @@ def _description(
     }
 
 
-def _remove(file: Path) -> None:
-    if file.is_dir():
-        shutil.rmtree(file)
-    else:
-        file.unlink(missing_ok=True)
-
-
 def need_onnx(what: str, extra: str = "onnx") -> None:
     """Raise `UsageError` where ONNX files can't be written and run back."""
-    for package in ("onnx", "onnxruntime"):
+    _need(what, extra, "onnx", "onnxruntime")
+
+
+def _need(what: str, extra: str, *packages: str) -> None:
+    for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UsageError(
                 f"{what} needs {package}, which is not installed: pip install "
@@ -131,12 +174,18 @@ def need_onnx(what: str, extra: str = "onnx") -> None:
             )
 
 
+def _parts(images: np.ndarray) -> list[np.ndarray]:
+    """Cut images into batches of several sizes, the last of them of one image."""
+    cut = np.split(images, [min(7, len(images) - 1), len(images) - 1])
+    return [part for part in cut if len(part)]
+
+
 def _keras(run: Run, model: Any, file: Path, images: np.ndarray) -> np.ndarray:
     import keras
 
     if file.suffix != ".keras":
-        raise UsageError(f"--out {file}: a Keras model's file ends in .keras.")
-    shutil.copyfile(run.folder / "model.keras", file)
+        raise UsageError(f"--out {file.name}: a Keras model's file ends in .keras.")
+    model.save(file)
     return looking.logits(keras.saving.load_model(file), images)
 
 
@@ -156,12 +205,9 @@ def by_onnxruntime(content: bytes, images: np.ndarray) -> np.ndarray:
     from kerascnn.export import onnx_graph
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    # In batches of several sizes, the last of them of one image.
-    parts = np.split(images, [min(7, len(images) - 1), len(images) - 1])
     found = [
         session.run([onnx_graph.LOGITS], {onnx_graph.IMAGE: x})[0]
-        for x in parts
-        if len(x)
+        for x in _parts(images)
     ]
     return np.concatenate([np.asarray(each) for each in found])
 
@@ -189,7 +235,7 @@ def _stablehlo(run: Run, model: Any, file: Path, images: np.ndarray) -> np.ndarr
 _TENSORFLOW = """
 import sys
 import keras, numpy as np
-kind, model, images, out, found = sys.argv[1:]
+kind, model, out, images, found = sys.argv[1:]
 model = keras.saving.load_model(model)
 images = np.load(images)
 model(images[:1])
@@ -223,11 +269,21 @@ def _tensorflow(
             "'kerascnn[tensorflow]'."
         )
     with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "model.keras"
+        model.save(saved)
+        words = [kind, str(saved), str(file)]
+        return _elsewhere(to, "TensorFlow", _TENSORFLOW, words, images)
+
+
+def _elsewhere(
+    to: str, whose: str, program: str, words: list[str], images: np.ndarray
+) -> np.ndarray:
+    """Run a program in a process of its own, which writes the logits of images."""
+    with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "images.npy", Path(folder) / "logits.npy"
         np.save(given, images)
-        words = [kind, str(run.folder / "model.keras"), str(given), str(file)]
         done = subprocess.run(
-            [sys.executable, "-c", _TENSORFLOW, *words, str(found)],
+            [sys.executable, "-c", program, *words, str(given), str(found)],
             env={**os.environ, "KERAS_BACKEND": "tensorflow"},
             capture_output=True,
             text=True,
@@ -235,8 +291,51 @@ def _tensorflow(
         )
         if not found.exists():
             why = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
-            raise UsageError(f"--to {to}: TensorFlow: {one_line(ValueError(why))}")
+            raise UsageError(f"--to {to}: {whose}: {one_line(ValueError(why))}")
         return np.load(found)
+
+
+_TORCH = """
+import importlib.util
+import sys
+import numpy as np
+import torch
+file, images, found = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("exported", file)
+exported = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(exported)
+network = exported.load()
+images = torch.from_numpy(np.load(images))
+with torch.no_grad():
+    parts = images[:1], images[1:8], images[8:]
+    logits = torch.cat([network(part) for part in parts if len(part)])
+foreign = {"keras", "kerascnn", "jax", "tensorflow"} & {*sys.modules}
+if foreign:
+    sys.exit(f"the file imports {', '.join(foreign)}")
+np.save(found, logits.numpy())
+"""
+
+
+def _torch(run: Run, model: Any, file: Path, images: np.ndarray) -> np.ndarray:
+    """Write a module and its tensors, and have PyTorch run them by themselves."""
+    _need("--to torch", "torch", "torch")
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        raise UsageError(
+            f"--out {file.name}: a Python module's file has a name of letters, digits "
+            "and underscores, and ends in .py."
+        )
+    from safetensors.numpy import save_file
+
+    from kerascnn.export import torch_module
+
+    names = [*run.config["data"]["classes"]]
+    names += [f"unused {n}" for n in range(len(names), model.output_shape[-1])]
+    text, tensors = torch_module.of_model(
+        model, run.config["recipe"], names, stem=file.stem
+    )
+    file.write_text(text, "utf-8")
+    save_file(tensors, file.with_suffix(".safetensors"), {"format": "pt"})
+    return _elsewhere("torch", "PyTorch", _TORCH, [str(file)], images)
 
 
 _WRITERS: dict[str, Callable[..., np.ndarray]] = {
@@ -245,4 +344,5 @@ _WRITERS: dict[str, Callable[..., np.ndarray]] = {
     "stablehlo": _stablehlo,
     "savedmodel": functools.partial(_tensorflow, "savedmodel", "tf_saved_model"),
     "litert": functools.partial(_tensorflow, "litert", "litert"),
+    "torch": _torch,
 }

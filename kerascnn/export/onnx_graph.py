@@ -16,8 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kerascnn import UsageError
-from kerascnn.acceleration.model import is_graph
+from kerascnn.export.walk import activation, resizing, unmapped, walk
 
 OPSET, IR = 17, 8
 IMAGE, LOGITS = "image", "logits"
@@ -31,9 +30,6 @@ _ACTIVATIONS = {
     "softplus": ("Softplus",),
     "silu": ("Sigmoid", "Mul"),
 }
-# What does nothing outside of training.
-_NOTHING = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout")
-_NOTHING += ("ActivityRegularization", "Identity", "InputLayer")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +93,15 @@ def of_model(
     )
     values = graph.node("Cast", [IMAGE], "float", to=onnx.TensorProto.FLOAT)
     values = graph.node("Transpose", [values], "channels_first", perm=[0, 3, 1, 2])
-    values = _walk(graph, model, [values])
+
+    def add(layer: Any, read: list[Any], inputs: list[str]) -> str:
+        return _add(graph, layer, read, inputs)
+
+    def called(layer: Any, result: Any, inputs: list[str], name: str) -> None:
+        call = Call(layer, tuple(result.shape), tuple(inputs), name)
+        graph.calls.append(call)
+
+    values = walk(model, [values], add, called)
     graph.node("Identity", [values], LOGITS)
     shapes = {LOGITS: model.output_shape[1:]}
     for call in also(graph.calls) if also else ():
@@ -119,65 +123,17 @@ def of_model(
     return made
 
 
-def _walk(graph: Graph, model: keras.Model, inputs: list[str]) -> str:
-    """Add a model's layers in the order in which it calls them."""
-    if not is_graph(model):
-        raise _unmapped(model, "is a model of its own")
-    plain = keras.Model(model.inputs, model.outputs)
-    # By identity; the tensors are kept, so that no other gets the identity of one.
-    names: dict[int, str] = {}
-    kept: list[Any] = []
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        read = [x for x in keras.tree.flatten((args, kwargs)) if id(x) in names]
-        result = layer(*args, **kwargs)
-        kept.append(result)
-        ends = [names[id(x)] for x in read]
-        names[id(result)] = _add(graph, layer, read, ends)
-        if not isinstance(layer, keras.Model):
-            called = Call(layer, tuple(result.shape), tuple(ends), names[id(result)])
-            graph.calls.append(called)
-        return result
-
-    new = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in plain.inputs]
-    names |= {id(x): name for x, name in zip(new, inputs, strict=True)}
-    clone = keras.models.clone_model(
-        plain,
-        input_tensors=new,
-        clone_function=lambda layer: layer,
-        call_function=call,
-    )
-    return names[id(clone.outputs[0])]
-
-
 def _add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
     """Add one layer; return the name of its result."""
-    kind = type(layer).__name__
-    if isinstance(layer, keras.Model):
-        return _walk(graph, layer, inputs)
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise _unmapped(layer, "has channels first")
-    if kind in _NOTHING:
-        return inputs[0]
-    add = _LAYERS.get(kind)
+    add = _LAYERS.get(type(layer).__name__)
     if add is None:
-        raise _unmapped(layer, "has no mapping to ONNX")
+        raise unmapped(layer, "has no mapping to ONNX")
     return add(graph, layer, read, inputs)
-
-
-def _unmapped(layer: Any, why: str) -> UsageError:
-    return UsageError(
-        f"the layer {layer.name!r}, a {type(layer).__name__}, {why}; "
-        "`kerascnn export RUN --to stablehlo` takes every layer."
-    )
 
 
 def _activated(graph: Graph, layer: Any, values: str) -> str:
     """Add a layer's activation."""
-    activation = getattr(layer, "activation", None)
-    name = getattr(activation, "__name__", "linear") if activation else "linear"
-    if name not in _ACTIVATIONS:
-        raise _unmapped(layer, f"has the activation {name}, which has no mapping")
+    name = activation(layer, [*_ACTIVATIONS])
     result = values
     for kind in _ACTIVATIONS[name]:
         inputs = [values, result] if kind == "Mul" else [result]
@@ -223,7 +179,7 @@ def _global_pooling(kind: str) -> Callable[..., str]:
 
 def _normalization(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
     if layer.axis not in (-1, len(read[0].shape) - 1):
-        raise _unmapped(layer, f"normalises axis {layer.axis}")
+        raise unmapped(layer, f"normalises axis {layer.axis}")
     mean = np.asarray(layer.moving_mean)
     gamma = np.asarray(layer.gamma) if layer.scale else np.ones_like(mean)
     beta = np.asarray(layer.beta) if layer.center else np.zeros_like(mean)
@@ -244,7 +200,7 @@ def _dense(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
         values = graph.node("Gemm", [values, *words], layer.name)
         return _activated(graph, layer, values)
     if len(read[0].shape) != 4:
-        raise _unmapped(layer, f"takes arrays of {len(read[0].shape)} axes")
+        raise unmapped(layer, f"takes arrays of {len(read[0].shape)} axes")
     values = graph.node("Transpose", [values], f"{layer.name}/in", perm=[0, 2, 3, 1])
     values = graph.node("MatMul", [values, words[0]], layer.name)
     for bias in words[1:]:
@@ -273,7 +229,7 @@ def _pad(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
     """Add `keras.ops.pad`, which the edge detectors of lecture 2 call."""
     widths = [tuple(pair) for pair in layer.pad_width]
     if len(widths) != 4 or layer.mode not in ("constant", "reflect", "edge"):
-        raise _unmapped(layer, f"pads {widths} in mode {layer.mode}")
+        raise unmapped(layer, f"pads {widths} in mode {layer.mode}")
     widths = [widths[axis] for axis in (0, 3, 1, 2)]
     pads = np.array([before for before, _ in widths] + [after for _, after in widths])
     words = [*inputs, graph.constant(f"{layer.name}/pads", pads)]
@@ -301,26 +257,17 @@ def _rescaling(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> 
 
 def _resizing(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
     """Add two matrix products: along each axis resizing is linear."""
-    _, height, width, channels = read[0].shape
-    if None in (height, width) or layer.pad_to_aspect_ratio:
-        raise _unmapped(layer, "takes images of any size, or pads them")
-
-    def matrix(pixels: int, along: int) -> np.ndarray:
-        images = np.zeros((pixels, height, width, channels), "float32")
-        for i in range(pixels):
-            images[(i, *[slice(None)] * along, i)] = 1
-        made = np.asarray(layer(images))
-        return made[:, :, 0, 0] if along == 0 else made[:, 0, :, 0]
-
-    # Rows from the left: (new, old) @ (old, columns); columns from the right.
-    rows = graph.constant(f"{layer.name}/rows", matrix(height, 0).T.copy())
-    columns = graph.constant(f"{layer.name}/columns", matrix(width, 1))
+    left, right = resizing(layer, read[0])
+    rows = graph.constant(f"{layer.name}/rows", left)
+    columns = graph.constant(f"{layer.name}/columns", right)
     values = graph.node("MatMul", [rows, *inputs], f"{layer.name}/height")
     return graph.node("MatMul", [values, columns], layer.name)
 
 
 def _together(kind: str) -> Callable[..., str]:
     def add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
+        if len(inputs) < 2:
+            raise unmapped(layer, "takes a constant")
         values = inputs[0]
         for other in inputs[1:]:
             values = graph.node(kind, [values, other], layer.name)
@@ -339,13 +286,13 @@ def _concatenate(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -
 
 def _activation(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
     if len(read[0].shape) != 2 and layer.activation is keras.activations.softmax:
-        raise _unmapped(layer, "is a softmax of maps")
+        raise unmapped(layer, "is a softmax of maps")
     return _activated(graph, layer, inputs[0])
 
 
 def _relu(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
     if layer.max_value is not None or layer.negative_slope or layer.threshold:
-        raise _unmapped(layer, "is no plain ReLU")
+        raise unmapped(layer, "is no plain ReLU")
     return graph.node("Relu", inputs, layer.name)
 
 
