@@ -83,11 +83,9 @@ def train(
         skip_bad: Leave out files of `dataset` that can't be used, and count them.
         class_weights: Weigh classes in the loss by how few training images they have.
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
-        weights: Begin with the weights of a run's folder, of a `.keras` file or of a
-            network that comes with the package (`"cifar10"`), in the layers whose name
-            and shape are the same.
-        freeze: Patterns, such as `("conv2d*",)`: layers whose names match are not
-            trained.
+        weights: Begin with those of a run's folder, a `.keras` file or a network of the
+            package (`"cifar10"`), in the layers whose name and shape are the same.
+        freeze: Names of layers to leave untrained, or patterns: `("conv2d*",)`.
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.
         cache_dir: Where the decoded images are kept.

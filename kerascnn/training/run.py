@@ -168,9 +168,7 @@ def _train(
             run.write_config(config)
         else:
             start, renewed = _go_on(run, case, config, open_weights)
-        _announce(case)
-        for line in [*runs.trained_on(run.config), *runs.fine_tuned(config)]:
-            print(line, flush=True)
+        _announce(case, run.config)
         if start:
             case = _from(start, case)
         splits = case.train, case.test
@@ -277,8 +275,10 @@ def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
     )
 
 
-def _announce(case: _Case) -> None:
+def _announce(case: _Case, config: dict[str, Any]) -> None:
     """Print what the user must know of the images and settings of a run."""
+    for line in [*runs.trained_on(config), *runs.fine_tuned(config)]:
+        print(line, flush=True)
     dataset, plan = case.dataset, case.plan
     if dataset.notice:
         print(dataset.notice, flush=True)
