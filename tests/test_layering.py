@@ -103,7 +103,7 @@ ORDER = {
         *("shared_randomness", "mistakes", "breaking", "check", "batches"),
         *("transforms", "initial", "step", "trace", "compare", "worker"),
     ],
-    "export": ["__init__", "walk", "onnx_graph", "torch_module", "formats"],
+    "export": ["__init__", "walk", "onnx_graph", "torch_module", "formats", "card"],
     "demo": ["__init__", "graph", "page"],
     "prediction": ["__init__", "files", "predictor", "evaluation", "shipped"],
     "studies": [

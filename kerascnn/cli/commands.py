@@ -112,6 +112,7 @@ COMMANDS = (
                 "RUN --to torch",
                 "writes it as a PyTorch class to read, and a file with its tensors",
             ),
+            ("RUN --card", "writes a model card, as Hugging Face has them"),
         ),
         computes=True,
     ),

@@ -33,24 +33,39 @@ class Export:
     ] = None
     """The format. ONNX needs the extra `onnx`, SavedModel and LiteRT TensorFlow; torch,
     which needs PyTorch, is a file with a class to read and one with its tensors."""
+    card: bool = False
+    """Write a model card too, or alone: README.md, as Hugging Face has them, with the
+    run's figures."""
     out: File = None
     """The file to write (default: in the run's folder)."""
 
     def __post_init__(self):
-        if self.to is None:
-            raise UsageError(f"expected --to FORMAT, one of {', '.join(FORMATS)}.")
-        choose(self.to, FORMATS, "format for --to")
+        if self.to is None and not self.card:
+            raise UsageError(
+                f"expected --to FORMAT, one of {', '.join(FORMATS)}, or --card."
+            )
+        if self.to is not None:
+            choose(self.to, FORMATS, "format for --to")
         if self.to != "savedmodel":
             check_file(self.out)
 
     def __call__(self) -> None:
         run = shipped.run(self.run)
         prepare.prepare_process()
-        from kerascnn.export import formats
+        from kerascnn.export import card, formats
 
-        made = formats.export(run, str(self.to), self.out and expanded(self.out))
-        print(
-            f"{made.file}: the logits of {made.images} images are within "
-            f"{made.difference:.0e} of Keras's."
-        )
-        print(f"{made.description}: its classes, its input and its origin.")
+        out = self.out and expanded(self.out)
+        beside = out or formats.default(run, self.to or "keras")
+        named = out if out and self.to is None else beside.with_name(card.NAME)
+        if self.card:
+            card.check(named)
+        if self.to is not None:
+            made = formats.export(run, self.to, out)
+            print(
+                f"{made.file}: the logits of {made.images} images are within "
+                f"{made.difference:.0e} of Keras's."
+            )
+            print(f"{made.description}: its classes, its input and its origin.")
+        if self.card:
+            card.write(run, named)
+            print(f"{named}: a model card with the run's figures.")

@@ -177,7 +177,7 @@ def command(config: dict[str, Any]) -> str:
     """Return the command that does a run again, without what decides no number."""
     if ends := config.get("trained_on_after"):
         first, *more = [*ends, config["epochs"]]
-        options = {**config["options"], "epochs": first, "out": "again"}
+        options = {**config.get("options", {}), "epochs": first, "out": "again"}
         given = {**config, "options": options, "trained_on_after": []}
         further = [f"kerascnn resume again --epochs {epochs}" for epochs in more]
         return " && ".join([command(given), *further])
