@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-import yaml
 
 from kerascnn import UsageError
 from kerascnn.cli import commands
@@ -12,6 +11,8 @@ from kerascnn.export import card
 from kerascnn.prediction import shipped
 from kerascnn.runs import Run
 from kerascnn.text import duration
+
+yaml = pytest.importorskip("yaml")
 
 SHIPPED = shipped.Shipped(shipped.FOLDER / "cifar10")
 

@@ -302,6 +302,37 @@ def test_what_comes_with_the_package_is_of_its_recipe_as_it_is_now(name):
     assert half == pytest.approx(run.result["test_accuracy"], abs=0.002)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "cifar10" else ())
+        for name in shipped.names()
+    ],
+)
+def test_what_comes_with_the_package_is_as_right_as_its_record_says(name, capsys):
+    run = shipped.run(Path(name))
+    words = ["--dataset", run.config["data"]["name"], "--data", "sample", "--json"]
+    assert commands.main(["evaluate", name, *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    half = run.result["in_half_precision"]
+    # Rounding may differ from one processor to another: an image more or less.
+    wrong = abs(found["accuracy"] - half["sample_accuracy"]) * found["images"]
+    assert wrong <= 1 + 1e-6
+    # The bundled images are some of the test set's.
+    assert found["accuracy"] == pytest.approx(half["test_accuracy"], abs=0.04)
+
+
+def test_a_garment_is_named_in_the_first_minute(tmp_path, capsys):
+    image = data.load("fashion_mnist", "sample").test
+    shirts = []
+    for number in np.flatnonzero(np.asarray(image.labels) == 0)[:9]:
+        shirts.append(tmp_path / f"shirt-{number}.png")
+        Image.fromarray(np.asarray(image.images[number])[..., 0]).save(shirts[-1])
+    assert commands.main(["predict", "fashion", *map(str, shirts), "--json"]) == 0
+    said = [row["class"] for row in json.loads(capsys.readouterr().out)]
+    assert said.count("T-shirt/top") >= 6
+
+
 def test_a_name_of_neither_says_what_comes_with_the_package(capfd):
     assert commands.main(["predict", "cifar", "x.png"]) == 2
     assert "With the package come: cifar10" in capfd.readouterr().err
