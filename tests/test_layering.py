@@ -11,7 +11,7 @@ PACKAGE = Path(kerascnn.__file__).parent
 
 # Each room may import the ones before it, and what `kerascnn/__init__.py` defines.
 ROOMS = [
-    *("suggestions", "text", "processes", "process", "without_weights"),
+    *("suggestions", "text", "translations", "processes", "process", "without_weights"),
     *("initializers", "edges", "transforms", "views", "optim", "acceleration"),
     *(
         "recipe",

@@ -6,7 +6,8 @@ import dataclasses
 import importlib
 from typing import Any
 
-from kerascnn import UsageError, text
+from kerascnn import UsageError, text, translations
+from kerascnn.cli.recipes import Language
 from kerascnn.cli.report import File, check_file
 from kerascnn.process import prepare, settings
 
@@ -24,8 +25,12 @@ class Lessons:
     """Run them all, and write one HTML file that needs no network."""
     out: File = None
     """With --html: the file to write (default: runs/lessons/lessons.html)."""
+    lang: Language = None
+    """The language of titles and texts, English or Vietnamese; tables and figures are
+    English (default: KERASCNN_LANG of the environment, else en)."""
 
     def __post_init__(self):
+        self._translation = translations.chosen(self.lang)
         if self.out is not None and not self.html:
             raise UsageError("--out is for --html: give both.")
         check_file(self.out)
@@ -34,41 +39,49 @@ class Lessons:
         # Loaded by name, as recipes are: the rooms that come later import this one.
         shared = importlib.import_module("kerascnn.lessons.page")
         if not self.html:
-            _list(shared)
+            _list(shared, self._translation)
             return
         prepare.prepare_process()
         from kerascnn.page import document, lessons
 
         with settings.computing():
-            shown = [_shown(shared, name, lessons.Lesson) for name in shared.names()]
+            shown = [
+                _shown(shared, name, lessons.Lesson, self._translation)
+                for name in shared.names()
+            ]
         if self.out is None:
             shared.make_folder()
         path = shared.FOLDER / NAME if self.out is None else text.expanded(self.out)
-        print(document.save(lessons.render(shown), path))
+        print(document.save(lessons.render(shown, self._translation), path))
 
 
-def _shown(shared: Any, name: str, lesson: type) -> Any:
+def _shown(
+    shared: Any, name: str, lesson: type, translation: translations.Translation
+) -> Any:
     """Run a lesson, and return what it says and shows."""
-    said = shared.text(name)
+    said = shared.text(name, translation)
     text.say(said.title)
     with shared.collected() as kept:
         importlib.import_module(f"kerascnn.lessons.{name}").main()
-    return lesson(name, said.title, said.paragraphs, kept.parts, kept.figure)
+    return lesson(
+        *(name, said.title, said.paragraphs, kept.parts, kept.figure, said.language)
+    )
 
 
-def _list(shared: Any) -> None:
+def _list(shared: Any, translation: translations.Translation) -> None:
     """Print each lesson's name and title."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("lesson", no_wrap=True)
-    table.add_column("what it shows", overflow="fold")
+    say = translation.say
+    table.add_column(say("lesson"), no_wrap=True)
+    table.add_column(say("what it shows"), overflow="fold")
     for name in shared.names():
-        table.add_row(name, Text(shared.text(name).title))
+        table.add_row(name, Text(shared.text(name, translation).title))
     console = text.console()
     console.print(table)
     console.print(
-        "\nOne of them: python -m kerascnn.lessons.padding\n"
-        "All as one page: kerascnn lessons --html"
+        f"\n{say('One of them')}: python -m kerascnn.lessons.padding\n"
+        f"{say('All as one page')}: kerascnn lessons --html"
     )

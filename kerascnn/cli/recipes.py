@@ -14,12 +14,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from kerascnn import UsageError, recipe
+from kerascnn import UsageError, recipe, translations
 from kerascnn.text import expanded, one_line
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 Recipe = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 Source = Annotated[str, tyro.conf.arg(name="from", metavar="RECIPE")]
+Language = Annotated[str | None, tyro.conf.arg(metavar="en|vi", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
 
@@ -65,7 +66,15 @@ class Show:
     json: bool = False
     """Print a JSON object: name, idea (text), notes (text on its runs), course (source,
     test, train, says), ours (text), settings (by name), layers (layer, output,
-    parameters), parameters. Shares are 0 to 1."""
+    parameters), parameters. Shares are 0 to 1. The texts are English."""
+    lang: Language = None
+    """The language of the texts, English or Vietnamese (default: KERASCNN_LANG of the
+    environment, else en)."""
+
+    def __post_init__(self):
+        self._translation = translations.chosen(self.lang)
+        if self.json and self.lang not in (None, translations.ENGLISH):
+            raise UsageError("--json is English for programs: leave out --lang.")
 
     def __call__(self) -> None:
         recipe.check(self.recipe)
@@ -75,7 +84,7 @@ class Show:
         if self.json:
             print(json.dumps(card.values(found), indent=2))
         else:
-            card.show(found)
+            card.show(found, translation=self._translation)
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""What the lessons share: the option `--out`, what they say, a table, a figure.
+"""What the lessons share: their options, what they say, a table, a figure.
 
 A lesson ends in
 
@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kerascnn import UsageError
+from kerascnn import UsageError, translations
 from kerascnn.cli import parsing
 from kerascnn.process import settings
 from kerascnn.process import signals
 from kerascnn.text import console
+from kerascnn.translations import UNTRANSLATED, Translation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,9 @@ class Options:
 
     out: Path | None = None
     """Where the figure goes, a PNG (default: runs/lessons/NAME.png)."""
+    lang: str | None = None
+    """The language of the text, en or vi (default: KERASCNN_LANG of the environment,
+    else en)."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,14 @@ class Text:
     Args:
         title: Its first line, such as `"Padding, lecture 2: what becomes of ...?"`.
         paragraphs: The others, a line each.
+        shows: Those on what the tables and the figure show.
+        language: `"en"`, or another that it is translated to.
     """
 
     title: str
     paragraphs: Sequence[str]
-
-    @property
-    def shows(self) -> list[str]:
-        """The paragraphs on what the tables and the figure show."""
-        return [each for each in self.paragraphs if SHOWS.search(each)]
+    shows: Sequence[str]
+    language: str = translations.ENGLISH
 
 
 @dataclass
@@ -94,12 +97,28 @@ def names() -> list[str]:
     return sorted(each.name for each in found if each.name not in NO_LESSONS)
 
 
-def text(name: str) -> Text:
-    """Return what a lesson says."""
+def docstring(name: str) -> str:
+    """Return the docstring of a lesson's file, its text in English."""
     source = Path(__file__).with_name(f"{name}.py").read_text("utf-8")
-    title, *rest = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")
-    prose = [" ".join(each.split()) for each in rest if not each.startswith("    ")]
-    return Text(title, prose)
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+def text(name: str, translation: Translation | None = None) -> Text:
+    """Return what a lesson says: in English where it is not translated."""
+    english = docstring(name)
+    title, *prose = _paragraphs(english)
+    about = [n for n, each in enumerate(prose) if SHOWS.search(each)]
+    language = translations.ENGLISH
+    if translation and (translated := translation.lesson(name, english)):
+        title, *prose = _paragraphs(translated)
+        language = translation.language
+    return Text(title, prose, [prose[n] for n in about], language)
+
+
+def _paragraphs(written: str) -> list[str]:
+    """Return a text's paragraphs without line ends, and without its commands."""
+    parts = written.split("\n\n")
+    return [" ".join(each.split()) for each in parts if not each.startswith("    ")]
 
 
 @contextlib.contextmanager
@@ -126,19 +145,22 @@ def begin(name: str, arguments: Sequence[str]) -> Path:
     Raises:
         UsageError: The words do not fit, or no figure can be saved there.
     """
-    path = _path(name, arguments)
+    options = parsing.parse(Options, arguments, f"python -m kerascnn.lessons.{name}")
+    translation = translations.chosen(options.lang)
+    path = _path(name, options)
     if _shown is None:
-        said = text(name)
+        said = text(name, translation)
         width = min(console().width, WIDEST)
         console().print(textwrap.fill(said.title, width), style="bold", highlight=False)
+        if said.language != translation.language:
+            print(translation.say(UNTRANSLATED))
         for paragraph in said.shows:
             print(f"\n{textwrap.fill(paragraph, width, break_on_hyphens=False)}")
         print()
     return path
 
 
-def _path(name: str, arguments: Sequence[str]) -> Path:
-    options = parsing.parse(Options, arguments, f"python -m kerascnn.lessons.{name}")
+def _path(name: str, options: Options) -> Path:
     path = options.out or FOLDER / f"{name}.png"
     if _shown is not None:
         return path

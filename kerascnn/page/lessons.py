@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from kerascnn.page import document
+from kerascnn.translations import ENGLISH, UNTRANSLATED, Translation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Where a title names its lecture: `, lecture 2`, `, lectures 3 and 4`, `, bài giảng 1`.
+_LECTURE = re.compile(r", [^\d,:]+ (\d)")
 DPI = 110  # a figure of 13 inches is sharp on a screen of twice its width
 
 
@@ -30,6 +33,7 @@ class Lesson:
         paragraphs: What it says.
         parts: A table as title, columns and rows; a line of text.
         figure: Its figure.
+        language: That of title and paragraphs.
     """
 
     name: str
@@ -37,17 +41,17 @@ class Lesson:
     paragraphs: Sequence[str]
     parts: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]] | str]
     figure: Figure
+    language: str = ENGLISH
 
     @property
     def subject(self) -> str:
         """The title without lecture and question."""
-        return re.split(r", lectures? \d", self.title)[0]
+        return self.title[: found.start()] if (found := self._found) else self.title
 
     @property
     def lecture(self) -> int:
         """The number of the lecture, the first of several."""
-        found = re.search(r"lectures? (\d)", self.title)
-        return int(found[1]) if found else 0
+        return int(found[1]) if (found := self._found) else 0
 
     @property
     def question(self) -> str:
@@ -55,15 +59,28 @@ class Lesson:
         asked = self.title.partition(": ")[2]
         return asked[:1].upper() + asked[1:]
 
+    @property
+    def _found(self) -> re.Match[str] | None:
+        return _LECTURE.search(self.title)
 
-def render(lessons: Sequence[Lesson]) -> str:
+
+def render(lessons: Sequence[Lesson], translation: Translation | None = None) -> str:
     """Return the page's HTML, the lessons lecture by lecture."""
+    translation = translation or Translation()
     ordered = sorted(lessons, key=lambda lesson: (lesson.lecture, lesson.name))
     groups = [
         (number, [_shown(lesson) for lesson in group])
         for number, group in itertools.groupby(ordered, lambda each: each.lecture)
     ]
-    return document.filled("lessons.html", [], groups=groups, number=len(lessons))
+    return document.filled(
+        "lessons.html",
+        [],
+        groups=groups,
+        number=len(lessons),
+        language=translation.language,
+        say=translation.say,
+        untranslated=UNTRANSLATED,
+    )
 
 
 def _shown(lesson: Lesson) -> dict[str, Any]:
@@ -71,6 +88,7 @@ def _shown(lesson: Lesson) -> dict[str, Any]:
     tables = [part for part in lesson.parts if not isinstance(part, str)]
     return {
         "name": lesson.name,
+        "language": lesson.language,
         "subject": lesson.subject,
         "question": lesson.question,
         "paragraphs": [_prose(each) for each in lesson.paragraphs],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.text import Text
 from kerascnn.recipe import check_parameters
 from kerascnn.report import markdown as pieces
 from kerascnn.report import records, wording
+from kerascnn.translations import UNTRANSLATED, Translation
 from kerascnn.without_weights import without_weights
 
 if TYPE_CHECKING:
@@ -22,26 +24,38 @@ if TYPE_CHECKING:
     from kerascnn.recipe import Course, Recipe
 
 LAYERS = ("layer", "output", "parameters")
+NOTES = "Of the runs"
+
+_in_english = Translation().say
 
 
-def show(recipe: Recipe, console: Console | None = None) -> None:
+def show(
+    recipe: Recipe,
+    console: Console | None = None,
+    translation: Translation | None = None,
+) -> None:
     """Print what a recipe does and why, its layers, its command, its figures."""
     console = console or Console()
-    title, _, rest = recipe.idea.partition("\n")
+    translation = translation or Translation()
+    say = translation.say
+    idea = translation.recipe(recipe.name, recipe.idea)
+    title, _, rest = (idea or recipe.idea).partition("\n")
     console.print(Text.assemble((recipe.name, "bold"), "  ", title))
+    if idea is None:
+        console.print(Text(say(UNTRANSLATED), "italic"))
     console.print(Markdown(rest))
     if notes := records.notes(recipe.name):
-        console.print(Markdown(f"## Of the runs\n\n{notes}"))
+        console.print(Markdown(f"## {say(NOTES)}\n\n{notes}"))
     console.print()
     grid = Table.grid(padding=(0, 2))
-    for name, value in _settings(recipe):
-        grid.add_row(Text(name, "bold"), Text(value))
+    for name, value in _settings(recipe, say):
+        grid.add_row(Text(say(name), "bold"), Text(value))
     console.print(grid)
     console.print()
     *rows, total = _layers(recipe)
-    table = Table(title="network", title_justify="left", show_footer=True)
+    table = Table(title=say("network"), title_justify="left", show_footer=True)
     for head, foot in zip(LAYERS, total, strict=True):
-        table.add_column(head, footer=foot)
+        table.add_column(say(head), footer=say(foot))
     table.columns[-1].justify = "right"
     for row in rows:
         table.add_row(*row)
@@ -80,60 +94,74 @@ def markdown(recipe: Recipe) -> str:
         [
             f"### {recipe.name}: {title}",
             rest.strip(),
-            *([f"#### Of the runs\n\n{notes}"] if notes else []),
+            *([f"#### {NOTES}\n\n{notes}"] if notes else []),
             pieces.table(("", ""), [(f"**{n}**", v) for n, v in _settings(recipe)]),
             pieces.table(LAYERS, cells),
         ]
     )
 
 
-def course_text(course: Course) -> str:
+def course_text(course: Course, say: Callable[..., str] = _in_english) -> str:
     """Write the course's figures in one line."""
     figures = [
-        f"{split} {figure}"
+        f"{say(split)} {figure}"
         for split in ("test", "train")
         if (figure := course.figure(split)) is not None
     ]
-    return ", ".join(figures or [course.says or "no figure"]) + f" ({course.source})"
+    words = [say(course.says or "no figure")]
+    return ", ".join(figures or words) + f" ({say(course.source)})"
 
 
-def measured(name: str) -> str:
+def measured(name: str, say: Callable[..., str] = _in_english) -> str:
     """Write in one line what the cookbook's runs of a recipe measured; empty: none."""
     runs = records.learned(records.measured(name))
     figures = []
     for split in ("test", "train"):
         if found := records.accuracy(runs, split):
             spread = f" ± {100 * found[1]:.2f}" * (len(runs) > 1)
-            figures.append(f"{split} {100 * found[0]:.2f}{spread}%")
+            figures.append(f"{say(split)} {100 * found[0]:.2f}{spread}%")
     if not figures:
         return ""
-    seeds = f" after the last epoch ({len(runs)} seed{'s' * (len(runs) > 1)})"
+    several = "s" * (len(runs) > 1)
+    seeds = say(f" after the last epoch ({{seeds}} seed{several})", seeds=len(runs))
     bonus = records.peeking_bonus(runs)
-    peeking = "" if bonus is None else f"; peeking bonus {100 * bonus:+.2f} points"
+    peeking = ""
+    if bonus is not None:
+        peeking = say("; peeking bonus {points} points", points=f"{100 * bonus:+.2f}")
     return ", ".join(figures) + seeds + peeking
 
 
-def _settings(recipe: Recipe) -> list[tuple[str, str]]:
+def _settings(
+    recipe: Recipe, say: Callable[..., str] = _in_english
+) -> list[tuple[str, str]]:
     optimizer = recipe.optimizer()
     rate = optimizer.learning_rate
-    rate = "" if rate is None else f" at {float(rate):g}"
-    steps = ", the last partial one dropped" if recipe.drop_last else ""
+    rate = "" if rate is None else say(" at {rate}", rate=f"{float(rate):g}")
+    steps = say(", the last partial one dropped") if recipe.drop_last else ""
     smoothed = recipe.label_smoothing
-    smoothed = f", labels smoothed by {smoothed:g}" if smoothed else ""
-    seen = getattr(recipe.views, "__name__", "a function of the recipe's")
+    smoothed = (
+        say(", labels smoothed by {share}", share=f"{smoothed:g}") if smoothed else ""
+    )
+    epochs = say(
+        "1 epoch" if recipe.epochs == 1 else "{epochs} epochs", epochs=recipe.epochs
+    )
+    batches = say(", batches of {images}", images=recipe.batch_size)
+    seen = getattr(recipe.views, "__name__", say("a function of the recipe's"))
     return [
-        ("course", course_text(recipe.course)),
-        *([("ours", ours)] if (ours := measured(recipe.name)) else []),
+        ("course", course_text(recipe.course, say)),
+        *([("ours", ours)] if (ours := measured(recipe.name, say)) else []),
         ("data", recipe.dataset),
         ("transform", " -> ".join(_call(layer) for layer in recipe.transform())),
         (
             "training",
-            f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
-            f"batches of {recipe.batch_size}{steps}, "
-            f"{type(optimizer).__name__}{rate}{smoothed}",
+            f"{epochs}{batches}{steps}, {type(optimizer).__name__}{rate}{smoothed}",
         ),
-        *([("views", f"{seen}, at the end")] if recipe.views else []),
-        ("after", recipe.after or "nothing: the ladder starts here"),
+        *(
+            [("views", say("{function}, at the end", function=seen))]
+            if recipe.views
+            else []
+        ),
+        ("after", recipe.after or say("nothing: the ladder starts here")),
         ("changes", ", ".join(sorted(recipe.changes)) or "-"),
         ("command", recipe.command),
     ]
