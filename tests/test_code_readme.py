@@ -43,7 +43,10 @@ def test_the_example_prints_what_it_says():
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "kerascnn/README.md", "recipes/README.md", "recipes/speed.md"],
+    [
+        *("README.md", ".docs/README.vi.md", "kerascnn/README.md"),
+        *("recipes/README.md", "recipes/speed.md"),
+    ],
 )
 def test_each_file_that_a_page_links_to_is_there(page):
     root = PACKAGE.parent

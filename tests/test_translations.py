@@ -189,3 +189,36 @@ def test_the_list_of_lessons_is_in_vietnamese(monkeypatch, capsys):
         assert f"{name} {title[:20]}" in listed
     assert max(map(cells.cell_len, out.splitlines())) <= 70
     assert text.console().width == 70
+
+
+README = (ROOT / "README.md").read_text("utf-8")
+README_VI = (ROOT / ".docs" / "README.vi.md").read_text("utf-8")
+
+
+def test_the_vietnamese_readme_has_the_english_one_s_commands_and_pictures():
+    blocks = re.findall(r"^```\w+\n.*?^```$", README_VI, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    assert [each for each in blocks if each not in README] == []
+    rows = re.findall(r"^\| (`[^`]+`) \|", README_VI, re.MULTILINE)
+    assert len(rows) >= 15
+    assert [each for each in rows if f"\n| {each} |" not in README] == []
+    pictures = re.findall(r"!\[[^\]]+\]\(\.\./([^)]+)\)", README_VI)
+    assert pictures == re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+
+
+def test_each_command_of_the_vietnamese_readme_is_there():
+    known = {command.name for command in commands.COMMANDS}
+    said = re.findall(r"`(?:\.venv/bin/)?kerascnn (\w[\w-]*)((?: \w+)?)", README_VI)
+    for name, more in said:
+        assert name in known or f"{name}{more}" in known, name
+    lessons = re.findall(r"kerascnn\.lessons\.(\w+)", README_VI)
+    assert set(lessons) <= set(page.names())
+    named = re.findall(r"\b(?:cifar|fashion|imagenet)_\w+", README_VI)
+    assert set(named) <= set(RECIPES)
+
+
+def test_the_readmes_link_to_each_other_and_no_accuracy_is_typed():
+    assert "[Tiếng Việt](.docs/README.vi.md)" in README
+    assert "[English](../README.md)" in README_VI
+    assert "%" not in README_VI
+    assert unicodedata.is_normalized("NFC", README_VI)
