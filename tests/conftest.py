@@ -40,6 +40,9 @@ os.environ.setdefault("KERASCNN_REPORT", "0")
 # What layers answer takes a program of its own to compile; tests of it ask for it.
 os.environ.setdefault("KERASCNN_RECORD", "light")
 
+# Texts are English, whichever language the developer reads.
+os.environ.pop("KERASCNN_LANG", None)
+
 # Two devices wherever the tests run; `devices.mesh` says when they are used.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 

@@ -184,6 +184,7 @@ def test_the_list_of_lessons_is_in_vietnamese(monkeypatch, capsys):
     assert commands.main(["lessons", "--lang", "vi"]) == 0
     out = capsys.readouterr().out
     listed = " ".join(out.split())
+    assert VI["words"][translations.SOME_UNTRANSLATED] in listed
     for name in page.names():
         title = page.text(name, translations.chosen("vi")).title
         assert f"{name} {title[:20]}" in listed

@@ -77,10 +77,13 @@ def _list(shared: Any, translation: translations.Translation) -> None:
     say = translation.say
     table.add_column(say("lesson"), no_wrap=True)
     table.add_column(say("what it shows"), overflow="fold")
-    for name in shared.names():
-        table.add_row(name, Text(shared.text(name, translation).title))
+    said = {name: shared.text(name, translation) for name in shared.names()}
+    for name, each in said.items():
+        table.add_row(name, Text(each.title))
     console = text.console()
     console.print(table)
+    if any(each.language != translation.language for each in said.values()):
+        console.print(f"\n{say(translations.SOME_UNTRANSLATED)}")
     console.print(
         f"\n{say('One of them')}: python -m kerascnn.lessons.padding\n"
         f"{say('All as one page')}: kerascnn lessons --html"

@@ -21,6 +21,7 @@ ENGLISH = "en"
 VARIABLE = "KERASCNN_LANG"
 # What a reader is told where a text is shown in English for want of a translation.
 UNTRANSLATED = "This text has no translation yet, and is shown in English."
+SOME_UNTRANSLATED = "What has no translation yet is shown in English."
 
 _FOLDER = Path(__file__).parent
 
