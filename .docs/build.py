@@ -26,9 +26,8 @@ def main(words: list[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-    from sphinx.cmd import build
-
     import pages
+    from sphinx.cmd import build
 
     pages.write(HERE / "generated")
     with tempfile.TemporaryDirectory() as doctrees:

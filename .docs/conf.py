@@ -8,20 +8,22 @@ copyright = "the authors of kerascnn, Apache 2.0"
 version = release = kerascnn.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["generated/readme", "static", "notebooks"]
+exclude_patterns = ["generated/readme", "generated/downloads", "static", "notebooks"]
+# The notebooks, at an address that Colab can be given.
+html_extra_path = ["generated/downloads"]
 # The docstrings write code in single backticks.
 default_role = "code"
-suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["colon_fence", "attrs_block"]
 myst_heading_anchors = 3
-# The cards begin at "###" where a notebook shows them.
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
 add_module_names = False
+# A signature that is longer has a line for each argument.
+maximum_signature_line_length = 88
 # References to other libraries are not followed: the build has no network.
 nitpick_ignore_regex = [("py:.*", r"(?!kerascnn\.).*")]
 
@@ -46,3 +48,15 @@ html_theme_options = {
         "color-brand-content": "#74b6ea",
     },
 }
+
+
+def code_of(app, what, name, obj, options, lines):
+    """Make of an indented block below "...:" code, as its writer meant it."""
+    for n, line in enumerate(lines[:-2]):
+        if line.endswith(":") and not lines[n + 1] and lines[n + 2].startswith("    "):
+            lines[n] = f"{line}:"
+
+
+def setup(app):
+    """Have Sphinx read docstrings so."""
+    app.connect("autodoc-process-docstring", code_of, priority=100)

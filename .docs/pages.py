@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jupytext
 
-from kerascnn import recipe, text
+from kerascnn import recipe
 from kerascnn.lessons import page as lessons
 from kerascnn.report import card, ladder, markdown
 
@@ -58,10 +58,11 @@ PICTURES = (".png", ".svg")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 # A lesson's figure that the checkout keeps.
 _FIGURES = {"augmentation": "recipes/pictures/lesson.png"}
-_NOTEBOOK_PICTURES = {
-    "first_hour": "recipes/fashion_lenet/curve.png",
-    "own_data": "recipes/pictures/mistakes.png",
-    "to_94_percent": "recipes/cifar_speedrun/curve.png",
+_BADGE = "[![Open in Colab]"
+_NOTEBOOKS = {
+    "first_hour": ("recipes/fashion_lenet/curve.png", "Loss and accuracy by epoch"),
+    "own_data": ("recipes/pictures/mistakes.png", "Images that a network got wrong"),
+    "to_speedrun": ("recipes/cifar_speedrun/curve.png", "Loss and accuracy by epoch"),
 }
 
 
@@ -156,7 +157,7 @@ def _recipes(top: str) -> dict[str, str]:
         cells = [[cell.replace("|", "\\|") for cell in row] for row in [*rows, total]]
         made[page] = "\n\n".join(
             [
-                moved((ROOT / file).read_text("utf-8"), file, page).strip(),
+                _led(moved((ROOT / file).read_text("utf-8"), file, page).strip()),
                 "## The network",
                 f"Transform: {shown['settings']['transform']}. "
                 f"Training: {shown['settings']['training']}.",
@@ -166,6 +167,11 @@ def _recipes(top: str) -> dict[str, str]:
             ]
         )
     return made
+
+
+def _led(content: str) -> str:
+    """Return a page whose first paragraph leads into it."""
+    return re.sub(r"^(# .*\n\n)", r"\1{.lead}\n", content, count=1, flags=re.MULTILINE)
 
 
 def _file(file: str, page: str) -> str:
@@ -183,9 +189,13 @@ def _lessons() -> dict[str, str]:
         made[page] = "\n\n".join(
             [
                 f"# {subject}",
-                f"**{question[:1].upper()}{question[1:]}**" if question else "",
+                "{.lead}\n" + question[:1].upper() + question[1:],
                 *said.paragraphs,
-                *([_picture(_FIGURES[name], subject, page)] if name in _FIGURES else []),
+                *(
+                    [_picture(_FIGURES[name], subject, page)]
+                    if name in _FIGURES
+                    else []
+                ),
                 f"    python -m kerascnn.lessons.{name}",
                 "prints its tables and saves its figure under `runs/lessons/`.",
                 "## The file",
@@ -197,8 +207,8 @@ def _lessons() -> dict[str, str]:
     table = markdown.table(("lesson", "what it asks"), rows)
     said = "The slides' worked examples, one runnable file each. `kerascnn lessons\n"
     said += "--html` runs them all and writes one page."
-    text_ = "\n\n".join(["# Lessons", said, picture, table])
-    return made | {page: text_ + _contents("", lessons.names())}
+    content = "\n\n".join(["# Lessons", said, picture, table])
+    return made | {page: content + _contents("", lessons.names())}
 
 
 def _picture(file: str, words: str, page: str) -> str:
@@ -206,18 +216,28 @@ def _picture(file: str, words: str, page: str) -> str:
 
 
 def _notebooks() -> dict[str, str]:
+    """Return the notebooks' pages, and the notebooks themselves, without outputs."""
     made = {}
-    for file in sorted((HERE / "notebooks").glob("*.py")):
-        page = f"generated/notebooks/{file.stem}.md"
-        cells = jupytext.read(file).cells
-        parts = [
-            each.source if each.cell_type == "markdown" else f"```python\n{each.source}\n```"
-            for each in cells
+    for name, (picture, words) in _NOTEBOOKS.items():
+        notebook = jupytext.read(HERE / "notebooks" / f"{name}.py")
+        # The site keeps to itself: the badge is an image of another's.
+        title, *about = [
+            part
+            for part in notebook.cells[0].source.split("\n\n")
+            if not part.startswith(_BADGE)
         ]
-        if file.stem in _NOTEBOOK_PICTURES:
-            picture = _picture(_NOTEBOOK_PICTURES[file.stem], "What comes out", page)
-            parts.insert(1, picture)
-        made[page] = "\n\n".join(parts)
+        page, place = f"generated/notebooks/{name}.md", f"notebooks/{name}.ipynb"
+        link = f'<a href="../../{place}" download>Download the notebook</a>'
+        made[page] = "\n\n".join(
+            [title, *about, link, _picture(picture, words, page)]
+            + [
+                each.source
+                if each.cell_type == "markdown"
+                else f"```ipython\n{each.source}\n```"
+                for each in notebook.cells[1:]
+            ]
+        )
+        made[f"generated/downloads/{place}"] = jupytext.writes(notebook, fmt="ipynb")
     return made
 
 
