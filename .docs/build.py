@@ -5,6 +5,7 @@ Sphinx, such as a link that leads nowhere, is an error, and the exit code is the
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,9 @@ def main(words: list[str]) -> int:
         print("expected at most one folder: python .docs/build.py [OUT]")
         return 2
     out = Path(words[0] if words else OUT).resolve()
-    if out.exists() and not (out / "objects.inv").exists() and any(out.iterdir()):
+    if (out / "objects.inv").exists():  # a site from before
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
         print(f"{out} holds other files: name a new folder.")
         return 2
     os.environ["KERAS_BACKEND"] = "jax"

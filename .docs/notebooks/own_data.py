@@ -65,13 +65,13 @@ print(sum(1 for _ in folder.rglob("*.png")), "images")
 # `data check` names the images that can't be trained on, and why.
 
 # %%
-# !kerascnn data check mine
+# !kerascnn data check ./mine
 
 # %% [markdown]
 # ## Train
 
 # %%
-run = kerascnn.train("cifar_vgg_bn", dataset="mine", epochs=3, batch_size=64)
+run = kerascnn.train("cifar_vgg_bn", dataset="./mine", epochs=3, batch_size=64)
 
 # %%
 print(f"test accuracy after the last epoch: {run.result['test_accuracy']:.1%}")
