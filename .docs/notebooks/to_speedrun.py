@@ -60,8 +60,9 @@ import kerascnn
 # little for the order of the ladder to show.
 
 # %%
+options = {"data": "sample", "limit": 1000, "epochs": 2}
 runs = {
-    name: kerascnn.train(name, data="sample", limit=1000, epochs=2, report=False)
+    name: kerascnn.train(name, **options, record="light", report=False)
     for name in ("cifar_mlp", "cifar_vgg", "cifar_vgg_bn")
 }
 
