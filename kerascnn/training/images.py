@@ -63,7 +63,9 @@ def loaded(recipe: Recipe, overrides: Overrides) -> Images:
     dataset = data.load(name, overrides.data, *places, **wanted)
     if as_it_is:
         return Images(recipe, dataset, wanted)
-    return Images(suited(recipe, dataset), dataset, wanted, _said(recipe, dataset))
+    statistics = _statistics(recipe, dataset)
+    new = suited(recipe, dataset, statistics)
+    return Images(new, dataset, wanted, _said(recipe, new, statistics))
 
 
 def form(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
@@ -98,15 +100,22 @@ def _arrives(recipe: Recipe, channels: int) -> int | None:
         return None
 
 
-def suited(recipe: Recipe, dataset: DataSet) -> Recipe:
+def suited(recipe: Recipe, dataset: DataSet, statistics: Any = None) -> Recipe:
     """Return a recipe whose transform and network take a set's images and classes.
+
+    Args:
+        recipe: The recipe.
+        dataset: The set.
+        statistics: What `_statistics` says of them; computed where it is not given.
 
     Raises:
         UsageError: The network can't be rebuilt so.
     """
     old, wanted = without_weights(recipe.network), _shape(recipe, dataset)
     classes = len(dataset.classes)
-    recipe = dataclasses.replace(recipe, transform=_transform(recipe, dataset))
+    statistics = statistics or _statistics(recipe, dataset)
+    transform = _transform(recipe, dataset, statistics)
+    recipe = dataclasses.replace(recipe, transform=transform)
     if wanted == old.input_shape[1:] and classes == old.output_shape[-1]:
         return recipe
     _check(recipe.name, old, wanted, classes)
@@ -126,10 +135,10 @@ def _shape(recipe: Recipe, dataset: DataSet) -> tuple[int | None, ...]:
 
 
 def _transform(
-    recipe: Recipe, dataset: DataSet
+    recipe: Recipe, dataset: DataSet, statistics: Any
 ) -> Callable[[], list[keras.layers.Layer]]:
     """Return a recipe's transform for another set's size and statistics."""
-    before, statistics = recipe.transform, _statistics(recipe, dataset)
+    before = recipe.transform
     height, width, _ = dataset.shape
 
     def transform() -> list[keras.layers.Layer]:
@@ -155,12 +164,10 @@ def _statistics(recipe: Recipe, dataset: DataSet) -> Any:
     return mean, tuple(value or 1.0 for value in deviation)
 
 
-def _said(recipe: Recipe, dataset: DataSet) -> str | None:
-    """Say what `suited` changes in a recipe."""
+def _said(recipe: Recipe, suited: Recipe, statistics: Any) -> str | None:
+    """Say what a recipe that takes other images changes."""
     said = []
-    old, new = (
-        without_weights(each.network) for each in (recipe, suited(recipe, dataset))
-    )
+    old, new = (without_weights(each.network) for each in (recipe, suited))
     if (old.input_shape, old.output_shape) != (new.input_shape, new.output_shape):
         size = " x ".join("any" if n is None else str(n) for n in new.input_shape[1:])
         said.append(
@@ -168,7 +175,7 @@ def _said(recipe: Recipe, dataset: DataSet) -> str | None:
             f"{new.output_shape[-1]} classes: {_parameters(new):,} parameters, "
             f"{_parameters(old):,} before"
         )
-    if statistics := _statistics(recipe, dataset):
+    if statistics:
         mean, deviation = (", ".join(f"{x:.4f}" for x in each) for each in statistics)
         said.append(
             f"`standard` scales by the set's own mean {mean} and deviation {deviation}"
