@@ -24,8 +24,9 @@ class Doctor:
 
     With a recipe also what its training will take: the memory, by XLA's own analysis of
     the compiled step, the images and the process; the time of an epoch, by steps that
-    are measured once and kept; the largest batch that fits; and the fastest of the
-    installed backends. That takes minutes for the large recipes.
+    are measured once and kept (remove costs.jsonl from the cache folder to measure
+    anew); the largest batch that fits; and the fastest of the installed backends. That
+    takes minutes for the large recipes, and a busy machine spoils it.
     """
 
     recipe: Name = ""
