@@ -109,6 +109,7 @@ class _Loop:
             self.mesh,
             plan.batch_size,
             self.recorder.kind if self.recorder else "off",
+            plan.accumulate,
         )
         self.train = placement.copied(self.mesh, (train.images, train.labels))
         self.test = placement.copied(self.mesh, (test.images, test.labels))
@@ -265,10 +266,11 @@ def _functions(
     mesh: Mesh | None,
     batch_size: int,
     record: str,
+    accumulate: int,
 ) -> tuple[Executables, Executables]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
-    training = training_function(model, mesh, batch_size, record)
+    training = training_function(model, mesh, batch_size, record, accumulate)
     return training, _evaluation_function(model, mesh)
 
 
@@ -277,6 +279,7 @@ def training_function(
     mesh: Mesh | None = None,
     batch_size: int = 0,
     record: str = "off",
+    accumulate: int = 1,
 ) -> Executables:
     """Return the compiled training step of a model, its optimiser built.
 
@@ -285,9 +288,17 @@ def training_function(
     `(steps, batch)`; it returns the state after these steps, whose `sums` have grown by
     the batches' losses and hits; with `record`, that state and the steps' numbers, as
     `recorder.row` has them. State and images are on each device of the mesh, the
-    batches cut.
+    batches cut. With `accumulate`, a step computes this part of `batch_size` images at
+    a time, and updates the weights by the gradient of all.
     """
-    step = _step_function(model, record)
+    # XLA's own convolutions are slow inside a loop on a CPU.
+    unroll = accumulate > 1 and not placement.is_fast_in_a_loop(model)
+    step = _step_function(model, record, unroll)
+
+    def pieces(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if accumulate > 1:
+            return placement.pieces(mesh, batch, batch_size // accumulate)
+        return batch[None], batch[:0]
 
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
@@ -297,12 +308,14 @@ def training_function(
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
             if len(chosen) == 1:
-                parts = placement.in_parts(mesh, model, chosen[0])
-                state, numbers = step(state, images, labels, parts)
+                parts = pieces(chosen[0])
+                if accumulate == 1:
+                    parts = placement.in_parts(mesh, model, chosen[0]), parts[1]
+                state, numbers = step(state, images, labels, *parts)
                 rows = None if numbers is None else numbers[None]
             else:
                 state, rows = jax.lax.scan(
-                    lambda state, batch: step(state, images, labels, batch[None]),
+                    lambda state, batch: step(state, images, labels, *pieces(batch)),
                     state,
                     chosen,
                 )
@@ -312,9 +325,10 @@ def training_function(
 
 
 def _step_function(
-    model: keras.Model, record: str
+    model: keras.Model, record: str, unroll: bool
 ) -> Callable[..., tuple[State, jax.Array | None]]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
+    # The indices come as equal parts, and what is left over, which may be nothing.
     optimizer, lowered = model.optimizer, losses.settings_of(model)
     finite.counts(optimizer)  # the variable must be there before a trace
 
@@ -332,32 +346,57 @@ def _step_function(
     gradient = jax.grad(loss_of, has_aux=True)
 
     def gradient_of(
-        state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
+        state: State,
+        images: jax.Array,
+        labels: jax.Array,
+        parts: jax.Array,
+        rest: jax.Array,
     ) -> tuple[list, tuple[list, State]]:
-        def of(weights, chosen):
+        def of(weights, others, chosen):
             batch = images[chosen], labels[chosen]
-            return gradient(weights, state["others"], state["optimizer"], *batch)
+            return gradient(weights, others, state["optimizer"], *batch)
 
-        if len(parts) == 1:
-            return of(state["weights"], parts[0])
+        weights, others, left = state["weights"], state["others"], len(rest)
+        if not left and len(parts) == 1:
+            return of(weights, others, parts[0])
+        if not len(parts):
+            return of(weights, others, rest)
 
-        def add(total, chosen):
+        def add(so_far, chosen):
             # What follows from weights that are the same for all parts, as a kernel's
-            # transform, XLA would compute before the loop and keep.
-            weights, chosen = jax.lax.optimization_barrier((state["weights"], chosen))
-            gradients, (_, sums) = of(weights, chosen)
-            return jax.tree.map(jnp.add, total, (gradients, sums)), None
+            # transform, XLA would compute before the loop and keep. Where the loop is
+            # unrolled, no part begins before the last one has ended.
+            so_far, held, chosen = jax.lax.optimization_barrier(
+                (so_far, weights, chosen)
+            )
+            total, others = so_far
+            gradients, (others, sums) = of(held, others, chosen)
+            return (jax.tree.map(jnp.add, total, (gradients, sums)), others), None
 
-        zeros = jax.tree.map(jnp.zeros_like, state["weights"]), _zeros()
-        (gradients, sums), _ = jax.lax.scan(add, zeros, parts)
-        gradients = [each / len(parts) for each in gradients]
-        return gradients, (state["others"], sums)
+        zeros = jax.tree.map(jnp.zeros_like, weights), _zeros()
+        found, _ = jax.lax.scan(add, (zeros, others), parts, unroll=unroll or 1)
+        (gradients, sums), others = found
+        if not left:
+            return [each / len(parts) for each in gradients], (others, sums)
+        found, held, rest = jax.lax.optimization_barrier((found, weights, rest))
+        (gradients, sums), others = found
+        last, (others, of_rest) = of(held, others, rest)
+        size, images_in_all = parts.shape[1], parts.size + left
+        gradients = [
+            (size * total + left * each) / images_in_all
+            for total, each in zip(gradients, last, strict=True)
+        ]
+        return gradients, (others, jax.tree.map(jnp.add, sums, of_rest))
 
     def step(
-        state: State, images: jax.Array, labels: jax.Array, parts: jax.Array
+        state: State,
+        images: jax.Array,
+        labels: jax.Array,
+        parts: jax.Array,
+        rest: jax.Array,
     ) -> tuple[State, jax.Array | None]:
         counter = finite.index(optimizer)
-        gradients, (others, sums) = gradient_of(state, images, labels, parts)
+        gradients, (others, sums) = gradient_of(state, images, labels, parts, rest)
         weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]
         )

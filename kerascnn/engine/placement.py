@@ -118,6 +118,35 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
     return chosen.reshape(mesh.size, parts, -1).swapaxes(0, 1).reshape(parts, -1)
 
 
+def pieces(
+    mesh: Mesh | None, chosen: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return a batch's indices as pieces, `(pieces, size)`, and what is left over.
+
+    Where devices share batch and pieces, each has its part of every piece.
+    """
+    devices = mesh.size if mesh is not None else 1
+    if len(chosen) % devices or size % devices:
+        devices = 1
+    whole = len(chosen) // size
+    # Each device's images are one after the other.
+    own = chosen.reshape(devices, -1)
+    cut = whole * size // devices
+    full = own[:, :cut].reshape(devices, whole, size // devices).swapaxes(0, 1)
+    return full.reshape(whole, size), own[:, cut:].reshape(-1)
+
+
+def is_fast_in_a_loop(model: keras.Model) -> bool:
+    """Whether every layer takes as long inside a compiled loop as outside."""
+    return jax.default_backend() != "cpu" or all(
+        is_fast_in_a_loop(each)
+        if acceleration.is_graph(each)
+        else acceleration.is_fast_in_a_loop(each)
+        for each in getattr(model, "operations", model.layers)
+        if isinstance(each, keras.layers.Layer)
+    )
+
+
 def _is_computed_singly(model: keras.Model) -> bool:
     """Whether each image is known to be computed by itself, and as fast in a loop."""
     operations = getattr(model, "operations", model.layers)  # Sequential has layers

@@ -28,6 +28,7 @@ class Plan:
     drop_last: bool = False
     initial_epoch: int = 0
     initial_step: int = 0
+    accumulate: int = 1  # parts of a batch, whose gradients are added up
 
     def steps(self, images: int) -> int:
         """Return the number of steps an epoch over so many images takes."""
