@@ -36,6 +36,7 @@ def train(
     epochs: int | None = None,
     budget: str | None = None,
     batch_size: int | None = None,
+    accumulate: int = 1,
     learning_rate: float | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -74,6 +75,7 @@ def train(
         epochs: Passes over the training set (default: the recipe's).
         budget: A time, such as `"10min"`, within which the run ends, by fewer epochs.
         batch_size: Images a step (default: the recipe's).
+        accumulate: Compute a step in so many parts, in the memory of one (JAX).
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
         limit: Use the first so many training and test images only.

@@ -87,7 +87,7 @@ ORDER = {
     "training": [
         *("__init__", "options", "callback_state", "checkpoint", "fine_tuning"),
         *("build", "forecast", "screens", "progress", "logs", "resume", "images"),
-        *("autosave", "run", "costs", "budget", "worker"),
+        *("case", "autosave", "run", "costs", "budget", "worker"),
     ],
     "twins": [
         *("rules", "twin", "initial"),

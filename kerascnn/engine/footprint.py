@@ -35,7 +35,11 @@ class Footprint:
 
 
 def footprint(
-    model: keras.Model, splits: tuple[Split, ...], batch_size: int, record: str
+    model: keras.Model,
+    splits: tuple[Split, ...],
+    batch_size: int,
+    record: str,
+    accumulate: int = 1,
 ) -> Footprint:
     """Compile a model's training step on a batch, and return what XLA plans for it.
 
@@ -44,6 +48,7 @@ def footprint(
         splits: The images to train on, first, and all others that the device holds.
         batch_size: Images a step.
         record: What of a step is recorded, of `recorder.KINDS`.
+        accumulate: In how many parts a batch is computed.
     """
     model.optimizer.build(model.trainable_variables)
     finite.counts(model.optimizer)
@@ -60,7 +65,9 @@ def footprint(
     state = shaped(epoch.read_state(model))
     images, labels = shaped((train.images, train.labels))
     chosen = jax.ShapeDtypeStruct((1, batch_size), jnp.int32, sharding=cut)
-    function = epoch.training_function(model, mesh, batch_size, record).function
+    function = epoch.training_function(
+        model, mesh, batch_size, record, accumulate
+    ).function
     plan: Any = function.lower(state, images, labels, chosen).compile()
     sizes = plan.memory_analysis()
     # What a step returns lies where its arguments lay, but for what is left here.

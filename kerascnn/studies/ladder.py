@@ -18,7 +18,8 @@ from kerascnn.engine import counts
 from kerascnn.process.estimate import Estimate
 from kerascnn.report import cookbook, ladder, records
 from kerascnn.runs import Run
-from kerascnn.training import build, costs, run, worker
+from kerascnn.training import build, costs, worker
+from kerascnn.training.case import plan_of
 from kerascnn.training.options import Overrides
 from kerascnn.without_weights import without_weights
 
@@ -139,7 +140,7 @@ def _time(found: Sequence[Rung], data_dir: Path | None) -> None:
             )
         dataset = sets[case]
         if rung.wanted and dataset is not None:
-            plan = run.plan_of(recipe, options, dataset)
+            plan = plan_of(recipe, options, dataset)
             words = rung.fingerprint, options, dataset, dataset.train, plan
             cases.append((rung, recipe, plan, dataset))
             keys.append(costs.key(*words))

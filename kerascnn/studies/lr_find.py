@@ -192,12 +192,13 @@ def _losses(
     from kerascnn.process import memory, settings
     from kerascnn.process.estimate import Estimate
     from kerascnn.process.signals import Signals
-    from kerascnn.training import build, run
+    from kerascnn.training import build
+    from kerascnn.training.case import case_of
 
     progress = Estimate(f"{len(rates)} steps", len(rates), at_most=True)
     with settings.computing(), Signals(text.say, saves=False) as signals:
         with contextlib.redirect_stdout(io.StringIO()):
-            case = run.case_of(recipe, options)
+            case = case_of(recipe, options)
         model, optimizer = case.model, case.model.optimizer
         rate = optim.rate_of(optimizer)
         optimizer.build(model.trainable_variables)

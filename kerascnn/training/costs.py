@@ -19,6 +19,7 @@ from kerascnn.engine.recorder import Recorder
 from kerascnn.process import caches, machine, settings
 from kerascnn.process import memory as process
 from kerascnn.training import build, run
+from kerascnn.training.case import case_of, opened
 from kerascnn.training.options import Overrides
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def measured(
         UsageError: The training can't be begun.
     """
     with settings.computing(), contextlib.redirect_stdout(io.StringIO()):
-        found, options, train, test, plan = run.opened(recipe, overrides)
+        found, options, train, test, plan = opened(recipe, overrides)
         fingerprint = describe.fingerprint(describe.describe(found.recipe))
         wanted = key(fingerprint, options, found.dataset, train, plan)
         costs = kept([wanted])[0]
@@ -121,12 +122,13 @@ def memory(
     from kerascnn.engine import footprint
 
     with settings.computing(), contextlib.redirect_stdout(io.StringIO()):
-        case = run.case_of(recipe, overrides)
+        case = case_of(recipe, overrides)
         splits = case.train, case.test
 
         def planned(batch_size: int) -> footprint.Footprint:
             return footprint.footprint(
-                case.model, splits, batch_size, overrides.recorded
+                *(case.model, splits, batch_size, overrides.recorded),
+                case.plan.accumulate,
             )
 
         first = planned(case.plan.batch_size)
@@ -177,6 +179,7 @@ def key(
         "fingerprint": fingerprint,
         "shape": list(dataset.shape),
         "batch_size": plan.batch_size,
+        "accumulate": plan.accumulate,
         "partial": not plan.drop_last and len(train) % plan.batch_size > 0,
         "record": options.recorded,
         **{name: getattr(options, name) for name in names},
@@ -257,7 +260,7 @@ class _Clock(keras.callbacks.Callback):
 def _measured(recipe: Recipe, overrides: Overrides) -> Costs:
     """Begin a training, and time its parts."""
     began = time.perf_counter()
-    case = run.case_of(recipe, overrides)
+    case = case_of(recipe, overrides)
     built = time.perf_counter() - began
     size = case.plan.batch_size
     whole, rest = divmod(len(case.train), size)

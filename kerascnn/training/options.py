@@ -46,6 +46,10 @@ class Overrides:
     does. The run's page comes after it."""
     batch_size: Integer = None
     """Images a step."""
+    accumulate: Annotated[int, tyro.conf.arg(metavar="K")] = 1
+    """Compute each batch in K equal parts, one after the other, and update the weights
+    once, by the gradient of all: a step takes the memory of a part. BatchNorm takes its
+    mean and variance of each part."""
     learning_rate: Number = None
     """The optimiser's learning rate, before any decay."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -124,7 +128,7 @@ class Overrides:
     def __post_init__(self):
         for name, kind in typing.get_type_hints(Overrides).items():
             object.__setattr__(self, name, _as(kind, getattr(self, name), name))
-        text.check_positive(self, "epochs", "batch_size", "limit")
+        text.check_positive(self, "epochs", "batch_size", "limit", "accumulate")
         if self.image_size is not None and not 1 <= self.image_size <= _LARGEST:
             raise UsageError(
                 f"--image-size {self.image_size}: expected 1 to {_LARGEST} pixels."
@@ -173,7 +177,8 @@ class Overrides:
         """Names of the options that make the run another case than the recipe's."""
         # The seed, and where the data or the run lie, do not.
         deciding = (
-            *("epochs", "batch_size", "learning_rate", "limit", "validation"),
+            *("epochs", "batch_size", "accumulate", "learning_rate", "limit"),
+            "validation",
             *("dataset", "image_size", "class_weights", "precision"),
             *("weights", "freeze"),
         )

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import UsageError, data, describe, optim, runs
-from kerascnn.data import limited, usual
+from kerascnn import UsageError, data, describe, runs
+from kerascnn.data import usual
 from kerascnn.data.decoding import RULE
 from kerascnn.engine import finite, fit, views
-from kerascnn.engine.choice import choose_engine
-from kerascnn.engine.plan import Plan, for_sample
 from kerascnn.engine.recorder import Recorder
 from kerascnn.process import determinism, machine, memory, prepare, settings
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
@@ -34,12 +32,11 @@ from kerascnn.training import (
     resume,
 )
 from kerascnn.training.autosave import Autosave, check_start
-from kerascnn.training.build import compiled
+from kerascnn.training.case import Case, case_of, fitted
 from kerascnn.training.options import Overrides
 from kerascnn.training.progress import Progress, Record, choosing_by, learning_rate
 
 if TYPE_CHECKING:
-    from kerascnn.data import DataSet, Split
     from kerascnn.recipe import Recipe
 
 # What the backends say where memory is short: they have no exception in common.
@@ -101,47 +98,6 @@ def train(
                 f"({one_line(error, most=300)}): install that package, or take out "
                 "of the recipe what needs it."
             ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Case:
-    """What a run trains, and on what."""
-
-    images: images.Images
-    overrides: Overrides
-    train: Split
-    test: Split  # what the run is evaluated on, which may be held out of the training
-    plan: Plan
-    engine: ModuleType
-    model: keras.Model
-    kept: keras.Model
-    callbacks: list[keras.callbacks.Callback]
-    class_weights: list[float] | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe, made to take the images."""
-        return self.images.recipe
-
-    @property
-    def dataset(self) -> DataSet:
-        """The whole set."""
-        return self.images.dataset
-
-    @property
-    def steps(self) -> int:
-        """Steps an epoch."""
-        return self.plan.steps(len(self.train))
-
-    @property
-    def held_out(self) -> bool:
-        """Whether the run is evaluated on images held out of the training set."""
-        return self.overrides.validation is not None
-
-    @property
-    def evaluated(self) -> str:
-        """What the images of `test` are called in records."""
-        return "validation" if self.held_out else "test"
 
 
 def _train(
@@ -228,54 +184,7 @@ def _train(
     return run
 
 
-def opened(
-    recipe: Recipe, overrides: Overrides
-) -> tuple[images.Images, Overrides, Split, Split, Plan]:
-    """Check what can be and load the images; return what a run's models are built for.
-
-    The data set and the recipe that takes it, options with absolute paths, the images
-    to train on and those to evaluate on, and how to go through them.
-    """
-    backend = keras.backend.backend()
-    if overrides.backend not in (None, backend):
-        raise UsageError(
-            f"backend {overrides.backend!r}: Keras runs on {backend} already; set the "
-            "environment variable KERAS_BACKEND before Keras is imported."
-        )
-    if overrides.deterministic:
-        determinism.require()
-    overrides = resume.absolute(overrides)
-    found = images.loaded(recipe, overrides)
-    recipe, dataset = found.recipe, found.dataset
-    train, test = _splits(dataset, overrides)
-    plan = plan_of(recipe, overrides, dataset)
-    if plan.batch_size > len(train):
-        plan = dataclasses.replace(plan, batch_size=len(train))
-    return found, overrides, train, test, plan
-
-
-def case_of(recipe: Recipe, overrides: Overrides) -> _Case:
-    """Check what can be, load the images, and build the models."""
-    found, overrides, train, test, plan = opened(recipe, overrides)
-    recipe, dataset = found.recipe, found.dataset
-    weights = images.class_weights(dataset, train) if overrides.class_weights else None
-    engine = choose_engine(overrides.engine, recipe, train, test)
-    steps = plan.steps(len(train)) * plan.epochs
-    model, kept = compiled(recipe, dataset, overrides, steps, weights)
-    build.adapt(recipe, kept, train.images)
-    callbacks = recipe.callbacks()
-    if overrides.budget is not None:
-        own = dataclasses.replace(overrides, epochs=None)
-        of = plan_of(recipe, own, dataset).epochs
-        callbacks = optim.stretched(callbacks, plan.epochs, of)
-    optim.check_callbacks(model.optimizer, callbacks)
-    models = model, kept
-    return _Case(
-        found, overrides, train, test, plan, engine, *models, callbacks, weights
-    )
-
-
-def _announce(case: _Case, config: dict[str, Any]) -> None:
+def _announce(case: Case, config: dict[str, Any]) -> None:
     """Print what the user must know of the images and settings of a run."""
     for line in [*runs.trained_on(config), *runs.fine_tuned(config)]:
         print(line, flush=True)
@@ -308,9 +217,9 @@ def _announce(case: _Case, config: dict[str, Any]) -> None:
             "new images. Hold out a share to choose by: --validation 0.1.",
             flush=True,
         )
-    fitted = _fitted(case.recipe, case.overrides, plan)
-    if fitted and dataset.sample:
-        own = " ".join(f"--{option} {value}" for option, value in fitted.items())
+    changed = fitted(case.recipe, case.overrides, plan)
+    if changed and dataset.sample:
+        own = " ".join(f"--{option} {value}" for option, value in changed.items())
         print(
             f"Settings that fit a sample: {plan.epochs} epochs in batches of "
             f"{plan.batch_size}; the recipe's own: {own}."
@@ -318,7 +227,7 @@ def _announce(case: _Case, config: dict[str, Any]) -> None:
 
 
 def _fit(
-    case: _Case, callbacks: list[keras.callbacks.Callback], autosave: Autosave
+    case: Case, callbacks: list[keras.callbacks.Callback], autosave: Autosave
 ) -> None:
     """Train to the end, or raise what the user can do about what went wrong."""
     try:
@@ -342,7 +251,7 @@ def _fit(
         raise mistake from error
 
 
-def named(error: Exception, case: _Case) -> Exception:
+def named(error: Exception, case: Case) -> Exception:
     """Return an error of a training, or a `UsageError` where memory is short."""
     if not _MEMORY.search(f"{type(error).__name__}: {error}"):
         return error
@@ -354,7 +263,7 @@ def named(error: Exception, case: _Case) -> Exception:
     )
 
 
-def _config(case: _Case) -> dict[str, Any]:
+def _config(case: Case) -> dict[str, Any]:
     """Return what a run's `config.json` says of it."""
     recipe, overrides = case.recipe, case.overrides
     dataset, plan = case.dataset, case.plan
@@ -367,7 +276,7 @@ def _config(case: _Case) -> dict[str, Any]:
         "fingerprint": describe.fingerprint(description),
         "course": dataclasses.asdict(recipe.course),
         "overrides": overrides.changed
-        + [o.replace("-", "_") for o in _fitted(recipe, overrides, plan)],
+        + [o.replace("-", "_") for o in fitted(recipe, overrides, plan)],
         "options": resume.record(overrides),
         "epochs": plan.epochs,
         "batch_size": plan.batch_size,
@@ -379,6 +288,7 @@ def _config(case: _Case) -> dict[str, Any]:
         "class_weights": case.class_weights,
         "validation": overrides.validation,
         "precision": overrides.precision,
+        "accumulate": plan.accumulate,
         "freeze": list(overrides.freeze),
         "frozen": fine_tuning.frozen(recipe, overrides.freeze),
         "engine": case.engine.__name__.rpartition(".")[2],
@@ -419,7 +329,7 @@ def _devices(engine: ModuleType, model: keras.Model, batch_size: int) -> int:
 
 
 def _begin_with_weights(
-    case: _Case, open_weights: Callable[[str], fine_tuning.Source]
+    case: Case, open_weights: Callable[[str], fine_tuning.Source]
 ) -> dict[str, Any]:
     """Give the network the weights that the options name; return the record of them."""
     place = case.overrides.weights
@@ -431,7 +341,7 @@ def _begin_with_weights(
 
 def _go_on(
     run: runs.Run,
-    case: _Case,
+    case: Case,
     config: dict[str, Any],
     open_weights: Callable[[str], fine_tuning.Source],
 ) -> tuple[checkpoint.Checkpoint | None, set[str]]:
@@ -479,7 +389,7 @@ def _go_on(
     return start, renewed
 
 
-def _further(run: runs.Run, case: _Case, done: int) -> dict[str, Any]:
+def _further(run: runs.Run, case: Case, done: int) -> dict[str, Any]:
     """Keep how a run has ended that trains on; return what its record says of it."""
     before = run.config
     kept = run.keep_end(done)
@@ -494,7 +404,7 @@ def _further(run: runs.Run, case: _Case, done: int) -> dict[str, Any]:
     }
 
 
-def _from(start: checkpoint.Checkpoint, case: _Case) -> _Case:
+def _from(start: checkpoint.Checkpoint, case: Case) -> Case:
     """Return a case whose plan begins at a checkpoint."""
     plan = dataclasses.replace(
         case.plan,
@@ -506,7 +416,7 @@ def _from(start: checkpoint.Checkpoint, case: _Case) -> _Case:
 
 
 def _explained(
-    error: finite.NotFiniteError, case: _Case, autosave: Autosave
+    error: finite.NotFiniteError, case: Case, autosave: Autosave
 ) -> finite.NotFiniteError:
     """Say of a bad step where its numbers broke, and what there is to go back to."""
     plan, steps, folder = case.plan, case.steps, autosave.run.folder
@@ -536,7 +446,7 @@ def _explained(
     )
 
 
-def _with_views(case: _Case) -> dict[str, float]:
+def _with_views(case: Case) -> dict[str, float]:
     """Return the accuracy of the mean logits of a recipe's views, and their number."""
     if case.recipe.views is None:
         return {}
@@ -551,7 +461,7 @@ def _with_views(case: _Case) -> dict[str, float]:
 
 
 def _finish(
-    case: _Case,
+    case: Case,
     autosave: Autosave,
     finished: bool,
     draw: Callable[[runs.Run], object],
@@ -574,7 +484,7 @@ def _finish(
     run.write_result(result | marks | {"weights_sha256": build.weights_hash(kept)})
 
 
-def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
+def _figures(case: Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
     """Return how a run ended, but for the hash of its weights."""
     left_out = finite.left_out(case.model.optimizer)
     last = autosave.run.metrics[-1]
@@ -601,40 +511,3 @@ def _figures(case: _Case, autosave: Autosave, finished: bool) -> dict[str, Any]:
         "peak_memory_bytes": machine.peak_memory(),
         "steps_left_out": left_out,
     }
-
-
-def plan_of(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
-    """Return how a run goes through its images."""
-    epochs, batch_size = recipe.epochs, recipe.batch_size
-    if dataset.sample:
-        epochs, batch_size = for_sample(epochs, batch_size, len(dataset.train))
-    return Plan(
-        epochs=overrides.epochs or epochs,
-        batch_size=overrides.batch_size or batch_size,
-        seed=overrides.seed,
-        drop_last=recipe.drop_last,
-    )
-
-
-def _fitted(recipe: Recipe, overrides: Overrides, plan: Plan) -> dict[str, int]:
-    """Return the recipe's own values of what a sample has changed, by option."""
-    names = {"epochs": "epochs", "batch-size": "batch_size"}
-    return {
-        option: getattr(recipe, name)
-        for option, name in names.items()
-        if getattr(overrides, name) is None
-        and getattr(plan, name) != getattr(recipe, name)
-    }
-
-
-def _splits(dataset: DataSet, overrides: Overrides) -> tuple[Split, Split]:
-    """Return the images to train on and those to evaluate on."""
-    train_split, test_split = dataset.train, dataset.test
-    if overrides.validation:
-        train_split, test_split = data.split(
-            train_split, overrides.validation, overrides.seed
-        )
-    return (
-        limited(train_split, overrides.limit),
-        limited(test_split, overrides.limit),
-    )

@@ -53,7 +53,7 @@ MET = {
     "data/archives.py": ["data import"],
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
-    "cli/recipes.py": ["new", "list"],
+    "cli/recipes.py": ["new", "list", "show"],
     "cli/report.py": ["report", "compare"],
     "cli/compare.py": ["compare"],
     "page/figures.py": ["report"],

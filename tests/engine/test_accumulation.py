@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerascnn import accelerate, data
+import kerascnn
+from kerascnn import UsageError, accelerate, data
 from kerascnn.data import Split
 
 pytestmark = pytest.mark.skipif(
@@ -107,3 +108,27 @@ def test_pieces_hold_each_image_once():
     # Devices have 0 to 5 and 6 to 11; each has half of every piece.
     np.testing.assert_array_equal(full, [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]])
     assert not len(rest)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accumulate": 3}, "--accumulate 3: a batch of 20 images does not fall"),
+        ({"accumulate": 0}, "--accumulate 0: expected 1 or more"),
+        ({"accumulate": 4, "engine": "fit"}, "--accumulate is for the epoch engine"),
+    ],
+)
+def test_what_does_not_fit_is_a_line(tmp_path, options, said):
+    short = {"data": "sample", "limit": 40, "batch_size": 20, "out": tmp_path / "run"}
+    with pytest.raises(UsageError, match=said):
+        kerascnn.train("fashion_mlp", **short, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_parts_says_so(tmp_path):
+    short = {"data": "sample", "limit": 40, "batch_size": 20, "epochs": 1}
+    run = kerascnn.train("fashion_mlp", **short, accumulate=4, out=tmp_path / "run")
+    assert run.config["accumulate"] == 4
+    assert "accumulate" in run.config["overrides"]
+    whole = kerascnn.train("fashion_mlp", **short, out=tmp_path / "whole")
+    assert run.history["loss"] == pytest.approx(whole.history["loss"], rel=1e-5)

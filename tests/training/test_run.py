@@ -18,7 +18,8 @@ from kerascnn import UsageError, api, data, recipe
 from kerascnn.engine import choice, fit
 from kerascnn.engine import epoch as epoch_module
 from kerascnn.runs import Run
-from kerascnn.training import checkpoint
+from kerascnn.training import build, checkpoint
+from kerascnn.training import case as training_case
 from kerascnn.training import options as run_options
 from kerascnn.training import run as training_run
 from kerascnn.training.progress import Progress
@@ -406,13 +407,13 @@ def test_too_few_images_for_a_batch_name_the_way_out(tmp_path):
 @pytest.mark.few("fast")
 def test_half_precision_scales_the_loss(tmp_path, options, monkeypatch):
     """Else gradients below 6e-8 would be zero in float16."""
-    models, compiled = [], training_run.compiled
+    models, compiled = [], build.compiled
 
     def noted(*arguments):
         models.append(compiled(*arguments))
         return models[-1]
 
-    monkeypatch.setattr(training_run, "compiled", noted)
+    monkeypatch.setattr(build, "compiled", noted)
     run = training_run.train(
         recipe.load("fashion_lenet"),
         run_options.Overrides(
@@ -476,14 +477,14 @@ def test_a_sample_is_trained_on_in_settings_that_fit_it(name, sample, given):
     dataset = data.load("cifar10", "sample")
     dataset = dataclasses.replace(dataset, sample=sample)
     overrides = run_options.Overrides(**given)
-    plan = training_run._plan(chosen, overrides, dataset)
+    plan = training_case.plan_of(chosen, overrides, dataset)
     batch_size = chosen.batch_size
     while sample and batch_size * 32 > len(dataset.train):
         batch_size //= 2
     epochs = min(chosen.epochs, 16) if sample else chosen.epochs
     wanted = {"epochs": epochs, "batch_size": batch_size} | given
     assert (plan.epochs, plan.batch_size) == (wanted["epochs"], wanted["batch_size"])
-    told = training_run._fitted(chosen, overrides, plan)
+    told = training_case.fitted(chosen, overrides, plan)
     own = {"epochs": chosen.epochs, "batch-size": chosen.batch_size}
     differ = (epochs != chosen.epochs, batch_size != chosen.batch_size)
     expected = {
