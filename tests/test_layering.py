@@ -78,7 +78,8 @@ ORDER = {
     ],
     "engine": [
         *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
-        *("recorder", "executables", "epoch", "footprint", "fit", "choice", "views"),
+        *("recorder", "executables", "accumulation", "epoch", "footprint", "fit"),
+        *("choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "memory"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from kerascnn import data
 from kerascnn.acceleration import stock_operations
-from kerascnn.engine import finite, losses, placement, recorder
+from kerascnn.engine import accumulation, finite, losses, placement, recorder
 from kerascnn.engine.executables import Executables
 from kerascnn.engine.steps import build_metrics
 from kerascnn.process import memory
@@ -345,49 +345,6 @@ def _step_function(
 
     gradient = jax.grad(loss_of, has_aux=True)
 
-    def gradient_of(
-        state: State,
-        images: jax.Array,
-        labels: jax.Array,
-        parts: jax.Array,
-        rest: jax.Array,
-    ) -> tuple[list, tuple[list, State]]:
-        def of(weights, others, chosen):
-            batch = images[chosen], labels[chosen]
-            return gradient(weights, others, state["optimizer"], *batch)
-
-        weights, others, left = state["weights"], state["others"], len(rest)
-        if not left and len(parts) == 1:
-            return of(weights, others, parts[0])
-        if not len(parts):
-            return of(weights, others, rest)
-
-        def add(so_far, chosen):
-            # What follows from weights that are the same for all parts, as a kernel's
-            # transform, XLA would compute before the loop and keep. Where the loop is
-            # unrolled, no part begins before the last one has ended.
-            so_far, held, chosen = jax.lax.optimization_barrier(
-                (so_far, weights, chosen)
-            )
-            total, others = so_far
-            gradients, (others, sums) = of(held, others, chosen)
-            return (jax.tree.map(jnp.add, total, (gradients, sums)), others), None
-
-        zeros = jax.tree.map(jnp.zeros_like, weights), _zeros()
-        found, _ = jax.lax.scan(add, (zeros, others), parts, unroll=unroll or 1)
-        (gradients, sums), others = found
-        if not left:
-            return [each / len(parts) for each in gradients], (others, sums)
-        found, held, rest = jax.lax.optimization_barrier((found, weights, rest))
-        (gradients, sums), others = found
-        last, (others, of_rest) = of(held, others, rest)
-        size, images_in_all = parts.shape[1], parts.size + left
-        gradients = [
-            (size * total + left * each) / images_in_all
-            for total, each in zip(gradients, last, strict=True)
-        ]
-        return gradients, (others, jax.tree.map(jnp.add, sums, of_rest))
-
     def step(
         state: State,
         images: jax.Array,
@@ -396,7 +353,14 @@ def _step_function(
         rest: jax.Array,
     ) -> tuple[State, jax.Array | None]:
         counter = finite.index(optimizer)
-        gradients, (others, sums) = gradient_of(state, images, labels, parts, rest)
+
+        def of(weights, others, chosen):
+            batch = images[chosen], labels[chosen]
+            return gradient(weights, others, state["optimizer"], *batch)
+
+        gradients, (others, sums) = accumulation.gradients(
+            *(of, state["weights"], state["others"], parts, rest, _zeros(), unroll)
+        )
         weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]
         )

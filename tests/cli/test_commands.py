@@ -70,7 +70,7 @@ def test_each_command_has_help(command, capsys):
         ("run fashion_mlp --data sample --li", ["--limit"]),
         ("new mine --fr", ["--from"]),
         ("data get --", ["--data-dir"]),
-        ("resume run --f", ["--force"]),
+        ("resume run --fo", ["--force"]),
         ("cookbook --c", ["--check"]),
         ("nothing ", []),
     ],

@@ -50,6 +50,7 @@ MET = {
     "studies/": ["parity"],
     "training/": ["run"],
     "data/importing.py": ["data import"],
+    "data/checking.py": ["data check"],
     "data/archives.py": ["data import"],
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
