@@ -109,12 +109,16 @@ def mend(found: Findings, target: Path) -> tuple[int, int]:
     """
     target = expanded(target).absolute()
     if target.resolve().is_relative_to(found.path.resolve()):
-        raise UsageError(f"--fix {target} lies in the set itself: name another folder.")
+        raise UsageError(
+            f"{target} lies in the set itself: name another folder for the copy."
+        )
     copied = converted = 0
     try:
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
-            raise UsageError(f"--fix {target} already holds files: name a new folder.")
+            raise UsageError(
+                f"{target} already holds files: name a new folder for the copy."
+            )
         for role, files in found.listing.files.items():
             for file, label in files:
                 if file not in found.kinds:
@@ -126,7 +130,9 @@ def mend(found: Findings, target: Path) -> tuple[int, int]:
                 else:
                     converted += 1
     except OSError as error:
-        raise UsageError(f"--fix {target}: {error.strerror or error}.") from error
+        raise UsageError(
+            f"{target} can't be written: {error.strerror or error}."
+        ) from error
     return copied, converted
 
 

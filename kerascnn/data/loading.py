@@ -50,8 +50,8 @@ def load(
         return _from_images(name, data, data_dir, cache_dir, form, skip_bad)
     if skip_bad:
         raise UsageError(
-            f"--skip-bad is for images of your own, and {name} is a set of "
-            "tensorflow-datasets: leave it out."
+            f"bad files are left out (skip_bad) of images of your own, and {name} is "
+            "a set of tensorflow-datasets: leave the option out."
         )
     if data == "sample" and data_dir is not None:
         raise UsageError(
@@ -138,7 +138,7 @@ def _check_room(images: ImageFiles | ArrayFile, form: Form) -> None:
         raise UsageError(
             f"{images.number:,} images of {height} x {width} x {channels} take "
             f"{text.size(needed)}, and this machine has {text.size(memory)} of memory: "
-            "pass a smaller --image-size, because a set is held in memory whole."
+            "a set is held in memory whole, so take a smaller size of image."
         )
 
 
