@@ -55,6 +55,7 @@ MET = {
     "data/downloading.py": ["run", "data get"],
     "data/": ["run", "learns", "parity", "data statistics"],
     "cli/recipes.py": ["new", "list", "show"],
+    "translations/": ["show", "lessons", "lesson"],
     "cli/report.py": ["report", "compare"],
     "cli/compare.py": ["compare"],
     "page/figures.py": ["report"],
