@@ -55,7 +55,7 @@ for role, split in (("train", sample.train), ("test", sample.test)):
         place = folder / role / name
         place.mkdir(parents=True, exist_ok=True)
         chosen = np.flatnonzero(split.labels == sample.classes.index(name))
-        for number in chosen[:120]:
+        for number in chosen[:60]:
             Image.fromarray(split.images[number]).save(place / f"{number}.png")
 print(sum(1 for _ in folder.rglob("*.png")), "images")
 
@@ -71,7 +71,7 @@ print(sum(1 for _ in folder.rglob("*.png")), "images")
 # ## Train
 
 # %%
-run = kerascnn.train("cifar_vgg_bn", dataset="./mine", epochs=3, batch_size=64)
+run = kerascnn.train("cifar_conv", dataset="./mine", epochs=3, batch_size=64)
 
 # %%
 print(f"test accuracy after the last epoch: {run.result['test_accuracy']:.1%}")
@@ -96,7 +96,7 @@ print(run.report())
 # From Python, arrays of raw images:
 
 # %%
-files = sorted(folder.glob("test/*/*.png"))[::40]
+files = sorted(folder.glob("test/*/*.png"))[::20]
 images = np.stack([np.asarray(Image.open(file)) for file in files])
 classes = run.config["data"]["classes"]
 for file, row in zip(files, run.predict(images), strict=True):

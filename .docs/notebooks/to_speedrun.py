@@ -60,10 +60,10 @@ import kerascnn
 # little for the order of the ladder to show.
 
 # %%
-options = {"data": "sample", "limit": 1000, "epochs": 2}
+options = {"data": "sample", "limit": 500, "epochs": 2}
 runs = {
     name: kerascnn.train(name, **options, record="light", report=False)
-    for name in ("cifar_mlp", "cifar_vgg", "cifar_vgg_bn")
+    for name in ("cifar_mlp", "cifar_conv", "cifar_vgg")
 }
 
 # %%
