@@ -179,7 +179,8 @@ def command(config: dict[str, Any]) -> str:
         first, *more = [*ends, config["epochs"]]
         options = {**config.get("options", {}), "epochs": first, "out": "again"}
         given = {**config, "options": options, "trained_on_after": []}
-        further = [f"kerascnn resume again --epochs {epochs}" for epochs in more]
+        resume = ["kerascnn", "resume", "again"]
+        further = [shlex.join([*resume, *_option("epochs", each)]) for each in more]
         return " && ".join([command(given), *further])
     plain, given = Overrides(), config.get("options", {})
     backend = config["environment"]["backend"]
@@ -193,16 +194,17 @@ def command(config: dict[str, Any]) -> str:
     for name, value in chosen.items():
         if name in kept or value == getattr(plain, name, None):
             continue
-        option = name.replace("_", "-")
-        if isinstance(value, list):
-            for each in value:
-                words += [f"--{option}", each]
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", str(value)]
+        for each in value if isinstance(value, list) else [value]:
+            words += _option(name, each)
     return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """Return the words that give an option."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", str(value)]
 
 
 def _recipe(run: Run) -> Recipe | None:
