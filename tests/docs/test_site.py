@@ -12,6 +12,7 @@ import pytest
 
 import kerascnn
 from kerascnn.cli import commands
+from kerascnn.lessons import page
 
 ROOT = Path(kerascnn.__file__).parents[1]
 DOCS = ROOT / ".docs"
@@ -125,20 +126,13 @@ class Links(HTMLParser):
             self.pictures.append(given.get("alt", ""))
 
 
-@pytest.mark.slow
-def test_the_site_builds_and_holds_together(tmp_path):
-    for package in ("sphinx", "furo", "myst_parser", "jupytext"):
-        pytest.importorskip(package)
-    out = tmp_path / "site"
-    words = [sys.executable, str(DOCS / "build.py"), str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stdout + done.stderr
+def walked(out):
+    """Read a site's pages, whose links and pictures must lead somewhere."""
     read = {file: Links(file.read_text("utf-8")) for file in out.rglob("*.html")}
-    assert len(read) > 100
-    for file, page in read.items():
-        for target in page.fetched:
+    for file, links in read.items():
+        for target in links.fetched:
             assert not re.match(r"https?:|//", target), f"{file} fetches {target}"
-        for target in page.links + page.fetched:
+        for target in links.links + links.fetched:
             if re.match(r"https?:|mailto:|data:", target):
                 continue
             place, _, anchor = target.partition("#")
@@ -148,6 +142,19 @@ def test_the_site_builds_and_holds_together(tmp_path):
             assert other not in read or unquote(anchor) in read[other].places, (
                 f"{file}: {target}"
             )
+    return read
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_holds_together(tmp_path):
+    for package in ("sphinx", "furo", "myst_parser", "jupytext"):
+        pytest.importorskip(package)
+    out = tmp_path / "site"
+    words = [sys.executable, str(DOCS / "build.py"), str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stdout + done.stderr
+    read = walked(out)
+    assert len(read) > len(kerascnn.names()) + len(page.names())
     for curve in (ROOT / "recipes").glob("*/curve.png"):
         shown = read[out / "generated" / "recipes" / f"{curve.parent.name}.html"]
         assert "Loss and accuracy by epoch" in shown.pictures
