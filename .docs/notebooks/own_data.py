@@ -38,7 +38,7 @@ import kerascnn
 # ## A folder of images
 #
 # One folder a class, inside `train` and `test`. Here: three classes of the bundled
-# sample of CIFAR-10, as PNG files.
+# sample of Fashion-MNIST, as PNG files.
 
 # %%
 from pathlib import Path
@@ -48,15 +48,15 @@ from PIL import Image
 
 from kerascnn import data
 
-sample = data.load("cifar10", data="sample")
+sample = data.load("fashion_mnist", data="sample")
 folder = Path("mine")
 for role, split in (("train", sample.train), ("test", sample.test)):
-    for name in ("cat", "frog", "ship"):
+    for name in ("Bag", "Coat", "Sneaker"):
         place = folder / role / name
         place.mkdir(parents=True, exist_ok=True)
         chosen = np.flatnonzero(split.labels == sample.classes.index(name))
         for number in chosen[:60]:
-            Image.fromarray(split.images[number]).save(place / f"{number}.png")
+            Image.fromarray(split.images[number, ..., 0]).save(place / f"{number}.png")
 print(sum(1 for _ in folder.rglob("*.png")), "images")
 
 # %% [markdown]
@@ -71,7 +71,7 @@ print(sum(1 for _ in folder.rglob("*.png")), "images")
 # ## Train
 
 # %%
-run = kerascnn.train("cifar_conv", dataset="./mine", epochs=3, batch_size=64)
+run = kerascnn.train("fashion_lenet", dataset="./mine", epochs=5, batch_size=16)
 
 # %%
 print(f"test accuracy after the last epoch: {run.result['test_accuracy']:.1%}")
@@ -90,18 +90,18 @@ print(run.report())
 # the network's size:
 
 # %%
-# !kerascnn predict {run.folder} mine/test/frog | head -20
+# !kerascnn predict {run.folder} mine/test/Sneaker | head -20
 
 # %% [markdown]
 # From Python, arrays of raw images:
 
 # %%
 files = sorted(folder.glob("test/*/*.png"))[::20]
-images = np.stack([np.asarray(Image.open(file)) for file in files])
+images = np.stack([np.asarray(Image.open(file)) for file in files])[..., None]
 classes = run.config["data"]["classes"]
 for file, row in zip(files, run.predict(images), strict=True):
     print(
-        f"{file.parent.name:5} is taken for {classes[row.argmax()]} ({row.max():.0%})"
+        f"{file.parent.name:7} is taken for {classes[row.argmax()]} ({row.max():.0%})"
     )
 
 # %% [markdown]

@@ -63,7 +63,7 @@ import kerascnn
 options = {"data": "sample", "limit": 500, "epochs": 2}
 runs = {
     name: kerascnn.train(name, **options, record="light", report=False)
-    for name in ("cifar_mlp", "cifar_conv", "cifar_vgg")
+    for name in ("cifar_mlp", "cifar_edges_cnn", "cifar_vgg")
 }
 
 # %%
