@@ -127,9 +127,7 @@ def _train(
         _announce(case, run.config)
         if start:
             case = _from(start, case)
-        splits = case.train, case.test
-        if large := forecast.line(recipe.name, case.model, case.plan, *splits):
-            print(large, flush=True)
+        _forecast(case)
         trained_on = min(case.steps * case.plan.batch_size, len(case.train))
         record = Record(run, trained_on, case.kept, validation=case.held_out)
         recorder = Recorder(
@@ -224,6 +222,13 @@ def _announce(case: Case, config: dict[str, Any]) -> None:
             f"Settings that fit a sample: {plan.epochs} epochs in batches of "
             f"{plan.batch_size}; the recipe's own: {own}."
         )
+
+
+def _forecast(case: Case) -> None:
+    """Print what a large run will take."""
+    splits = case.train, case.test
+    if large := forecast.line(case.recipe.name, case.model, case.plan, *splits):
+        print(large, flush=True)
 
 
 def _fit(

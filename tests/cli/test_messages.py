@@ -47,6 +47,9 @@ MET = {
     "report/": ["parity", "cookbook", "cookbook add", "learns"],
     "studies/learns.py": ["learns"],
     "studies/backends.py": ["backends"],
+    "studies/doctor.py": ["run"],
+    "studies/lr_find.py": ["lr-find"],
+    "studies/sweep.py": ["sweep"],
     "studies/": ["parity"],
     "training/": ["run"],
     "data/importing.py": ["data import"],
@@ -71,6 +74,7 @@ NOT_OURS = {
     *("--xla", "--error-unmatch", "--porcelain", "--show-prefix", "--verify"),
     *("--end-of-options", "--detach", "--force"),
     *("--help", "--version", "--no-"),
+    *("--query-", "--format"),  # of nvidia-smi
 }
 
 
