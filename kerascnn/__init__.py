@@ -7,6 +7,7 @@
     run = kerascnn.train(recipe, epochs=2, data="sample")
     run.show()                                    # the curve
     run.model().predict(images)                   # plain Keras
+    kerascnn.predict("cifar10", "cat.png")        # comes with the package
 
 Importing the package chooses the Keras backend, JAX unless the environment variable
 `KERAS_BACKEND` says otherwise, and imports nothing else: import it before `keras`.
@@ -45,7 +46,7 @@ class UsageError(ValueError):
 
 if TYPE_CHECKING:
     from kerascnn.acceleration import accelerate
-    from kerascnn.api import resume, train
+    from kerascnn.api import predict, resume, train
     from kerascnn.process.prepare import prepare_process
     from kerascnn.recipe import Recipe, load, names
     from kerascnn.runs import Run
@@ -56,6 +57,7 @@ _MODULES = {
     "load": "recipe",
     "train": "api",
     "resume": "api",
+    "predict": "api",
     "accelerate": "acceleration",
     "prepare_process": "process.prepare",
     "Recipe": "recipe",
@@ -69,6 +71,7 @@ __all__ = [
     "accelerate",
     "load",
     "names",
+    "predict",
     "prepare_process",
     "resume",
     "train",

@@ -15,16 +15,19 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kerascnn import UsageError
 from kerascnn import recipe as recipes
 from kerascnn.process.signals import Interrupted
 from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kerascnn.training.options import Overrides
 
 Folder = str | os.PathLike[str] | None
@@ -162,6 +165,45 @@ def resume(
 
     options = Overrides(**given)
     return _quietly(recipe_of(Run(options.resume)), options, given)
+
+
+def predict(
+    run: Run | Folder, images: np.ndarray | Folder | Sequence[Folder]
+) -> np.ndarray:
+    """Return the probabilities of the classes for images, as arrays or files.
+
+    Args:
+        run: A run, its folder, or the name of a network that comes with the package:
+            `"cifar10"`, `"fashion"`.
+        images: uint8 `(n, height, width, channels)`, as `Run.predict` takes them; or an
+            image file, a folder of them, or several of either, which are brought to the
+            network's size by the rule of training.
+
+    Returns:
+        float64, `(n, classes)`, each row of sum 1, in the order of the files' names.
+
+    Raises:
+        UsageError: There is no such run, or an image can't be used.
+
+    Example:
+        >>> kerascnn.predict("cifar10", "cat.png").argmax(-1)
+    """
+    import numpy as np
+
+    from kerascnn.prediction import files, predictor, shipped
+
+    found = run if isinstance(run, Run) else shipped.run(Path(run or ""))
+    own = predictor.Predictor(found)
+    if isinstance(images, np.ndarray):
+        return own.probabilities(images)
+    places = [images] if isinstance(images, str | os.PathLike) else images or []
+    rows = [np.zeros((0, len(own.classes)))]
+    for pictures in files.read(files.find(map(Path, places)), own.shape):
+        for each in pictures:
+            if each.image is None:
+                raise UsageError(each.wrong)
+            rows.append(own.probabilities(each.image[None]))
+    return np.concatenate(rows)
 
 
 def completed(

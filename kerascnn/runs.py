@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from kerascnn.prediction.evaluation import Figures
+
 # What a run leaves when it ends, beside its checkpoints.
 _OF_THE_END = ("config.json", "metrics.jsonl", "record.npz", "model.keras")
 _OF_THE_END += ("curve.png", "report.html", "result.json")
@@ -285,6 +287,35 @@ class Run:
         from kerascnn.prediction import predictor
 
         return predictor.Predictor(self).probabilities(images, views)
+
+    def evaluate(self, dataset: str | None = None, views: bool = False) -> Figures:
+        """Measure the run's model on its test images, or on another set's.
+
+        Args:
+            dataset: As in `kerascnn.train`; its classes must have the run's names.
+            views: As in `predict`.
+
+        Returns:
+            `accuracy`, `interval`, `crossentropy`, `error` (calibration), `classes`.
+
+        Raises:
+            UsageError: The run has no model yet, or the set does not fit it.
+        """
+        from kerascnn.prediction import evaluation, predictor
+
+        own = predictor.Predictor(self)
+        return evaluation.evaluate(own, dataset, with_views=views)
+
+    def export(self, to: str, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the model as `kerascnn export --to` does, and return the file.
+
+        Raises:
+            UsageError: A package is missing, a layer has no mapping, the logits are not
+                Keras's, or the file can't be written.
+        """
+        from kerascnn.export import formats
+
+        return formats.export(self, to, path and expanded(path)).file
 
     def _repr_png_(self) -> str | None:
         """What a notebook shows: the curve, if there is one."""

@@ -27,7 +27,7 @@ from kerascnn.training.autosave import Autosave
 from kerascnn.training.options import Overrides
 
 PUBLIC = {
-    *("names", "prepare_process", "load", "train", "resume", "accelerate"),
+    *("names", "prepare_process", "load", "train", "resume", "predict", "accelerate"),
     *("Recipe", "Run", "UsageError"),
 }
 SHORT = {"data": "sample", "limit": 128, "batch_size": 64, "epochs": 1}

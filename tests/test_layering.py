@@ -63,7 +63,11 @@ APART = {
 BESIDES = {
     "engine": {"training.autosave.Autosave"},
     "recipe": {"report.card"},
-    "runs": {"demo.page", "page.document", "prediction.predictor", "report.plots"},
+    "runs": {
+        *("demo.page", "export.formats", "page.document", "report.plots"),
+        *("prediction.predictor", "prediction.evaluation"),
+        "prediction.evaluation.Figures",
+    },
 }
 
 ROOT = {"MISSED_BACKEND", "UsageError", "__version__"}

@@ -336,3 +336,42 @@ def test_a_garment_is_named_in_the_first_minute(tmp_path, capsys):
 def test_a_name_of_neither_says_what_comes_with_the_package(capfd):
     assert commands.main(["predict", "cifar", "x.png"]) == 2
     assert "With the package come: cifar10" in capfd.readouterr().err
+
+
+def test_from_python_files_arrays_and_folders_have_keras_s_probabilities(
+    run, folder, test_set, expected
+):
+    one = kerascnn.predict(run, folder / "0.png")
+    np.testing.assert_allclose(one, expected[:1], atol=1e-6)
+    several = kerascnn.predict(run.folder, [folder / "3.png", str(folder / "1.png")])
+    np.testing.assert_allclose(several, expected[[3, 1]], atol=1e-6)
+    every = kerascnn.predict(str(run.folder), folder)
+    np.testing.assert_allclose(every, expected[:5], atol=1e-6)
+    arrays = kerascnn.predict(run, test_set.images[:3])
+    np.testing.assert_allclose(arrays, expected[:3], atol=1e-6)
+    assert kerascnn.predict(run, []).shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("place", "images", "said"),
+    [
+        ("nothing", "0.png", "nothing"),
+        ("fashion", "gone.png", "there is no"),
+        ("fashion", "text.png", "text.png"),
+    ],
+)
+def test_from_python_a_mistake_is_one_line(folder, place, images, said):
+    (folder / "text.png").write_text("no image")
+    with pytest.raises(UsageError, match=said) as mistake:
+        kerascnn.predict(place, folder / images)
+    assert "\n" not in str(mistake.value)
+
+
+def test_from_python_a_run_is_evaluated_and_exported(run, test_set, expected, tmp_path):
+    figures = run.evaluate()
+    right = (expected[:640].argmax(-1) == test_set.labels[:640]).mean()
+    assert figures.accuracy == pytest.approx(right)
+    file = run.export("keras", tmp_path / "mine.keras")
+    again = keras.saving.load_model(file).predict(test_set.images[:5], verbose=0)
+    found = np.asarray(keras.activations.softmax(again.astype("float64")))
+    np.testing.assert_allclose(found, expected[:5], atol=1e-6)
