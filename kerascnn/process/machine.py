@@ -26,7 +26,7 @@ BACKEND_MODULES = {
 # The package's folders whose code decides no training.
 NO_PART_OF_A_TRAINING = (
     *("recipes", "lessons", "bench", "parity", "report", "page"),
-    *("prediction", "export", "twins", "studies", "cli"),
+    *("prediction", "export", "demo", "twins", "studies", "cli", "translations"),
 )
 
 

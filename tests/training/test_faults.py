@@ -448,9 +448,9 @@ from kerascnn import data
 from kerascnn.cli import run as run_recipe
 number = int(sys.argv.pop())
 load = data.load
-def late(*words):
+def late(*words, **options):
     os.kill(os.getpid(), number)
-    return load(*words)
+    return load(*words, **options)
 data.load = late
 run_recipe.main(small.RECIPE)
 """
