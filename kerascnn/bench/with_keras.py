@@ -73,7 +73,7 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
     from kerascnn.acceleration import accelerate
     from kerascnn.engine import epoch, finite, placement
 
-    model = accelerate(recipe.network())
+    model = accelerate(building.network(recipe))
     building.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
     counter = finite.index(model.optimizer)
@@ -97,7 +97,7 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
 
 def keras_steps(recipe: Recipe, batch: Split) -> Work:
     """Steps of stock Keras's `fit` on the backend in use, on scaled images."""
-    model = recipe.network()
+    model = building.network(recipe)
     building.compile_model(model, recipe)
     return lambda number: model.fit(
         SameBatch(batch, number), epochs=1, shuffle=False, verbose=0

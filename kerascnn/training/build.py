@@ -54,6 +54,17 @@ def build(
     return models
 
 
+def network(recipe: Recipe) -> keras.Model:
+    """Make a recipe's network alone.
+
+    Raises:
+        UsageError: It has another number of parameters than the recipe states.
+    """
+    made = recipe.network()
+    recipes.check_parameters(recipe, made)
+    return made
+
+
 def is_random(layer: keras.layers.Layer) -> bool:
     """Whether a layer of a transform acts in training only."""
     return type(layer).__name__.startswith("Random")

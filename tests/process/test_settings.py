@@ -175,14 +175,14 @@ def test_the_precision_that_is_asked_for_holds():
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.parametrize("use", [training_run.train, card.show, build.compile_model])
+@pytest.mark.parametrize("use", [training_run.train, card.show, build.network])
 def test_another_number_of_parameters_is_refused(use, tmp_path):
     case = dataclasses.replace(CASE, parameters=1_611_626)
     options = run_options.Overrides(data="sample", limit=96, out=tmp_path)
     arguments = {
         training_run.train: (case, options),
         card.show: (case,),
-        build.compile_model: (case.network(), case),
+        build.network: (case,),
     }
     with pytest.raises(
         UsageError, match=r"parameters=1_611_626, .* has 1_498: correct"
@@ -190,7 +190,7 @@ def test_another_number_of_parameters_is_refused(use, tmp_path):
         use(*arguments[use])
     assert not list(tmp_path.iterdir())
     unstated = dataclasses.replace(CASE, parameters=0)
-    build.compile_model(unstated.network(), unstated)
+    build.network(unstated)
 
 
 def test_keras_json_changes_no_run(tmp_path):
