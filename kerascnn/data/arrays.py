@@ -1,8 +1,10 @@
 """A data set as arrays: `Split` and `DataSet`."""
 
 import hashlib
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,15 @@ class DataSet:
         """Height, width and channels of one image."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+
+def give_back(array: np.ndarray) -> None:
+    """Let the system have the memory of what was read of an array in a file."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def digest(array: np.ndarray) -> str:

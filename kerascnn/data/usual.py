@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kerascnn.data import arrays
+
 # Of a thousand images of the set itself, one lies outside a range.
 _OUTSIDE = 0.001
 _LOOKED_AT = 10_000
+_AT_ONCE = 500  # images, whose arrays are small beside a set's
 
 # Of each measure: what is said of an image below the usual range, and above it.
 SAID = {
@@ -30,6 +33,8 @@ def ranges(images: np.ndarray) -> dict[str, list[float]]:
     """
     step = -(-len(images) // _LOOKED_AT) or 1
     found = _measured(np.asarray(images[::step]))
+    # Else it would be held while the training is compiled, which takes most.
+    arrays.give_back(images)
     shares = _OUTSIDE / 2, 1 - _OUTSIDE / 2
     return {
         name: [round(float(x), 1) for x in np.quantile(values, shares)]
@@ -59,6 +64,14 @@ def unlike(images: np.ndarray, usual: Mapping[str, list[float]]) -> list[list[st
 
 
 def _measured(images: np.ndarray) -> dict[str, np.ndarray]:
+    parts = [
+        _measures(images[start : start + _AT_ONCE])
+        for start in range(0, max(1, len(images)), _AT_ONCE)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in SAID}
+
+
+def _measures(images: np.ndarray) -> dict[str, np.ndarray]:
     light = images.mean(-1, dtype="float32")
     ring = [light[:, 0], light[:, -1], light[:, 1:-1, 0], light[:, 1:-1, -1]]
     return {

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from kerascnn import data
+from kerascnn.data import arrays
 from kerascnn.data.cache import cache_directory
 
 FILES = [
@@ -162,6 +164,7 @@ def test_processes_that_start_at_once(tiny, tmp_path):
     code = """
 import sys
 from kerascnn import data
+from kerascnn.data import arrays
 loaded = data.load("tiny", data_dir=sys.argv[1], cache_dir=sys.argv[2])
 print(loaded.hash, int(loaded.train.images.sum()))
 """
@@ -243,3 +246,22 @@ print(time.process_time() - start)
         [sys.executable, "-c", code], capture_output=True, check=True
     )
     assert float(answer.stdout) < 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux counts pages")
+def test_what_was_read_of_an_array_in_a_file_is_given_back(tmp_path):
+    def resident():
+        with open("/proc/self/smaps", encoding="utf-8") as lines:
+            text = lines.read()
+        (part,) = (each for each in text.split("VmFlags") if str(tmp_path) in each)
+        return int(re.search(r"Rss: +(\d+) kB", part[part.index(str(tmp_path)) :])[1])
+
+    images = np.random.default_rng(0).integers(0, 256, (20_000, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    array = np.load(tmp_path / "images.npy", mmap_mode="r")[:15_000]
+    assert array.sum(dtype="int64") == images[:15_000].sum(dtype="int64")
+    assert resident() > 2_500
+    arrays.give_back(array)
+    assert resident() < 500
+    np.testing.assert_array_equal(array, images[:15_000])
+    arrays.give_back(images)  # in memory: nothing happens

@@ -237,8 +237,15 @@ def test_a_sum_with_a_constant_is_named(by):
         (["--to", "onnx", "--out", "here.onnx"], "here.onnx exists"),
         (["--to", "onnx", "--out", "gone/x.onnx"], "there is no folder gone"),
         (["--to", "keras", "--out", "x.h5"], "ends in .keras"),
-        (["--to", "torch", "--out", "x.pt"], "ends in .py"),
-        (["--to", "torch", "--out", "my net.py"], "letters, digits and underscores"),
+        *(
+            pytest.param(
+                ["--to", "torch", "--out", out], said, marks=pytest.mark.needs("torch")
+            )
+            for out, said in (
+                ("x.pt", "ends in .py"),
+                ("my net.py", "letters, digits and underscores"),
+            )
+        ),
         (["--to", "torch", "--out", "there.py"], "there.safetensors exists"),
         (["--to", "onxx"], "did you mean onnx"),
         (["--to", "pdf"], "--to"),
