@@ -356,10 +356,7 @@ class Run:
             path.unlink(missing_ok=True)
 
     def keep_end(self, epochs: int) -> Path:
-        """Keep how the run has ended in a folder of its own, which is a run too.
-
-        The result is gone from this folder then, because the run goes on.
-        """
+        """Move how the run has ended into a folder of its own, which is a run too."""
         kept = self.folder / ended(epochs)
         with self.writing(kept.name):
             if not kept.exists():
@@ -371,6 +368,9 @@ class Run:
                         shutil.copy2(self.folder / name, partial / name)
                         sync(partial / name)
                 partial.rename(kept)
+            for path in [*self.folder.glob("model*"), self.folder / "demo.html"]:
+                if path.exists() and path.name not in _OF_THE_END:  # what it exported
+                    shutil.move(path, kept / path.name)
             (self.folder / "result.json").unlink()
         return kept
 

@@ -171,7 +171,7 @@ def _said(recipe: Recipe, suited: Recipe, statistics: Any) -> str | None:
     if (old.input_shape, old.output_shape) != (new.input_shape, new.output_shape):
         size = " x ".join("any" if n is None else str(n) for n in new.input_shape[1:])
         said.append(
-            f"{recipe.name}'s network is rebuilt, untrained, for images of {size} and "
+            f"{recipe.name}'s network is rebuilt for images of {size} and "
             f"{new.output_shape[-1]} classes: {_parameters(new):,} parameters, "
             f"{_parameters(old):,} before"
         )

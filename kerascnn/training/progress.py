@@ -158,7 +158,9 @@ class Progress(keras.callbacks.Callback):
         self._shown = 0.0
         # When the first step of the epoch had ended, which may have been compiled.
         self._since: tuple[float, int] | None = None
-        self._estimate = Estimate(f"{epochs} epochs of {steps} steps", epochs * steps)
+        plural = "s" * (steps > 1)
+        what = f"{epochs} epochs of {steps} step{plural}"
+        self._estimate = Estimate(what, epochs * steps)
         # In its first epoch a model is compiled, but by PyTorch.
         self._compiles = keras.backend.backend() != "torch"
 

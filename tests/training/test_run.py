@@ -251,7 +251,7 @@ def test_any_folder_of_images_trains_resized(tmp_path, capsys):
     )
     run = training_run.train(mine, overrides)
     printed = capsys.readouterr().out
-    assert "rebuilt, untrained, for images of 16 x 12 x 3 and 2 classes" in printed
+    assert "rebuilt for images of 16 x 12 x 3 and 2 classes" in printed
     assert f"80 training and 10 test images, from {tmp_path / 'squares'}" in printed
     assert run.result["test_accuracy"] == 1
     assert run.config["overrides"] == ["epochs", "learning_rate", "dataset"]

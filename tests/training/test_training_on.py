@@ -159,7 +159,11 @@ def test_commands_say_it(tmp_path, capfd):
     folder = tmp_path / "run"
     assert commands.main(["run", "fashion_mlp", *words, "--out", str(folder)]) == 0
     capfd.readouterr()
+    exported = folder / "model.onnx"  # of the model as it is now
+    exported.write_text("mine")
     assert commands.main(["resume", str(folder), "--epochs", "2"]) == 0
+    assert not exported.exists()
+    assert (folder / "after-1-epoch" / "model.onnx").read_text() == "mine"
     out, err = capfd.readouterr()
     assert f"How the run had ended is kept in {folder}/after-1-epoch." in err
     assert out.count("Trained on after its end at epoch 1, kept in after-1-epoch.") == 2
