@@ -107,7 +107,7 @@ def largest_batch(
         if size == 1:
             return None
         size //= 2
-    if 2 * size in known or 2 * size > most or not fits(2 * size):
+    if size < start or 2 * size > most or not fits(2 * size):
         return size
     # From two sizes, as a line: the first size above that does not fit.
     slope = (known[2 * size] - known[size]) / size

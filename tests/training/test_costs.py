@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
@@ -37,6 +37,7 @@ MEMORY, TIME = 1.5, 2.0
     st.floats(0.01, 50),
     st.floats(0, 2e5),
 )
+@example(start=3, most=3, fixed=0.0, an_image=2.0, room=4.0)
 def test_the_largest_batch_is_the_one_found_by_trying_all(
     start, most, fixed, an_image, room
 ):
