@@ -180,7 +180,7 @@ def predict(
             network's size by the rule of training.
 
     Returns:
-        float64, `(n, classes)`, each row of sum 1, in the order of the files' names.
+        float64, `(n, classes)`, each row of sum 1, in the order of the files.
 
     Raises:
         UsageError: There is no such run, or an image can't be used.
@@ -202,7 +202,11 @@ def predict(
         for each in pictures:
             if each.image is None:
                 raise UsageError(each.wrong)
-            rows.append(own.probabilities(each.image[None]))
+        found: dict[int, np.ndarray] = {}
+        for group in files.of_one_size(pictures):
+            shares = own.probabilities(np.stack([each.image for each in group]))
+            found |= zip(map(id, group), shares, strict=True)
+        rows += [found[id(each)][None] for each in pictures]
     return np.concatenate(rows)
 
 

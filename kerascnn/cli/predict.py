@@ -96,7 +96,7 @@ class Predict:
             for picture in pictures:
                 if picture.image is None:
                     text.say(picture.wrong)
-            for group in _of_one_size(pictures):
+            for group in files.of_one_size(pictures):
                 self.predict_some(predictor, group, printed)
         printed.close()
         if scaled:
@@ -134,15 +134,6 @@ class Predict:
             drawn = predictor.explained(images, classes)
             for picture, image, best in zip(group, drawn, classes, strict=True):
                 _save(self.explain, picture.file, predictor.classes[best], image)
-
-
-def _of_one_size(pictures: list[Picture]) -> list[list[Picture]]:
-    """Sort images that were read by their size, for models that take any."""
-    groups: dict[Any, list[Picture]] = {}
-    for picture in pictures:
-        if picture.image is not None:
-            groups.setdefault(picture.image.shape, []).append(picture)
-    return list(groups.values())
 
 
 def _save(folder: Path, file: Path, name: str, image: np.ndarray) -> None:

@@ -251,12 +251,12 @@ def wants_batches(callback: keras.callbacks.Callback) -> bool:
 def fits(*splits: Split) -> bool:
     """Whether the device's free memory holds these splits with as much room again."""
     needed = 2 * sum(split.images.nbytes + split.labels.nbytes for split in splits)
-    room = jax.devices()[0].memory_stats()
+    room = placement.free_on_device()
     if room is None:  # a CPU
         return not hasattr(os, "sysconf") or needed < (
             os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         )
-    return needed < room["bytes_limit"] - room["bytes_in_use"]
+    return needed < room
 
 
 @functools.lru_cache(maxsize=1)
@@ -295,10 +295,10 @@ def training_function(
     unroll = accumulate > 1 and not placement.is_fast_in_a_loop(model)
     step = _step_function(model, record, unroll)
 
-    def pieces(batch: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def parts(batch: jax.Array, alone: bool) -> tuple[jax.Array, jax.Array]:
         if accumulate > 1:
             return placement.pieces(mesh, batch, batch_size // accumulate)
-        return batch[None], batch[:0]
+        return placement.in_parts(mesh if alone else None, model, batch), batch[:0]
 
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
@@ -308,14 +308,13 @@ def training_function(
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
             if len(chosen) == 1:
-                parts = pieces(chosen[0])
-                if accumulate == 1:
-                    parts = placement.in_parts(mesh, model, chosen[0]), parts[1]
-                state, numbers = step(state, images, labels, *parts)
+                state, numbers = step(state, images, labels, *parts(chosen[0], True))
                 rows = None if numbers is None else numbers[None]
             else:
                 state, rows = jax.lax.scan(
-                    lambda state, batch: step(state, images, labels, *pieces(batch)),
+                    lambda state, each: step(
+                        state, images, labels, *parts(each, False)
+                    ),
                     state,
                     chosen,
                 )

@@ -73,6 +73,12 @@ def mesh(model: keras.Model, batch_size: int) -> Mesh | None:
     return Mesh(np.array(devices[:number]), (BATCH,), axis_types=(AxisType.Auto,))
 
 
+def free_on_device() -> int | None:
+    """Return the bytes that are free on JAX's first device; `None` on a CPU."""
+    room = jax.devices()[0].memory_stats()
+    return room and room["bytes_limit"] - room["bytes_in_use"]
+
+
 def copied(mesh: Mesh | None, tree: Any) -> Any:
     """Return arrays as each device of a mesh has them whole."""
     # A CPU copies no NumPy array for it whose place in memory XLA takes.

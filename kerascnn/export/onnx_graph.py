@@ -16,7 +16,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from kerascnn.export.walk import activation, resizing, unmapped, walk
+from kerascnn.export.walk import (
+    activation,
+    check_several,
+    joined_axis,
+    resizing,
+    unmapped,
+    walk,
+)
 
 OPSET, IR = 17, 8
 IMAGE, LOGITS = "image", "logits"
@@ -266,8 +273,7 @@ def _resizing(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> s
 
 def _together(kind: str) -> Callable[..., str]:
     def add(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
-        if len(inputs) < 2:
-            raise unmapped(layer, "takes a constant")
+        check_several(layer, inputs)
         values = inputs[0]
         for other in inputs[1:]:
             values = graph.node(kind, [values, other], layer.name)
@@ -277,10 +283,7 @@ def _together(kind: str) -> Callable[..., str]:
 
 
 def _concatenate(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
-    axes = len(read[0].shape)
-    axis = layer.axis % axes
-    if axes == 4:
-        axis = {0: 0, 1: 2, 2: 3, 3: 1}[axis]
+    axis = joined_axis(layer, read)
     return graph.node("Concat", inputs, layer.name, axis=axis)
 
 

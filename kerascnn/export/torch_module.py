@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kerascnn.export.walk import activation, resizing, unmapped, walk
+from kerascnn.export.walk import (
+    activation,
+    check_several,
+    joined_axis,
+    resizing,
+    unmapped,
+    walk,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -426,8 +433,7 @@ def _resizing(code: Code, layer: Any, read: list[Any], inputs: list[str]) -> str
 
 def _together(sign: str) -> Callable[..., str]:
     def add(code: Code, layer: Any, read: list[Any], inputs: list[str]) -> str:
-        if len(inputs) < 2:
-            raise unmapped(layer, "takes a constant")
+        check_several(layer, inputs)
         gaps = [f"{{{i}}}" for i in range(len(inputs))]
         return code.step(f" {sign} ".join(gaps), inputs, read[0].shape)
 
@@ -435,10 +441,7 @@ def _together(sign: str) -> Callable[..., str]:
 
 
 def _concatenate(code: Code, layer: Any, read: list[Any], inputs: list[str]) -> str:
-    axes = len(read[0].shape)
-    axis = layer.axis % axes
-    if axes == 4:
-        axis = {0: 0, 1: 2, 2: 3, 3: 1}[axis]
+    axis = joined_axis(layer, read)
     gaps = ", ".join(f"{{{i}}}" for i in range(len(inputs)))
     shape = layer.compute_output_shape([each.shape for each in read])
     return code.step(f"torch.cat([{gaps}], {axis})", inputs, shape)

@@ -87,6 +87,19 @@ def activation(layer: Any, known: Sequence[str]) -> str:
     return name
 
 
+def check_several(layer: Any, inputs: Sequence[str]) -> None:
+    """Raise `UsageError` where a layer that joins several inputs reads a constant."""
+    if len(inputs) < 2:
+        raise unmapped(layer, "takes a constant")
+
+
+def joined_axis(layer: Any, read: Sequence[Any]) -> int:
+    """Return the axis along which a Concatenate joins, of maps with channels first."""
+    axes = len(read[0].shape)
+    axis = layer.axis % axes
+    return {0: 0, 1: 2, 2: 3, 3: 1}[axis] if axes == 4 else axis
+
+
 def resizing(layer: Any, read: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the matrices of a Resizing: along each axis resizing is linear.
 

@@ -82,3 +82,12 @@ def picture(
         return Picture(file, brought(image, Form(None, channels)))
     scaled = image.shape[:2] != (height, width)
     return Picture(file, brought(image, Form((height, width), channels)), scaled)
+
+
+def of_one_size(pictures: Iterable[Picture]) -> list[list[Picture]]:
+    """Sort images that were read by their size, for models that take any."""
+    groups: dict[tuple[int, ...], list[Picture]] = {}
+    for picture in pictures:
+        if picture.image is not None:
+            groups.setdefault(picture.image.shape, []).append(picture)
+    return list(groups.values())

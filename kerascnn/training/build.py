@@ -34,7 +34,7 @@ def build(
     training only; the second leaves those out, so that it is made of Keras's own layers
     alone and loads without this package.
     """
-    network = recipe.network()
+    inner = network(recipe)
     transform = recipe.transform()
     image = keras.Input(shape, dtype="uint8", name="image")
 
@@ -43,15 +43,13 @@ def build(
         for layer in layers:
             x = layer(x)
         # Keras would find out in the first step, if at all.
-        given, taken = x.shape[1:], network.input_shape[1:]
+        given, taken = x.shape[1:], inner.input_shape[1:]
         if any(t not in (None, g) for g, t in zip(given, taken, strict=True)):
             raise ValueError(f"it takes {taken}")
-        return keras.Model(image, network(x), name=name)
+        return keras.Model(image, inner(x), name=name)
 
     fixed = [layer for layer in transform if not is_random(layer)]
-    models = chain(transform, f"{recipe.name}_training"), chain(fixed, recipe.name)
-    recipes.check_parameters(recipe, network)
-    return models
+    return chain(transform, f"{recipe.name}_training"), chain(fixed, recipe.name)
 
 
 def network(recipe: Recipe) -> keras.Model:

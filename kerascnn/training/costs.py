@@ -119,7 +119,7 @@ def memory(
     Raises:
         UsageError: The training can't be begun.
     """
-    from kerascnn.engine import footprint
+    from kerascnn.engine import footprint, placement
 
     with settings.computing(), contextlib.redirect_stdout(io.StringIO()):
         case = case_of(recipe, overrides)
@@ -132,7 +132,7 @@ def memory(
             )
 
         first = planned(case.plan.batch_size)
-        room, used = free_on_device(), 0
+        room, used = placement.free_on_device(), 0
         if room is None:  # a CPU, on whose memory the process lies too
             free = machine.free_memory()
             process.trim()
@@ -160,14 +160,6 @@ def memory(
                 taken, room, case.plan.batch_size, len(case.train)
             )
     return found
-
-
-def free_on_device() -> int | None:
-    """Return the bytes that are free on JAX's device; `None` on a CPU."""
-    import jax
-
-    room = jax.devices()[0].memory_stats()
-    return room and room["bytes_limit"] - room["bytes_in_use"]
 
 
 def key(
