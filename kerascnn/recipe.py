@@ -347,15 +347,15 @@ def check(name: str | Path) -> None:
             f"there is no file {name}: expected one that assigns RECIPE, as "
             "`kerascnn new NAME --from RECIPE` writes it."
         )
+    elif not Path(name).stem.isidentifier() or Path(name).suffix != ".py":
+        raise UsageError(
+            f"{name}: a recipe's file has a name of letters, digits and underscores, "
+            "which is the recipe's, and ends in .py."
+        )
 
 
 def _load_file(file: Path) -> Recipe:
     check(file)
-    if not file.stem.isidentifier() or file.suffix != ".py":
-        raise UsageError(
-            f"{file}: a recipe's file has a name of letters, digits and underscores, "
-            "which is the recipe's, and ends in .py."
-        )
     check_backend()
     spare_tensorflow()
     file = file.resolve()

@@ -62,18 +62,14 @@ class Run:
         try:
             if out is None:
                 return cls(_new_folder(Path("runs") / recipe))
+            check_new(out)
             out = expanded(out)  # the shell leaves --out=~/run as it is
             out.mkdir(parents=True, exist_ok=True)
-            # A run that was killed in its first moments left nothing but this.
-            if {path.name for path in out.iterdir()} - {".config.json.partial"}:
-                raise UsageError(
-                    f"--out {out} already holds files; name a new folder, so that "
-                    "nothing is overwritten."
-                )
             return cls(out)
         except OSError as error:
             raise UsageError(
-                f"the run folder can't be made: {error}; choose another with --out."
+                f"the run folder {error.filename or out} can't be made "
+                f"({error.strerror or error}): name another with --out."
             ) from error
 
     @property
@@ -467,6 +463,20 @@ class Run:
             temporary.write_text(text, "utf-8")
             sync(temporary)
             temporary.replace(path)
+
+
+def check_new(out: Path) -> None:
+    """Raise `UsageError` where the folder of a new run holds files."""
+    out = expanded(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a new folder.")
+    # A run that was killed in its first moments left nothing but this.
+    here = {path.name for path in out.iterdir()} if out.exists() else set()
+    if here - {".config.json.partial"}:
+        raise UsageError(
+            f"--out {out} already holds files; name a new folder, so that "
+            "nothing is overwritten."
+        )
 
 
 def evaluated(record: dict[str, Any], name: str) -> float | None:

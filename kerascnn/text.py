@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,26 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise UsageError(
             f"{path}: the home folder {Path(path).parts[0]} is not known here: write "
             "the path out."
+        ) from error
+
+
+def check_place(option: str, path: str | os.PathLike[str]) -> None:
+    """Check that something can be written at a path, whose folders may be missing."""
+    folder = path = expanded(path)
+    try:
+        while not folder.is_dir() and folder != folder.parent:
+            if folder != path and folder.exists():
+                raise UsageError(f"{option} {path}: {folder} is a file, and no folder.")
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        # What /proc says of any new file is not the reason.
+        named = error.strerror if error.errno != errno.ENOENT else None
+        reason = f" ({named})" if named else ""
+        raise UsageError(
+            f"{option} {path}: nothing can be written there{reason}: name another "
+            "place."
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import io
 import os
 import re
@@ -13,8 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kerascnn import UsageError, suggestions
-from kerascnn.process.backend import check_backend
-from kerascnn.text import choose, expanded, printable
+from kerascnn.process import signals
+from kerascnn.process.backend import check_backend, restart_for_memory, say_loading
+from kerascnn.text import check_place, choose, expanded, printable
+
+# Options that say where something is written.
+_WRITTEN = {"explain", "figures", "fix", "out"}
 
 
 def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
@@ -55,6 +60,8 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
         value = getattr(filled, field.name)
         if isinstance(value, str | os.PathLike):
             expanded(value)  # whoever uses it would raise a RuntimeError
+            if field.name in _WRITTEN and value != field.default:
+                check_place(f"--{field.name}", value)
     return filled
 
 
@@ -121,12 +128,23 @@ def run(program: Callable[[], object]) -> int:
     return 0
 
 
-def check_program() -> None:
-    """End a `python -m` of this package whose backend is missing, in one line."""
-    # The module would import Keras, which fails. Python's word for a program that it
-    # is looking for is "-m".
-    if sys.argv[:1] == ["-m"] and (code := run(check_backend)):
+def begin_program(package: str, computes: bool = False) -> None:
+    """Begin a `python -m` of a module of a package, before it imports Keras.
+
+    What `main` would do after seconds: where the backend is missing, the program ends
+    in one line; one that `computes` starts again where glibc can keep its memory.
+    """
+    # Python's word for a program that it is looking for is "-m".
+    if sys.argv[:1] != ["-m"]:
+        return
+    if code := run(check_backend):
         sys.exit(code)
+    begin, _, name = sys.orig_argv[-len(sys.argv)].removeprefix("-m").rpartition(".")
+    if begin == package and importlib.util.find_spec(f"{package}.{name}"):
+        signals.stop_quietly()
+        if computes:
+            restart_for_memory()
+        say_loading()
 
 
 def _replace_what_cannot_be_encoded() -> None:

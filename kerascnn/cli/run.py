@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from kerascnn import MISSED_BACKEND, UsageError, api, runs
 from kerascnn import recipe as recipes
 from kerascnn.cli import parsing, seeds
+from kerascnn.data import loading
+from kerascnn.prediction import shipped
 from kerascnn.process import determinism, prepare, signals
 from kerascnn.process.backend import (
     check_backend,
@@ -22,7 +24,7 @@ from kerascnn.training import resume as resuming
 
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
-    from kerascnn.training.options import Overrides
+    from kerascnn.training.options import Command, Overrides
 
 
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
@@ -39,26 +41,37 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     sys.exit(parsing.run(program))
 
 
-def run(recipe: Recipe, words: Sequence[str], program: str) -> None:
-    """Train a recipe as command-line options say."""
+def run(recipe: Recipe | str | Path, words: Sequence[str], program: str) -> None:
+    """Train a recipe, loaded or by its name or file, as command-line options say."""
     from kerascnn.training.options import Command
 
     options = parsing.parse(Command, words, program)
     overrides, given = options.overrides, _names(words)
-    if options.seeds is not None:
-        use_environment(overrides)
-        prepare.prepared(overrides.cache_dir)
-        seeds.train(recipe, options, given)
-        return
+    # What can be refused is, before Keras and its backend take seconds to be imported.
     if overrides.resume is None:
-        use_environment(overrides)
-        prepare.prepared(overrides.cache_dir)
-        api.completed(recipe, overrides)
-        return
-    own = resuming.options(runs.Run(overrides.resume), overrides, given)
+        _check(options)
+        own = overrides
+    else:
+        own = resuming.options(runs.Run(overrides.resume), overrides, given)
     use_environment(own)
     prepare.prepared(own.cache_dir)
-    api.completed(recipe, overrides, given)
+    if isinstance(recipe, str | Path):
+        recipe = recipes.load(recipe)
+    if options.seeds is not None:
+        seeds.train(recipe, options, given)
+    else:
+        api.completed(recipe, overrides, given)
+
+
+def _check(options: Command) -> None:
+    """Raise `UsageError` for a set, weights or a folder that can't be used."""
+    if options.dataset is not None:
+        places = options.dataset, options.data, options.data_dir
+        loading.check(*places, options.skip_bad)
+    if options.weights is not None:
+        shipped.check_weights(options.weights)
+    if options.out is not None and options.seeds is None:
+        runs.check_new(options.out)
 
 
 def _names(words: Sequence[str]) -> set[str]:
@@ -74,7 +87,7 @@ def named(words: Sequence[str], program: str) -> None:
     """Train one recipe: `kerascnn run RECIPE [options]`."""
     if words and not words[0].startswith("-"):
         recipes.check(words[0])
-        run(recipes.load(words[0]), words[1:], f"{program} {shlex.quote(words[0])}")
+        run(words[0], words[1:], f"{program} {shlex.quote(words[0])}")
     elif {"-h", "--help"} & set(words):
         print(f"usage: {program} RECIPE [options]\n\n{named.__doc__}")
         print("RECIPE is a recipe's name, or the path of a file of your own.")
@@ -86,7 +99,7 @@ def named(words: Sequence[str], program: str) -> None:
 def resume(words: Sequence[str], program: str) -> None:
     """Go on with a run that was stopped, or train a finished one on with --epochs N."""
     if words and not words[0].startswith("-"):
-        recipe = resuming.recipe_of(runs.Run(Path(words[0])))
+        recipe = resuming.name_of(runs.Run(Path(words[0])))
         run(recipe, ["--resume", *words], program)
     elif {"-h", "--help"} & set(words):
         print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")

@@ -33,10 +33,18 @@ def opened(path: str | os.PathLike, skip_bad: bool = False) -> ImageFiles | Arra
     Raises:
         UsageError: The path leads to none, or to one that can't be trained on.
     """
-    path = expanded(path).absolute()
+    path = check(path)
     if path.suffix.lower() == array_files.ENDING and path.is_file():
         return ArrayFile(path)
     return ImageFiles(path, skip_bad)
+
+
+def check(path: str | os.PathLike) -> Path:
+    """Return the absolute path of a set's folder or file, if there is one."""
+    path = expanded(path).absolute()
+    if not (path.suffix.lower() in ENDINGS and path.is_file()):
+        check_folder(path)
+    return path
 
 
 def listed(path: Path) -> Listing:

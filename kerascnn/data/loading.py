@@ -44,20 +44,10 @@ def load(
     for all, and everywhere with `exact`. With `skip_bad` files of the user's own that
     can't be used are left out and counted.
     """
-    text.choose(data, CHOICES, "choice of data")
+    check(name, data, data_dir, skip_bad)
     form = Form(image_size, channels, exact)
     if is_path(name):
-        return _from_images(name, data, data_dir, cache_dir, form, skip_bad)
-    if skip_bad:
-        raise UsageError(
-            f"bad files are left out (skip_bad) of images of your own, and {name} is "
-            "a set of tensorflow-datasets: leave the option out."
-        )
-    if data == "sample" and data_dir is not None:
-        raise UsageError(
-            f"--data-dir {data_dir} says where full sets lie, and the sample comes "
-            "with the package: leave out --data-dir or --data sample."
-        )
+        return _from_images(name, cache_dir, form, skip_bad)
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
@@ -87,22 +77,44 @@ def load(
     return replace(loaded, sample=True, source="bundled sample", notice=notice)
 
 
-def _from_images(
-    name: str,
-    data: str,
-    data_dir: Folder,
-    cache_dir: Folder,
-    form: Form,
-    skip_bad: bool,
-) -> DataSet:
+def check(
+    name: str, data: str = "auto", data_dir: Folder = None, skip_bad: bool = False
+) -> None:
+    """Check what `load` is asked for, as far as that shows without reading a set.
+
+    Raises:
+        UsageError: There is no such set, or options contradict each other.
+    """
+    text.choose(data, CHOICES, "choice of data")
+    if is_path(name):
+        image_sets.check(name)
+        for option, given in (
+            ("data", data != "auto" and data),
+            ("data-dir", data_dir),
+        ):
+            if given:
+                raise UsageError(
+                    f"--{option} {given} is for the sets of tensorflow-datasets, and "
+                    f"{name} is a path: leave one of them out."
+                )
+        return
+    if skip_bad:
+        raise UsageError(
+            f"bad files are left out (skip_bad) of images of your own, and {name} is "
+            "a set of tensorflow-datasets: leave the option out."
+        )
+    if data == "sample" and data_dir is not None:
+        raise UsageError(
+            f"--data-dir {data_dir} says where full sets lie, and the sample comes "
+            "with the package: leave out --data-dir or --data sample."
+        )
+    if not prepared(name, data_dir) and not prepared(name, SAMPLES):
+        check_known(name)
+
+
+def _from_images(name: str, cache_dir: Folder, form: Form, skip_bad: bool) -> DataSet:
     """Load images of the user's own; say which are tested on and which not used."""
     images = image_sets.opened(name, skip_bad)
-    for option, given in (("data", data != "auto" and data), ("data-dir", data_dir)):
-        if given:
-            raise UsageError(
-                f"--{option} {given} is for the sets of tensorflow-datasets, and "
-                f"{name} is a path: leave one of them out."
-            )
     _check_room(images, form)
     loaded = _from_folder(images.folder, cache_dir, form, images)
     notice = (
@@ -194,7 +206,6 @@ def _brought(changed: dict[str, int], shape: tuple[int, ...]) -> str | None:
 
 
 def _nothing_here(name: str, data: str, data_dir: Folder) -> UsageError:
-    check_known(name)
     where = "has no bundled sample" + (
         ""
         if data == "sample"

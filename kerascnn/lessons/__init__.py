@@ -8,4 +8,4 @@ file stands alone: read it, call its functions, change its numbers.
 
 from kerascnn.cli import parsing
 
-parsing.check_program()
+parsing.begin_program(__name__)

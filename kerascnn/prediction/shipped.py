@@ -75,16 +75,21 @@ def weights(place: str) -> Source:
     """
     from kerascnn.training import fine_tuning
 
-    path = expanded(place)
-    if place in names() and not path.exists():
+    check_weights(place)
+    if place in names() and not expanded(place).exists():
         ours = Shipped(FOLDER / place)
         return fine_tuning.Source(ours.folder / WEIGHTS, ours.model())
-    if not path.exists() and len(path.parts) == 1:
-        raise UsageError(
-            f"there is no run and no file {place} to take weights from. With the "
-            f"package come: {', '.join(names())}."
-        )
     return fine_tuning.opened(place)
+
+
+def check_weights(place: str) -> None:
+    """Raise `UsageError` where there is nothing that a training may begin with."""
+    if place in names() or expanded(place).exists():
+        return
+    raise UsageError(
+        f"there is no run and no file {place} to take weights from. With the "
+        f"package come: {', '.join(names())}."
+    )
 
 
 def ship(source: Run, name: str) -> Shipped:

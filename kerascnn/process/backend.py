@@ -8,10 +8,11 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from kerascnn import MISSED_BACKEND, UsageError
+from kerascnn import MISSED_BACKEND, UsageError, processes
 from kerascnn.process import cores, memory, signals
 
-BACKENDS = ("jax", "tensorflow", "torch")
+_NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+BACKENDS = tuple(_NAMES)
 
 
 def installed() -> list[str]:
@@ -68,6 +69,14 @@ def say_missed_backend() -> None:
 _missed_is_said = False
 
 
+def say_loading() -> None:
+    """Say, in this package's own programs, what takes seconds before they begin."""
+    child = processes.PARENT in os.environ
+    if "keras" not in sys.modules and signals.is_program() and not child:
+        name = _NAMES[os.environ["KERAS_BACKEND"]]
+        print(f"Loading Keras and {name} ...", file=sys.stderr, flush=True)
+
+
 def spare_tensorflow() -> None:
     """Keep Keras from importing TensorFlow where it is installed but not the backend.
 
@@ -78,6 +87,7 @@ def spare_tensorflow() -> None:
     if os.environ["KERAS_BACKEND"] == "tensorflow" or "tensorflow" in sys.modules:
         return
     sys.modules["tensorflow"] = None  # type: ignore[assignment] # "not importable"
+    say_loading()
     try:
         import keras
 

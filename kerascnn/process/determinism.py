@@ -6,8 +6,6 @@ import os
 import sys
 from typing import Any
 
-import keras
-
 from kerascnn import UsageError
 
 _XLA_FLAG = "--xla_gpu_deterministic_ops=true"
@@ -48,6 +46,8 @@ _EVERY = (
 
 def settings(devices: int = 1) -> dict[str, Any]:
     """Return the settings of this process that decide the bits of a run."""
+    import keras
+
     # Only what the backend in use reads, and of the environment only what is set.
     backend = keras.backend.backend()
     found: dict[str, Any] = {
@@ -109,7 +109,7 @@ def require() -> None:
     # JAX then takes only kernels that add in a fixed order, and does not choose among
     # them by timing them; TensorFlow and PyTorch likewise, and they raise an error
     # where there is no such kernel.
-    backend = keras.backend.backend()
+    backend = os.environ["KERAS_BACKEND"]
     for name, value in variables(backend).items():
         if os.environ.get(name) != value:
             raise UsageError(

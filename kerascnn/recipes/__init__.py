@@ -2,4 +2,4 @@
 
 from kerascnn.cli import parsing
 
-parsing.check_program()
+parsing.begin_program(__name__, computes=True)

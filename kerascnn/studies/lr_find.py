@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from kerascnn import UsageError, optim, text
+from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
+from kerascnn.data import loading
 from kerascnn.training.options import Folder, Integer, Overrides
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ class LrFind:
     def __post_init__(self):
         recipes.check(self.recipe)
         text.check_positive(self, "batch_size")
+        if self.dataset is not None:
+            loading.check(self.dataset, self.data, self.data_dir)
         if not 0 < self.lowest < self.highest < math.inf:
             raise UsageError(
                 f"--lowest {self.lowest:g} --highest {self.highest:g}: expected two "
@@ -187,7 +190,7 @@ def _losses(
     """Train a step at each rate; return the recipe's, the losses, if they diverge."""
     import numpy as np
 
-    from kerascnn import data
+    from kerascnn import data, optim
     from kerascnn.engine import epoch, finite, placement
     from kerascnn.process import memory, settings
     from kerascnn.process.estimate import Estimate

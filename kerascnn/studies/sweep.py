@@ -21,6 +21,7 @@ import tyro
 
 from kerascnn import UsageError, processes, runs, text
 from kerascnn import recipe as recipes
+from kerascnn.data import loading
 from kerascnn.training import resume
 from kerascnn.training.options import Folder, Integer, Overrides
 
@@ -90,6 +91,8 @@ class Sweep:
             )
         self.space()
         self.options()
+        if self.dataset is not None:
+            loading.check(self.dataset, self.data, self.data_dir)
 
     def __call__(self) -> None:
         folder = text.expanded(self.out or FOLDER / Path(self.recipe).stem)

@@ -56,6 +56,13 @@ def record(overrides: Overrides) -> dict[str, Any]:
 
 def recipe_of(run: Run) -> recipes.Recipe:
     """Load the recipe of a run, by its name or from the file that the run records."""
+    name = name_of(run)
+    with _legible(run):
+        return recipes.load(name)
+
+
+def name_of(run: Run) -> str | Path:
+    """Return the name of a run's recipe, or the path of the file that it records."""
     with _legible(run):
         name, file = run.config.get("recipe"), run.config.get("recipe_file")
         if name is None:
@@ -64,7 +71,7 @@ def recipe_of(run: Run) -> recipes.Recipe:
             )
         if file is None:
             if name in recipes.names():
-                return recipes.load(name)
+                return name
             raise UsageError(
                 f"the recipe {name} of {run.folder} is not one of this package: go on "
                 f"with `python FILE --resume {shlex.quote(str(run.folder))}`, where "
@@ -76,7 +83,7 @@ def recipe_of(run: Run) -> recipes.Recipe:
                 f"go on with `kerascnn run FILE --resume "
                 f"{shlex.quote(str(run.folder))}`, where FILE is the recipe's."
             )
-        return recipes.load(Path(file))
+        return Path(file)
 
 
 def options(
