@@ -444,6 +444,11 @@ class Run:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         if not (self.folder / "config.json").exists():
+            if inside := _inside(self.folder):
+                raise UsageError(
+                    f"{self.folder} is no run, and holds {len(inside):,}: name one, "
+                    f"of {listed(inside)}."
+                )
             raise UsageError(
                 f"there is no run in {self.folder}: expected the folder that a run "
                 "printed at its end, such as runs/fashion_mlp/20261124-101500."
@@ -463,6 +468,15 @@ class Run:
             temporary.write_text(text, "utf-8")
             sync(temporary)
             temporary.replace(path)
+
+
+def _inside(folder: Path) -> list[str]:
+    """Return the runs that lie one folder deeper, or two, as those below runs/ do."""
+    with contextlib.suppress(OSError):
+        for pattern in ("*/config.json", "*/*/config.json"):
+            if found := sorted(folder.glob(pattern)):
+                return [str(file.parent) for file in found]
+    return []
 
 
 def check_new(out: Path) -> None:

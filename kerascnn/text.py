@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import tempfile
@@ -15,6 +16,17 @@ from kerascnn import UsageError, suggestions
 if TYPE_CHECKING:
     from rich.console import Console
 
+# What extras of this package install for a command, and its backend, as pip takes it.
+EXTRAS = {
+    "gpu": "'jax[cuda12]'",
+    "heic": "pillow-heif",
+    "jax": "jax",
+    "onnx": "onnx onnxruntime",
+    "sweep": "optuna",
+    "tensorboard": "tensorboardX",
+    "tensorflow": "tensorflow",
+    "torch": "torch",
+}
 _UNCUT = 10_000  # letters in a line of a pipe or a file: more than any table has
 
 
@@ -85,9 +97,18 @@ def printable(text: str) -> str:
 def listed(words: Iterable[str], most: int = 6) -> str:
     """List words; of many the first, how many are left out, and the last."""
     words = list(words)
-    if len(words) > most:
+    if len(words) > most + 1:  # "1 more" is no shorter than a word
         words[most - 1 : -1] = [f"{len(words) - most} more"]
     return ", ".join(words)
+
+
+def install(*extras: str) -> str:
+    """Return the command that installs what this package's extras need.
+
+    By the names of the packages: an extra is one of an installed package or of a
+    checkout, and only there is known how it was installed.
+    """
+    return f"pip install {' '.join(EXTRAS[extra] for extra in extras)}"
 
 
 def one_line(error: BaseException, most: int = 500) -> str:
@@ -98,6 +119,16 @@ def one_line(error: BaseException, most: int = 500) -> str:
 def say(line: str) -> None:
     """Tell the user something beside the results: on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print a value as JSON: letters as they are, where the output has them."""
+    line = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # or of a file's name, which may be no letters
+        line = json.dumps(value, indent=indent)
+    print(line)
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -98,7 +97,7 @@ class Step:
         if self.json:
             more = {"title": title, "machine": machine(), "slower": found.slower}
             more["memory_ratio"] = found.memory_ratio
-            print(json.dumps(more | dataclasses.asdict(found)))
+            text.print_json(more | dataclasses.asdict(found))
         else:
             table = Table(title=title, caption=f"{machine()}; {pairs} pairs of turns")
             table.add_column("code", no_wrap=True)
@@ -198,7 +197,7 @@ class Checkpoints:
         results = checkpoints.measure(recipe, self.images, self.epochs, self.rounds)
         if self.json:
             rows = [dataclasses.asdict(result) for result in results]
-            print(json.dumps({"machine": machine(), "results": rows}))
+            text.print_json({"machine": machine(), "results": rows})
             return
         steps = self.images // recipe.batch_size
         table = Table(
@@ -256,14 +255,12 @@ class Scale:
                 operations = batch * _operations(recipes.load(name))
                 rows.append((series, result, batch, operations))
         if self.json:
-            print(
-                json.dumps(
-                    [
-                        {"grows": grows, "batch": batch, "operations": operations}
-                        | dataclasses.asdict(result)
-                        for grows, result, batch, operations in rows
-                    ]
-                )
+            text.print_json(
+                [
+                    {"grows": grows, "batch": batch, "operations": operations}
+                    | dataclasses.asdict(result)
+                    for grows, result, batch, operations in rows
+                ]
             )
             return
         table = Table(title="one training step of kerascnn on JAX")
@@ -339,16 +336,14 @@ def report(
             }
             for result in results
         ]
-        print(
-            json.dumps(
-                {
-                    "title": title,
-                    "machine": machine(),
-                    "peak_flops": peak,
-                    "results": rows,
-                    "missing": list(missing),
-                }
-            )
+        text.print_json(
+            {
+                "title": title,
+                "machine": machine(),
+                "peak_flops": peak,
+                "results": rows,
+                "missing": list(missing),
+            }
         )
         return
     # A line of 80 columns holds it.

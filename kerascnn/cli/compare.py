@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +57,7 @@ class Compare:
         if self.json:
             groups = comparison.grouped(found)
             of = {id(each): g.letter for g in groups for each in g.members}
-            print(json.dumps([record(e, of[id(e)]) for e in found], indent=2))
+            text.print_json([record(e, of[id(e)]) for e in found], indent=2)
         else:
             show(found)
         if self.out is not None:

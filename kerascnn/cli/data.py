@@ -35,6 +35,10 @@ class Get:
     data_dir: Folder = None
     """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
+    def __post_init__(self):
+        if self.data_dir is not None:
+            text.check_place("--data-dir", self.data_dir)
+
     def __call__(self) -> None:
         if (folder := prepared(self.name, self.data_dir)) is not None:
             print(f"{self.name} is already prepared in {folder}.")
@@ -66,7 +70,7 @@ class ListData:
                 }
                 for name in sorted(samples | full)
             ]
-            print(json.dumps({"folder": str(directory), "sets": sets}, indent=2))
+            text.print_json({"folder": str(directory), "sets": sets}, indent=2)
             return
         table = Table(
             title="training + test images",
@@ -98,6 +102,10 @@ class Import:
     data_dir: Folder = None
     """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
+    def __post_init__(self):
+        if self.data_dir is not None:
+            text.check_place("--data-dir", self.data_dir)
+
     def __call__(self) -> None:
         if (folder := prepared(self.name, self.data_dir)) is not None:
             print(f"{self.name} is already prepared in {folder}: nothing to import.")
@@ -128,7 +136,7 @@ class Check:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in totals)
         if found.kinds:
             print(f"{len(found.kinds):,} images can be used: {kinds}.")
-        if any(" with " in kind for kind, _ in totals):
+        if any(" " in kind for kind, _ in totals):
             print(f"{decoding.RULE}.")
         if len(found.sizes) > 1:
             _say_sizes(found)

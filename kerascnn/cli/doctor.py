@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -61,7 +60,7 @@ class Doctor:
             found["training"] = self._training()
             found["problems"] += found["training"].pop("problems")
         if self.json:
-            print(json.dumps(found, indent=2))
+            text.print_json(found, indent=2)
             return
         for line in lines(found):
             print(text.printable(line))

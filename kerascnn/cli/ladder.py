@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +57,7 @@ class Plan:
         if self.json:
             rows = [dataclasses.asdict(each) for each in rungs]
             order = [dataclasses.asdict(each) for each in turns]
-            print(json.dumps({"recipes": rows, "order": order}))
+            text.print_json({"recipes": rows, "order": order})
         else:
             _show(rungs, turns, self.seeds, self.hours)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -127,7 +126,7 @@ class Parity:
             name, self.accelerate, self.break_, self.steps, progress.after
         )
         if self.json:
-            print(json.dumps(result))
+            texts.print_json(result)
         else:
             show(result)
         return result["passed"]
@@ -162,7 +161,7 @@ class Parity:
             raise UsageError("no recipe has a PyTorch twin: nothing was compared.")
         results.sort(key=lambda result: recipes.names().index(result["recipe"]))
         if self.json:
-            print(json.dumps(results))
+            texts.print_json(results)
         else:
             show_many(results)
         for text in left_out:
@@ -194,7 +193,7 @@ class Parity:
             if not self.json:
                 show_training(result)
         if self.json:
-            print(json.dumps(results))
+            texts.print_json(results)
         return all(result["passed"] for result in results)
 
 
@@ -227,17 +226,15 @@ class Backends:
         results, missing = backends.compare(self.recipe, self.steps, self.batch_size)
         path = self.out or Path(f"backends-{self.recipe}.png")
         if self.json:
-            print(
-                json.dumps(
-                    {
-                        "recipe": self.recipe,
-                        "batch_size": self.batch_size,
-                        "results": [as_json(r) for r in results],
-                        "parting": backends.partings(results),
-                        "missing": missing,
-                        "figure": str(path),
-                    }
-                )
+            texts.print_json(
+                {
+                    "recipe": self.recipe,
+                    "batch_size": self.batch_size,
+                    "results": [as_json(r) for r in results],
+                    "parting": backends.partings(results),
+                    "missing": missing,
+                    "figure": str(path),
+                }
             )
             backends.draw(self.recipe, results, path)
             return

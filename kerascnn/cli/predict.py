@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 import sys
 import tempfile
@@ -193,7 +192,7 @@ class _Json(Printer):
         self.rows.append(row | {"probabilities": shares})
 
     def close(self) -> None:
-        print(json.dumps(self.rows, indent=2))
+        text.print_json(self.rows, indent=2)
 
 
 class _Table(Printer):
@@ -266,7 +265,7 @@ class Evaluate:
             Predictor(run), self.dataset, self.data, self.data_dir, self.views
         )
         if self.json:
-            print(json.dumps(_record(found), indent=2))
+            text.print_json(_record(found), indent=2)
         else:
             _show(found)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
-import json
 import keyword
 import shlex
 import sys
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from kerascnn import UsageError, recipe, translations
-from kerascnn.text import expanded, one_line
+from kerascnn.text import expanded, one_line, print_json
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 Recipe = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -50,7 +49,7 @@ class List:
             except UsageError as mistake:  # one's own broken file hides no other
                 print(f"left out: {mistake}", file=sys.stderr)
         if self.json:
-            print(json.dumps(ladder.values(outlines), indent=2))
+            print_json(ladder.values(outlines), indent=2)
         elif self.ladder:
             ladder.climb(outlines)
         else:
@@ -82,7 +81,7 @@ class Show:
 
         found = recipe.load(self.recipe)
         if self.json:
-            print(json.dumps(card.values(found), indent=2))
+            print_json(card.values(found), indent=2)
         else:
             card.show(found, translation=self._translation)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 import shlex
 import shutil
@@ -50,7 +49,7 @@ class Runs:
     def __call__(self) -> None:
         found = [record(run) for run in _runs(self.folder)]
         if self.json:
-            print(json.dumps(found, indent=2))
+            text.print_json(found, indent=2)
         else:
             show(found, self.folder)
 

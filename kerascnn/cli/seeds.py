@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import statistics
 import sys
@@ -50,7 +49,7 @@ def train(recipe: Recipe, options: Command, given: Collection[str]) -> None:
         trained, failure = _trained(recipe, options, given)
     found = summary(trained)
     if options.json:
-        print(json.dumps(found, indent=2))
+        text.print_json(found, indent=2)
     elif trained:
         show(found)
     if failure:

@@ -101,10 +101,13 @@ def _named(form: Form) -> list[Any]:
 
 
 def _left_out(own: ImageFiles | ArrayFile | None) -> list[Any]:
-    """What decides which files are left out."""
+    """What decides which files are left out, and which are test images."""
+    found: list[Any] = []
     if isinstance(own, ImageFiles) and own.skip_bad:
-        return ["skip_bad", image_files.reads_heic()]
-    return []
+        found += ["skip_bad", image_files.reads_heic()]
+    if own and own.held_out == "content":
+        found += ["by pixels"]
+    return found
 
 
 def _stamp(status: os.stat_result) -> list[int]:

@@ -99,7 +99,8 @@ def mend(found: Findings, target: Path) -> tuple[int, int]:
 
     Plain images are copied, those that are turned or converted as they are read are
     written as PNG, and those that can't be used are left out. Each class has a folder,
-    in a folder of its split where there are splits.
+    in a folder of its split where there are splits; where there are none, the copy has
+    the same test images, because their pixels choose them.
 
     Returns:
         How many were copied, and how many converted.

@@ -46,7 +46,7 @@ def decode(file: Path) -> np.ndarray:
 
 
 def decoded(file: Path) -> tuple[np.ndarray, str]:
-    """Decode an image file, and name its kind: "PNG", or "PNG with transparency"."""
+    """Decode an image file, and name its kind: "PNG", "PNG with transparency"."""
     from PIL import Image, ImageOps
 
     try:
@@ -65,7 +65,7 @@ def decoded(file: Path) -> tuple[np.ndarray, str]:
                 pixels, named = _plain(ImageOps.exif_transpose(image), bits)
                 kind = "JPEG" if image.format == "MPO" else image.format or "image"
                 if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
-                    named = [*named, "turned by EXIF"]
+                    kind = f"{kind} turned by EXIF"
                 return pixels, f"{kind} with {', '.join(named)}" if named else kind
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UsageError(f"{file} is too large an image: scale it down.") from error

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kerascnn import text
+
 # Formats that Pillow decodes whole.
 ENDINGS = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfi", ".jfif", ".jif"),
@@ -28,7 +30,7 @@ _NOT_READ = (
 )
 # What phones write, read with a package of its own.
 _HEIC = (".heic", ".heif", ".hif")
-HEIC_TAKES = "reading it takes pip install 'kerascnn[heic]'"
+HEIC_TAKES = f"reading it takes {text.install('heic')}"
 # Formats whose first bytes tell them from everything else.
 _TOLD_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 

@@ -100,7 +100,9 @@ class ImageFiles:
         files = self._usable if self.skip_bad else self._found.files
         if self._found.by_content:
             every = files["train"]
-            places = [place(_content(file)) for file, _ in every]
+            # Pillow lets other threads run while it decodes.
+            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+                places = [*pool.map(self._place, (file for file, _ in every))]
             chosen = divided(places, [label for _, label in every])
             files = {
                 role: [e for e, c in zip(every, chosen, strict=True) if c == test]
@@ -160,14 +162,7 @@ class ImageFiles:
         for start in range(0, len(files), _CHUNK):
             images = []
             for file, _ in files[start : start + _CHUNK]:
-                try:
-                    image = decode(file)
-                except UsageError as error:
-                    raise UsageError(
-                        f"{error} `kerascnn data check {self.folder}` lists all such "
-                        "images."
-                    ) from error
-                (image,) = all_brought([image], form, self.changed)
+                (image,) = all_brought([self._decoded(file)], form, self.changed)
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise UsageError(
@@ -180,6 +175,18 @@ class ImageFiles:
             labels = [label for _, label in files[start : start + _CHUNK]]
             yield np.stack(images), np.array(labels, np.int32)
 
+    def _decoded(self, file: Path) -> np.ndarray:
+        try:
+            return decode(file)
+        except UsageError as error:
+            raise UsageError(
+                f"{error} `kerascnn data check {self.folder}` lists all such images."
+            ) from error
+
+    def _place(self, file: Path) -> float:
+        # Of the pixels: what is written beside them, and how, may change.
+        return place(self._decoded(file).tobytes())
+
 
 def _wrong(file: Path) -> str:
     try:
@@ -187,10 +194,3 @@ def _wrong(file: Path) -> str:
     except UsageError as error:
         return str(error)
     return ""
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes() if file.is_file() else b""  # `decode` refuses others
-    except OSError as error:
-        raise UsageError(f"{file} can't be read: {error.strerror}.") from error

@@ -51,16 +51,17 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def place(content: bytes) -> float:
-    """Return where in 0..1 the SHA-256 of an image's content falls."""
+    """Return where in 0..1 the SHA-256 of an image's pixels falls."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64
 
 
 def divided(places: list[float], labels: list[int]) -> list[bool]:
-    """Say which images are test images, from their contents alone.
+    """Say which images are test images, from their pixels alone.
 
     Those of `place` below `TEST_SHARE` are: an image that is added or removed moves no
-    other, and the same image twice is on one side. Of a class where that leaves one
-    side empty, the lowest is a test image, or the highest a training image.
+    other, and the same image twice is on one side, however it is written. Of a class
+    where that leaves one side empty, the lowest is a test image, or the highest a
+    training image.
     """
     chosen = [p < TEST_SHARE for p in places]
     members: dict[int, list[int]] = {}

@@ -124,7 +124,7 @@ def _from_images(name: str, cache_dir: Folder, form: Form, skip_bad: bool) -> Da
     if images.held_out:
         notice += (
             f"; nothing there says which are test images, so {SHARE_WORDS} of each "
-            "class is, chosen by the images' contents: others that are added move none"
+            "class is, chosen by the images' pixels: others that are added move none"
         )
     if images.unused:
         notice += f"; not used: {images.unused}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.data.decoding import AS_THEY_ARE, RESIZING, Form, all_brought
-from kerascnn.text import one_line
+from kerascnn.text import install, one_line
 
 _CHUNK = 256
 # Of a set with nothing to test on, every tenth example is held out.
@@ -127,7 +127,7 @@ class Prepared:
         if importlib.util.find_spec("tensorflow") is None:
             raise UsageError(
                 f"{self.folder} is in {self.builder.info.file_format.value} form, "
-                "which takes TensorFlow to read: pip install 'kerascnn[tensorflow]', "
+                f"which takes TensorFlow to read: {install('tensorflow')}, "
                 f"or fetch it into another folder: kerascnn data get {self.name} "
                 "--data-dir FOLDER."
             )

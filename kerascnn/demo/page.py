@@ -64,7 +64,7 @@ def write(run: Run, path: Path | None = None) -> Path:
 
 def render(run: Run) -> str:
     """Return the page's HTML."""
-    formats.need_onnx("kerascnn demo", "demo")
+    formats.need_onnx("kerascnn demo")
     from kerascnn.demo import graph
 
     predictor = Predictor(run)

@@ -22,7 +22,7 @@ from kerascnn.page import evidence, looking
 from kerascnn.prediction.shipped import Shipped
 from kerascnn.process import settings
 from kerascnn.process.backend import installed
-from kerascnn.text import one_line
+from kerascnn.text import install, one_line
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
@@ -160,17 +160,16 @@ def _description(
     }
 
 
-def need_onnx(what: str, extra: str = "onnx") -> None:
+def need_onnx(what: str) -> None:
     """Raise `UsageError` where ONNX files can't be written and run back."""
-    _need(what, extra, "onnx", "onnxruntime")
+    _need(what, "onnx", "onnx", "onnxruntime")
 
 
 def _need(what: str, extra: str, *packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                f"{what} needs {package}, which is not installed: pip install "
-                f"'kerascnn[{extra}]'."
+                f"{what} needs {package}, which is not installed: {install(extra)}."
             )
 
 
@@ -265,8 +264,8 @@ def _tensorflow(
     """Have TensorFlow write the file, in a process of its own."""
     if "tensorflow" not in installed():
         raise UsageError(
-            f"--to {to} is written by TensorFlow, which is not installed: pip install "
-            "'kerascnn[tensorflow]'."
+            f"--to {to} is written by TensorFlow, which is not installed: "
+            f"{install('tensorflow')}."
         )
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model.keras"

@@ -84,6 +84,8 @@ def weights(place: str) -> Source:
 
 def check_weights(place: str) -> None:
     """Raise `UsageError` where there is nothing that a training may begin with."""
+    if expanded(place).is_dir():
+        _ = Run(expanded(place)).config  # where there is no run, that is the reason
     if place in names() or expanded(place).exists():
         return
     raise UsageError(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from kerascnn import MISSED_BACKEND, UsageError, processes
+from kerascnn import MISSED_BACKEND, UsageError, processes, text
 from kerascnn.process import cores, memory, signals
 
 _NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
@@ -48,7 +48,7 @@ def check_backend(name: str | None = None, origin: str = "KERAS_BACKEND") -> Non
     if name not in installed():
         raise UsageError(
             f"{origin} {name}: {name} is not installed; "
-            f"`pip install 'kerascnn[{name}]'` installs it."
+            f"`{text.install(name)}` installs it."
         )
 
 

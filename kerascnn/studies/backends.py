@@ -54,7 +54,7 @@ def compare(name: str, steps: int, batch: int) -> tuple[list[Result], list[str]]
     if len(there) < 2:
         raise UsageError(
             f"only {' '.join(there)} is installed: "
-            "`pip install 'kerascnn[tensorflow,torch]'` adds the others."
+            f"`{text.install('tensorflow', 'torch')}` adds the others."
         )
     results = []
     for backend in there:

@@ -113,8 +113,7 @@ def _backend(problems: list[Problem]) -> dict[str, Any]:
         backend.check_backend()
     except UsageError as error:
         name = asked if asked in backend.BACKENDS else "jax"
-        way = f"pip install 'kerascnn[{name}]'" if name == asked else ""
-        way = way if asked != "jax" else "pip install jax"
+        way = text.install(name) if name == asked else ""
         other = f"export KERAS_BACKEND={here[0] if here else 'jax'}"
         problems.append(Problem(str(error), way or other))
         return found
@@ -164,9 +163,9 @@ def _gpus(problems: list[Problem]) -> list[dict[str, Any]]:
         what = f"JAX does not see the {found[0]['name']}"
         if os.name == "nt":
             what += " (JAX has no GPU on Windows itself: take WSL2, or PyTorch)"
-            problems.append(Problem(what, "pip install 'kerascnn[torch]'"))
+            problems.append(Problem(what, text.install("torch")))
         else:
-            problems.append(Problem(what, "pip install 'kerascnn[gpu]'"))
+            problems.append(Problem(what, text.install("gpu")))
     return found
 
 

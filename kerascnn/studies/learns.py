@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import statistics
 import sys
@@ -124,7 +123,7 @@ class Learns:
                     found.append(record)
                     done += self.steps * work
         if self.json:
-            print(json.dumps(found))
+            text.print_json(found)
         else:
             show(found)
 

@@ -11,7 +11,6 @@ import bisect
 import contextlib
 import dataclasses
 import io
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -134,7 +133,7 @@ class LrFind:
             size = self.batch_size or recipe.batch_size
             facts = {"recipe": recipe.name, "batch_size": size}
             facts |= dataclasses.asdict(found) | {"picture": str(file)}
-            print(json.dumps(facts))
+            text.print_json(facts)
             return
         for line in lines(found, self.recipe, file):
             print(line)

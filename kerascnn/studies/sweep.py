@@ -104,7 +104,7 @@ class Sweep:
             text.say("The same command goes on.")
             raise
         if self.json:
-            print(json.dumps(found, indent=2))
+            text.print_json(found, indent=2)
         else:
             show(found, self.recipe)
 
@@ -151,7 +151,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise UsageError(
-            "kerascnn sweep needs Optuna: `pip install 'kerascnn[sweep]'` installs it."
+            f"kerascnn sweep needs Optuna: `{text.install('sweep')}` installs it."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna

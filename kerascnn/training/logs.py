@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from kerascnn import UsageError
+from kerascnn import UsageError, text
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
@@ -96,8 +96,8 @@ def _summary_writer() -> Any:
             from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
     except ImportError as error:
         raise UsageError(
-            "--log tensorboard needs the package tensorboardX: `pip install "
-            "'kerascnn[tensorboard]'` installs it."
+            "--log tensorboard needs the package tensorboardX: "
+            f"`{text.install('tensorboard')}` installs it."
         ) from error
     return SummaryWriter
 

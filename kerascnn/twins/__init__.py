@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from kerascnn import UsageError
+from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
 
 if TYPE_CHECKING:
@@ -50,5 +50,5 @@ def check_torch() -> None:
     if importlib.util.find_spec("torch") is None:
         raise UsageError(
             "parity compares with PyTorch, which is not installed; "
-            "`pip install 'kerascnn[torch]'` installs it."
+            f"`{text.install('torch')}` installs it."
         )

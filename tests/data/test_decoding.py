@@ -227,7 +227,7 @@ MORE = [(f"train/dog/{name}", content) for name, (content, _) in CASES.items()]
 def test_check_gives_totals_by_kind_and_says_the_rule(tmp_path, capsys):
     assert main(["data", "check", str(pets(tmp_path / "pets", MORE))]) == 0
     shown = capsys.readouterr().out
-    for total in (" 5 PNG,", "1 PNG with turned by EXIF", "1 TIFF with CMYK"):
+    for total in (" 5 PNG,", "1 PNG turned by EXIF", "1 TIFF with CMYK"):
         assert total in shown
     for total in ("3 PNG with transparency", "2 PNG with 16 bits", "1 WEBP with tra"):
         assert total in shown

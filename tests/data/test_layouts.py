@@ -195,28 +195,55 @@ def test_the_same_image_twice_is_on_one_side(many):
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "npz"])
 def test_the_split_by_content_is_the_threshold_of_the_hash(many, kind):
-    """Each layout without a split: by SHA-256 of what an image is stored as."""
+    """Each layout without a split: by SHA-256 of an image's pixels."""
     path = many
+    stored = [*sorted(many.glob("*/*.png"))]
     if kind == "csv":
         path = many / "list.csv"
-        lines = [f"{p},{p.parent.name}" for p in sorted(many.glob("*/*.png"))]
+        lines = [f"{p},{p.parent.name}" for p in stored]
         path.write_text("\n".join(["path,label", *lines]))
-    stored = {p: p.read_bytes() for p in sorted(many.glob("*/*.png"))}
     if kind == "npz":
         path = many / "set.npz"
-        stored = {p: np.asarray(Image.open(p)).tobytes() for p in stored}
         pixels = np.stack([np.asarray(Image.open(p)) for p in stored])
         np.savez(path, x=pixels, y=[p.parent.name for p in stored])
     loaded = data.load(str(path))
     tested = {image for image, name in content(loaded)["test"] if name != "wasp"}
     import hashlib
 
-    chosen = {
-        np.asarray(Image.open(p)).tobytes()
-        for p, held in stored.items()
-        if p.parent.name != "wasp" and hashlib.sha256(held).hexdigest() < "333333"
+    held = {
+        np.asarray(Image.open(p)).tobytes() for p in stored if p.parent.name != "wasp"
     }
+    chosen = {p for p in held if hashlib.sha256(p).hexdigest() < "333333"}
     assert tested == chosen  # 0x333333... is a fifth of 0xffffff...
+
+
+def test_writing_the_same_pixels_otherwise_moves_no_image(many, tmp_path):
+    """Also what `data check --fix` does: CMYK, EXIF and transparency become RGB."""
+    rng = np.random.default_rng(0)
+    for path in sorted(many.glob("*/*.png")):
+        kind = rng.choice(["cmyk", "turned", "clear", "deep", "jpeg", "plain"])
+        image = Image.open(path)
+        if kind in ("cmyk", "turned"):
+            exif = Image.Exif()
+            exif[274] = 6 if kind == "turned" else 1
+            image = image.convert("CMYK") if kind == "cmyk" else image
+            image.save(path.with_suffix(".jpg"), exif=exif)
+        elif kind == "clear":
+            image.putalpha(100)
+            image.save(path.with_suffix(".webp"), lossless=True)
+        elif kind == "deep":
+            grey = np.asarray(image.convert("L")).astype("uint16") * 257
+            Image.fromarray(grey).save(path.with_suffix(".tif"))
+        elif kind == "jpeg":
+            image.save(path.with_suffix(".jpeg"))
+        if kind != "plain":
+            path.unlink()
+    before = content(data.load(str(many), image_size=(9, 9)))
+    assert main(["data", "check", str(many), "--fix", str(tmp_path / "mended")]) == 0
+    for path in (tmp_path / "mended").glob("*/*.png"):
+        Image.open(path).save(path, compress_level=int(rng.integers(10)), dpi=(9, 9))
+    after = content(data.load(str(tmp_path / "mended"), image_size=(9, 9)))
+    assert after == before
 
 
 def test_divided_leaves_no_side_of_a_class_empty():

@@ -70,7 +70,7 @@ def test_a_good_keras_json_is_no_problem(asked, tmp_path, monkeypatch):
     ("name", "command"),
     [
         ("theano", "export KERAS_BACKEND="),
-        ("torch", "pip install 'kerascnn[torch]'"),
+        ("torch", "pip install torch"),
         ("jax", "pip install jax"),
     ],
 )
