@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -82,7 +82,9 @@ class Signals:
     """Note what a user or a scheduler asks for, while the `with` block runs.
 
     Ctrl-C (SIGINT) and SIGTERM ask to stop after the step; a second one ends the
-    process at once, also while it waits for a long step or for XLA to compile. SIGUSR1,
+    process at once, also while it waits for a long step or for XLA to compile. Before
+    `begin` the first one does, in this package's own programs that save: there is
+    nothing to save yet, and XLA compiles the first step for up to minutes. SIGUSR1,
     which SLURM can send before time is up, asks for a checkpoint, where there are any.
 
     Outside the main thread, where Python hears no signals, nothing is noted.
@@ -93,6 +95,7 @@ class Signals:
         self.saves = saves
         self.stop: int | None = None
         self.save = False
+        self._begun = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -127,6 +130,10 @@ class Signals:
         self._watcher.join()
         self._read.close()
 
+    def begin(self) -> None:
+        """Note that a step is done: from now on there is something to save."""
+        self._begun = True
+
     def check(self, message: str) -> None:
         """Raise `Interrupted`, for the user to read, if a stop was asked for."""
         if self.stop is not None:
@@ -140,12 +147,19 @@ class Signals:
                 if number not in _STOPS:
                     self.save = True
                     self.say("Saving after this step.")
+                elif not self._begun and self.saves and is_program():
+                    _end(number, "before the first step; the same command begins again")
                 elif self.stop is None:
                     self.stop = number
                     self.say("Stopping after this step; once more stops at once.")
                 else:
-                    if sys.stdout.isatty():
-                        # A progress bar hides the cursor, and is on this line.
-                        os.write(1, b"\x1b[?25h\n")
-                    os.write(2, b"kerascnn: stopped at once.\n")
-                    os._exit(128 + number)
+                    _end(number, "at once")
+
+
+def _end(number: int, how: str) -> NoReturn:
+    """End the process from a thread, whatever the main thread waits for."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        # A progress bar hides the cursor, and is on this line.
+        os.write(1, b"\x1b[?25h\n")
+    os.write(2, f"kerascnn: stopped {how}.\n".encode())
+    os._exit(128 + number)

@@ -135,6 +135,7 @@ class Autosave(keras.callbacks.Callback):
     def after_step(self, step: int, measured: Callable[[], Sequence[Any]]) -> None:
         """Save what is due after `step` steps of an epoch; stop if asked to."""
         # `measured` puts the state into the model's variables and returns the metrics.
+        self.signals.begin()
         self.writer.check()
         due = time.perf_counter() - self._last >= 60 * self.minutes
         if due or self.signals.save or self.signals.stop:

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from kerascnn.process import machine
-from kerascnn.process.estimate import Estimate
-from kerascnn.text import duration, notebook
+from kerascnn.process.estimate import LOOK, WORTH
+from kerascnn.text import duration, notebook, say
 from kerascnn.training import build
 from kerascnn.training.screens import Notebook, Terminal, sparkline
 
@@ -158,9 +158,11 @@ class Progress(keras.callbacks.Callback):
         self._shown = 0.0
         # When the first step of the epoch had ended, which may have been compiled.
         self._since: tuple[float, int] | None = None
-        plural = "s" * (steps > 1)
-        what = f"{epochs} epochs of {steps} step{plural}"
-        self._estimate = Estimate(what, epochs * steps)
+        # Seconds of a step, and between an epoch's last and the next one's first; when
+        # the latest step ended. What happens once, such as compiling, is in none.
+        self._pace: float | None = None
+        self._between, self._ended, self._trained = 0.0, 0.0, 0
+        self._said = False
         # In its first epoch a model is compiled, but by PyTorch.
         self._compiles = keras.backend.backend() != "torch"
 
@@ -179,15 +181,18 @@ class Progress(keras.callbacks.Callback):
         self._epoch = epoch
         self._start = time.perf_counter()
         self._since, self._shown = None, 0.0
+        self._trained += 1
         if self._screen is None and self._compiles:
             print("The first epoch begins with compiling: a minute or so.", flush=True)
         self._show(step=0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
         """Move the bar; without a screen, say once how long training will take."""
-        if self._screen is None:
-            self._estimate.after(self._epoch * self.steps + batch + 1)
-        self._show(step=batch + 1)
+        now, step = time.perf_counter(), batch + 1
+        self._look(step, now)
+        if self._screen is None and not self._said:
+            self._say_left(step, now)
+        self._show(step)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None):
         """Print the epoch's line."""
@@ -218,8 +223,6 @@ class Progress(keras.callbacks.Callback):
 
     def _show(self, step: int) -> None:
         now = time.perf_counter()
-        if step and self._since is None:
-            self._since = now, step
         if self._screen is None or now - self._shown < self._screen.SECONDS:
             return
         self._shown = now
@@ -229,21 +232,46 @@ class Progress(keras.callbacks.Callback):
             f"epoch {self._epoch + 1}/{self.epochs} "
             f"{'compiling, a minute or so' if compiling else doing}",
             self._epoch * self.steps + step,
-            self._facts(step, now),
+            self._facts(step),
             self._curve(),
         )
 
-    def _facts(self, step: int, now: float) -> list[str]:
+    def _look(self, step: int, now: float) -> None:
+        """Note what a step has taken; the first epoch compiles in its last one too."""
+        if self._since is None:
+            self._since = now, step
+            if self._trained > 2:  # the first epoch's evaluation was compiled
+                self._between = max(0.0, now - self._ended - (self._pace or 0.0))
+        elif step < self.steps or self._trained > 1:
+            self._pace = (now - self._since[0]) / (step - self._since[1])
+        self._ended = now
+
+    def _left(self, step: int) -> float:
+        """Return the seconds that training and evaluations will still take."""
+        epochs = self.epochs - self._epoch
+        return (self._pace or 0.0) * (self.steps * epochs - step) + (
+            self._between * epochs
+        )
+
+    def _say_left(self, step: int, now: float) -> None:
+        """Say once how long the rest takes, where it takes over a minute."""
+        looked = self._since is not None and now - self._since[0] >= LOOK
+        if self._pace is None or not (looked or self._trained > 2):
+            return
+        self._said = True
+        if (left := self._left(step)) > WORTH:
+            plural = "s" * (self.steps > 1)
+            what = f"{self.epochs} epochs of {self.steps} step{plural}"
+            say(f"{what}: about {duration(left)} more.")
+
+    def _facts(self, step: int) -> list[str]:
         """Say what is known of the training at a step of the epoch."""
         facts = []
         if self._recorder and (latest := self._recorder.latest()):
             facts = [f"loss {latest[0]:.4f}", f"learning rate {latest[1]:.3g}"]
-        if self._since and (steps := step - self._since[1]) > 0:
-            pace = (now - self._since[0]) / steps
-            left = pace * (self.steps * (self.epochs - self._epoch) - step)
-            facts.append(f"{self._batch_size / pace:,.0f} images/s")
-            if isinstance(self._screen, Notebook):  # the terminal's bar says it
-                facts.append(f"{duration(left)} left")
+        if self._pace:
+            facts.append(f"{self._batch_size / self._pace:,.0f} images/s")
+            facts.append(f"{duration(self._left(step))} left")
         if memory := machine.peak_memory():
             facts.append(f"peak memory {memory / 1e9:.2f} GB")
         return facts

@@ -40,8 +40,6 @@ class Terminal:
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.TextColumn("{task.percentage:>3.0f} %"),
-            progress.TextColumn("time left"),
-            progress.TimeRemainingColumn(),
             console=console,
         )
         self._task = self._bar.add_task("", total=total)

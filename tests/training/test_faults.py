@@ -540,6 +540,44 @@ def test_a_second_signal_stops_at_once():
     assert done.stderr.splitlines()[-1] == "kerascnn: stopped at once."
 
 
+# The signal comes while the main thread waits in XLA, which compiles the first step.
+COMPILING = """
+import os, sys, threading
+import small
+from kerascnn.cli import run as run_recipe
+from kerascnn.engine.executables import Executables
+number = int(sys.argv.pop())
+def waits(self, *arguments):
+    threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+Executables.__call__ = waits
+run_recipe.main(small.RECIPE)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+@pytest.mark.few("2-130")
+def test_a_stop_before_the_first_step_ends_at_once_and_loses_nothing(
+    place, number, code
+):
+    name = f"compiling-{code}"
+    words = ["--data", "sample", "--limit", "100", "--epochs", "1", "--out", name]
+    done = python(place, COMPILING, *words, int(number))
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1] == (
+        "kerascnn: stopped before the first step; the same command begins again."
+    )
+    assert Run(place / name).state == "interrupted"
+    options = run_options.Overrides(resume=place / name)
+    sys.path.insert(0, str(place))
+    try:
+        assert training_run.train(recipe.load(place / "small.py"), options).finished
+    finally:
+        sys.path.remove(str(place))
+
+
 # Damaged files.
 
 

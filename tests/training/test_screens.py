@@ -73,9 +73,72 @@ def test_a_terminal_shows_where_the_training_is(monkeypatch, clock, encoding):
     file.flush()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.buffer.getvalue().decode())
     assert "epoch 3/3 step 2/4" in text
-    assert "loss 0.8123  learning rate 0.001  128 images/s  peak memory " in text
+    assert "loss 0.8123  learning rate 0.001  128 images/s  1 s left  peak " in text
     assert ("test accuracy ▁██ 75.00%" in text) is (encoding == "utf-8")
     assert text.count("test accuracy 75.00%") == 2  # a line an epoch stays
+
+
+# Seconds of a step; of compiling the first step, the last and the evaluation; and of
+# an evaluation. After the first epoch nothing is compiled.
+DRAWN = [(0.5, (60, 20, 30), 4.0), (0.01, (9, 0, 5), 0.3), (2.0, (200, 90, 90), 0.0)]
+EPOCHS = 30
+
+
+def compiled(progress, clock, steps, seconds, compiling, evaluation):
+    """Train while a clock is told what the steps take; yield after each."""
+    progress.on_train_begin()
+    for epoch in range(EPOCHS):
+        progress.on_epoch_begin(epoch)
+        for batch in range(steps):
+            clock[0] += seconds
+            clock[0] += compiling[0] * (epoch == batch == 0)
+            clock[0] += compiling[1] * (epoch == 0 and batch == steps - 1)
+            progress.on_train_batch_end(batch)
+            yield epoch, batch
+        clock[0] += evaluation + compiling[2] * (epoch == 0)
+        progress.on_epoch_end(epoch, LOGS)
+    progress.close()
+
+
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("steps", [5, 40])
+def test_what_is_left_counts_compiling_once(monkeypatch, clock, drawn, steps):
+    console = rich.console.Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(rich.console, "Console", lambda: console)
+    shown = []
+    monkeypatch.setattr(screens.Terminal, "SECONDS", 0.0)
+    monkeypatch.setattr(screens.Terminal, "at", lambda *words: shown.append(words[3]))
+    seconds, _, evaluation = drawn
+    for epoch, batch in compiled(Progress(EPOCHS, steps), clock, steps, *drawn):
+        if epoch == 0 and batch > 0:  # of steps alone: no evaluation is known
+            rest = EPOCHS * steps * seconds
+            assert _seconds(shown[-1][1]) <= rest
+        if epoch >= 2:
+            rest = (EPOCHS - epoch) * (steps * seconds + evaluation)
+            rest -= seconds * (batch + 1)
+            assert _seconds(shown[-1][1]) == pytest.approx(rest, abs=1)
+
+
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("steps", [5, 40])
+def test_a_pipe_is_told_once_what_is_left(clock, capsys, drawn, steps):
+    seconds, _, evaluation = drawn
+    said = {}
+    for place in compiled(Progress(EPOCHS, steps), clock, steps, *drawn):
+        if line := capsys.readouterr().err:
+            said[place] = line
+    whole = EPOCHS * (steps * seconds + evaluation)
+    assert len(said) == (whole > 60)
+    for (epoch, batch), line in said.items():
+        left = whole - epoch * (steps * seconds + evaluation) - seconds * (batch + 1)
+        known = left if epoch > 1 else left - (EPOCHS - epoch) * evaluation
+        assert _seconds(line.split("about ")[1]) == pytest.approx(known, abs=1)
+
+
+def _seconds(words):
+    """Read "1 h 2 min 3 s" back."""
+    units = {"h": 3600, "min": 60, "s": 1}
+    return sum(int(n) * units[u] for n, u in re.findall(r"(\d+) (h|min|s)", words))
 
 
 def test_a_pipe_has_plain_lines(capsys, clock):
