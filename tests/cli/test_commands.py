@@ -1,5 +1,6 @@
 """The table of commands: help, README and completion say the same; recipes by path."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -72,10 +73,25 @@ def test_each_command_has_help(command, capsys):
         ("data get --", ["--data-dir"]),
         ("resume run --fo", ["--force"]),
         ("cookbook --c", ["--check"]),
+        ("report runs/f", ["runs/fashion_mlp/20261124-101500"]),
+        ("resume runs/fashion_mlp/", ["runs/fashion_mlp/20261124-101500"]),
+        ("predict ci", ["cifar10"]),
+        ("predict cifar10 --expl", ["--explain"]),
+        ("run fashion_mlp --weights fas", ["fashion"]),
+        ("run fashion_mlp --weights runs", ["runs/fashion_mlp/20261124-101500"]),
+        ("run fashion_mlp --dataset fa", ["fashion_mnist"]),
+        ("run fashion_mlp --dataset my", ["my_set"]),
+        ("data statistics my", ["my_set"]),
+        ("run fashion_mlp --data s", ["sample"]),
+        ("run fashion_mlp --backend t", ["tensorflow", "torch"]),
+        ("export cifar10 --to s", ["stablehlo", "savedmodel"]),
+        ("completion f", ["fish"]),
         ("nothing ", []),
     ],
 )
 def test_bash_completes(line, offered, tmp_path):
+    (tmp_path / "runs" / "fashion_mlp" / "20261124-101500").mkdir(parents=True)
+    (tmp_path / "sets" / "my_set").mkdir(parents=True)
     words = " ".join(f"'{word}'" for word in ["kerascnn", *line.split(" ")])
     script = (
         f"{completion.bash()}\nCOMP_WORDS=({words})\n"
@@ -83,7 +99,12 @@ def test_bash_completes(line, offered, tmp_path):
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
+        ["bash", "-c", script],
+        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "sets")},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
     )
     assert done.stdout.split() == offered
     assert not done.stderr
