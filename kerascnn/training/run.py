@@ -219,7 +219,8 @@ def _announce(case: Case, config: dict[str, Any]) -> None:
     if changed and dataset.sample:
         own = " ".join(f"--{option} {value}" for option, value in changed.items())
         print(
-            f"Settings that fit a sample: {plan.epochs} epochs in batches of "
+            f"Settings that fit a sample: {plan.epochs} epoch"
+            f"{'s' * (plan.epochs != 1)} in batches of "
             f"{plan.batch_size}; the recipe's own: {own}."
         )
 

@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import random_images
 
-import kerascnn
 from kerascnn import data
 from kerascnn.data import sample
 from kerascnn.data.folders import SAMPLES
@@ -53,22 +50,6 @@ def test_sources_and_licences_are_named():
     text = (SAMPLES / "README.md").read_text()
     for word in ("Krizhevsky", "2009", "Zalando", "MIT"):
         assert word in text
-
-
-def test_the_wheel_holds_the_samples_and_what_a_page_needs(tmp_path, monkeypatch):
-    build = pytest.importorskip("hatchling.build")
-    source = Path(kerascnn.__file__).parents[1]
-    if not (source / "pyproject.toml").is_file():
-        pytest.skip("the package is installed: its source is not here")
-    monkeypatch.chdir(source)
-    wheel = build.build_wheel(str(tmp_path))
-    packed = set(zipfile.ZipFile(tmp_path / wheel).namelist())
-    for each in FILES:
-        assert f"kerascnn/data/samples/{each.relative_to(SAMPLES).as_posix()}" in packed
-    package = Path(kerascnn.__file__).parent
-    for folder in ("page/templates", "demo/templates", "demo/onnxruntime_web"):
-        for each in (package / folder).iterdir():
-            assert f"kerascnn/{folder}/{each.name}" in packed
 
 
 def test_the_choice_is_the_smallest_hashes_of_each_class():
