@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import math
 import os
 import shutil
 import zipfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError
-from kerascnn.text import expanded, listed, notebook
+from kerascnn.text import as_json, expanded, listed, notebook
 
 if TYPE_CHECKING:
     import keras
@@ -376,11 +375,11 @@ class Run:
             self.writing("metrics.jsonl") as path,
             path.open("a", encoding="utf-8") as file,
         ):
-            file.write(_json(metrics) + "\n")
+            file.write(as_json(metrics) + "\n")
 
     def replace_metrics(self, metrics: list[dict[str, Any]]) -> None:
         """Write the records of the epochs anew, for a run that goes back to them."""
-        text = "".join(_json(record) + "\n" for record in metrics)
+        text = "".join(as_json(record) + "\n" for record in metrics)
         self.write_text("metrics.jsonl", text)
 
     @contextlib.contextmanager
@@ -444,7 +443,7 @@ class Run:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         if not (self.folder / "config.json").exists():
-            if inside := _inside(self.folder):
+            if inside := [str(run.folder) for run in below(self.folder, most=2)]:
                 raise UsageError(
                     f"{self.folder} is no run, and holds {len(inside):,}: name one, "
                     f"of {listed(inside)}."
@@ -459,7 +458,7 @@ class Run:
             raise UsageError(f"{path} can't be read: {error}") from error
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        self.write_text(name, _json(value, indent=2) + "\n")
+        self.write_text(name, as_json(value, indent=2) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the run whole or not at all."""
@@ -468,15 +467,6 @@ class Run:
             temporary.write_text(text, "utf-8")
             sync(temporary)
             temporary.replace(path)
-
-
-def _inside(folder: Path) -> list[str]:
-    """Return the runs that lie one folder deeper, or two, as those below runs/ do."""
-    with contextlib.suppress(OSError):
-        for pattern in ("*/config.json", "*/*/config.json"):
-            if found := sorted(folder.glob(pattern)):
-                return [str(file.parent) for file in found]
-    return []
 
 
 def check_new(out: Path) -> None:
@@ -572,13 +562,15 @@ def fine_tuned(config: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def below(folder: Path) -> list[Run]:
-    """Return the runs in a folder and in its folders, in the order of their paths."""
+def below(folder: Path, most: int | None = None) -> list[Run]:
+    """Return the runs in a folder and `most` levels of folders, ordered by path."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if {"config.json", "metrics.jsonl", "result.json"} & {*files}:
             found.append(Run(Path(parent)))
+            folders.clear()
+        if most == len(Path(parent).relative_to(folder).parts):
             folders.clear()
     return found
 
@@ -605,19 +597,4 @@ def _record(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"it holds {value!r:.40} instead of names and values")
-    return value
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON has no words for, by null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 import tempfile
@@ -119,6 +120,22 @@ def one_line(error: BaseException, most: int = 500) -> str:
 def say(line: str) -> None:
     """Tell the user something beside the results: on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, whose numbers are finite: null in place of others."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON has no words for, by None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
