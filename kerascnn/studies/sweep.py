@@ -7,10 +7,8 @@ folder, so that one that was stopped, or killed, goes on.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import json
-import os
 import shlex
 import statistics
 from collections.abc import Callable
@@ -19,10 +17,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from kerascnn import UsageError, processes, runs, text
+from kerascnn import UsageError, runs, text
 from kerascnn import recipe as recipes
 from kerascnn.data import loading
-from kerascnn.training import resume
+from kerascnn.training import worker
 from kerascnn.training.options import Folder, Integer, Overrides
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -34,8 +32,6 @@ FOLDER = Path("runs") / "sweep"
 STARTUP, WARMUP = 4, 1
 # Runs of the best setting at the end.
 SEEDS = 3
-# Seconds between two looks at a trial's epochs.
-_LOOK = 0.5
 
 Range = tuple[float, float] | list[float]
 
@@ -383,26 +379,10 @@ def train(
     if options.resume is not None and runs.Run(options.resume).finished:
         result = runs.Run(options.resume).result
         return {"accuracy": runs.evaluated(result, "accuracy")}
-    places = {name: getattr(options, name) for name in ("out", "resume")}
-    own = resume.record(options) | {n: str(p) for n, p in places.items() if p}
-    words = [recipe, json.dumps(own)]
-    child = processes.Child("kerascnn.training.worker", words, os.environ)
-    with child, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(child.ask, "train")
-        try:
-            while True:
-                try:
-                    return answer.result(timeout=_LOOK)
-                except TimeoutError:
-                    if not goes_on():
-                        child.process.terminate()
-                        concurrent.futures.wait([answer])
-                        return None
-        except processes.EndedError as error:
-            raise UsageError(f"a trial ended: {text.printable(error.why)}") from error
-        except BaseException:
-            child.process.terminate()
-            raise
+    try:
+        return worker.ask("train", recipe, options, goes_on=goes_on)
+    except UsageError as error:
+        raise UsageError(f"a trial ended: {error}") from error
 
 
 def show(found: dict[str, Any], name: str) -> None:

@@ -13,10 +13,11 @@ after it, and because one on another backend, or that has no memory left, ends a
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,27 +30,43 @@ from kerascnn.training.options import Overrides
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
 
+# Seconds between two looks at whether a process is to go on.
+_LOOK = 0.5
+
 
 def ask(
     question: str,
     recipe: str | Path = "",
     overrides: Overrides | None = None,
     environment: Mapping[str, str] | None = None,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Any:
     """Start a process, ask it one thing and return the answer.
+
+    `goes_on` is asked now and then; where it returns False, the process is stopped, a
+    run in it saves itself, and the answer is `None`.
 
     Raises:
         UsageError: The process ended without an answer; the message says why.
     """
-    words = []
+    words, own = [], overrides or Overrides()
     if recipe:
-        words = [str(recipe), json.dumps(resume.record(overrides or Overrides()))]
+        places = {name: getattr(own, name) for name in ("out", "resume")}
+        given = {name: str(place) for name, place in places.items() if place}
+        words = [str(recipe), json.dumps(resume.record(own) | given)]
     variables = {**os.environ, **(environment or {})}
-    with processes.Child("kerascnn.training.worker", words, variables) as child:
+    child = processes.Child("kerascnn.training.worker", words, variables)
+    with child, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(child.ask, question)
         try:
-            return child.ask(question)
+            while not concurrent.futures.wait([answer], timeout=_LOOK).done:
+                if not goes_on():
+                    return None
+            return answer.result()
         except processes.EndedError as error:
             raise UsageError(text.printable(error.why)) from error
+        finally:
+            child.process.terminate()  # the pool waits for an answer, or for the end
 
 
 def main() -> None:
