@@ -40,6 +40,7 @@ def train(
     budget: str | None = None,
     batch_size: int | None = None,
     accumulate: int = 1,
+    remat: bool = False,
     learning_rate: float | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -79,6 +80,7 @@ def train(
         budget: A time, such as `"10min"`, within which the run ends, by fewer epochs.
         batch_size: Images a step (default: the recipe's).
         accumulate: Compute a step in so many parts, in the memory of one (JAX).
+        remat: Compute blocks' activations again on the way back, not keep them (JAX).
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
         limit: Use the first so many training and test images only.
@@ -107,7 +109,8 @@ def train(
         log: Write the epochs for others: `"csv"`, `"tensorboard"`, `"csv,tensorboard"`.
         report: Write `report.html` at the end, unless `KERASCNN_REPORT` is 0.
         resume: The folder of a run to go on with; options given here replace its own.
-        force: Go on with it also where recipe, data, device or versions have changed.
+        force: Train also where memory is short by XLA's plan; go on with `resume` also
+            where recipe, data, device or versions have changed.
 
     Returns:
         The finished run: `run.show()`, `run.model()`, `run.history`, `run.result`.

@@ -221,11 +221,19 @@ def follows_schedule(optimizer: keras.Optimizer) -> bool:
     )
 
 
+def shown_rate(optimizer: keras.Optimizer) -> Any:
+    """Return an optimiser's learning rate; `None` of an `Optax` that shows none."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
+    if isinstance(optimizer, Optax):
+        return optimizer._get_current_learning_rate()
+    return optimizer.learning_rate
+
+
 def check_rate(optimizer: keras.Optimizer, callback: keras.callbacks.Callback) -> None:
     """Raise `UsageError` unless a callback can set an optimiser's learning rate."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
     sets = f"{type(callback).__name__} sets the learning rate of each epoch, and this"
-    if optimizer.learning_rate is None:
+    if shown_rate(optimizer) is None:
         raise UsageError(
             f"{sets} optax transformation shows none: build it with "
             "optax.inject_hyperparams, see optim.Optax."
@@ -243,7 +251,7 @@ def rate_of(optimizer: keras.Optimizer) -> keras.Variable:
         UsageError: The rate is no number that could be set.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
-    rate = None if follows_schedule(optimizer) else optimizer.learning_rate
+    rate = None if follows_schedule(optimizer) else shown_rate(optimizer)
     if rate is None or not getattr(optimizer, "settable", True):
         why = (
             "shows none: an optax transformation has one with optax.inject_hyperparams"
@@ -344,7 +352,8 @@ class Optax(keras.Optimizer):
     callbacks change it, have optax keep it in the state with `inject_hyperparams`, as
     in the second example: it is then `optimizer.learning_rate`, a Keras variable as in
     any Keras optimiser. Injected as an optax schedule, it can be read and not set.
-    Without `inject_hyperparams`, or with two, `learning_rate` is None.
+    Without `inject_hyperparams`, or with two, there is none to read or set: Keras's
+    callbacks that do, such as `ReduceLROnPlateau`, then end with an error that says so.
 
     What Keras's optimisers do before a step (loss scaling, clipping, accumulation of
     gradients) and after it (averages of the weights) they do here too. A transformation
@@ -419,7 +428,7 @@ class Optax(keras.Optimizer):
         self._kinds_of_key = [_kind_of_key(leaf) for _, leaf in leaves]
         self._state = [
             self._learning_rate
-            if _is_learning_rate(path) and self.learning_rate is not None
+            if _is_learning_rate(path) and shown_rate(self) is not None
             else self._add_state(
                 jax.tree_util.keystr(path, simple=True, separator="_"), leaf
             )
@@ -488,22 +497,27 @@ class Optax(keras.Optimizer):
 
     @property
     def learning_rate(self) -> Any:
-        return self._get_current_learning_rate()
+        # Keras's callbacks would make a float of None, whose error says nothing.
+        self._check_shows_rate()
+        return shown_rate(self)
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
-        if self.learning_rate is None:
-            raise UsageError(
-                "this optax transformation has no learning rate to set: build it with "
-                "optax.inject_hyperparams, as in optax.inject_hyperparams(optax.adamw)("
-                "learning_rate=1e-3)"
-            )
+        self._check_shows_rate()
         if not self.settable:
             raise UsageError(
                 "this optax transformation's learning rate follows a schedule: inject "
                 "a number to set it"
             )
         self._learning_rate.assign(learning_rate)
+
+    def _check_shows_rate(self) -> None:
+        if shown_rate(self) is None:
+            raise UsageError(
+                "this optax transformation shows no learning rate to read or to set, "
+                "as callbacks do: build it with optax.inject_hyperparams, as in "
+                "optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3)"
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Return what Keras can write down: all but the transformation."""

@@ -82,8 +82,8 @@ ORDER = {
     ],
     "engine": [
         *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
-        *("recorder", "executables", "accumulation", "epoch", "footprint", "fit"),
-        *("choice", "views"),
+        *("recorder", "executables", "accumulation", "remat", "epoch", "footprint"),
+        *("fit", "choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "memory"),
@@ -92,7 +92,7 @@ ORDER = {
     "training": [
         *("__init__", "options", "callback_state", "checkpoint", "fine_tuning"),
         *("build", "forecast", "screens", "progress", "logs", "resume", "images"),
-        *("case", "autosave", "run", "costs", "budget", "worker"),
+        *("case", "room", "autosave", "run", "costs", "budget", "worker"),
     ],
     "twins": [
         *("rules", "twin", "initial"),

@@ -458,7 +458,7 @@ def test_optax_learning_rate_that_cannot_be_set():
     import optax
 
     plain = optim.Optax(optax.adam(1e-3))
-    assert plain.learning_rate is None
+    assert optim.shown_rate(plain) is None
     with pytest.raises(UsageError, match="inject_hyperparams"):
         plain.learning_rate = 0.1
     with pytest.raises(UsageError, match="shows none"):
@@ -520,6 +520,23 @@ def test_a_callback_that_cannot_set_the_rate_is_named_before_training(rate, call
     with pytest.raises(UsageError, match=says) as caught:
         kerascnn.train(mine, data="sample", epochs=1, limit=64)
     assert type(callback()).__name__ in str(caught.value)
+
+
+@ON_JAX
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2),
+        lambda: keras.callbacks.ReduceLROnPlateau("loss"),
+    ],
+    ids=["scheduler", "plateau"],
+)
+def test_plain_fit_with_a_hidden_rate_ends_in_one_sentence(callback):
+    """Of a model that `accelerate` made, with Keras's own `fit`."""
+    optimizer, _ = rates_that_cannot_be_set()["hidden"]
+    model = kerascnn.accelerate(tiny_model(optimizer()))
+    with pytest.raises(UsageError, match="build it with optax"):
+        model.fit(*tiny_data(), callbacks=[callback()], verbose=0)
 
 
 @ON_JAX

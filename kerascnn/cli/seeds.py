@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What decides a run's numbers, of the options that its `config.json` records.
 DECIDING = ("epochs", "batch_size", "learning_rate", "limit", "validation")
 DECIDING += ("precision", "engine", "accelerate", "deterministic", "class_weights")
-DECIDING += ("accumulate",)
+DECIDING += ("accumulate", "remat")
 # What a run that goes on may be given anew.
 ANEW = {"data_dir", "cache_dir", "checkpoint_minutes", "on_nan"}
 
@@ -141,7 +141,8 @@ def _case_of(run: Run) -> dict[str, Any] | None:
         if {"force", "trained_on_after"} & {*config["overrides"]}:  # on the way
             return None
         # Older runs have none of these.
-        options = {"class_weights": False, "accumulate": 1} | config["options"]
+        plain = {"class_weights": False, "accumulate": 1, "remat": False}
+        options = plain | config["options"]
         return {
             "fingerprint": config["fingerprint"],
             "data": config["data"]["sha256"],

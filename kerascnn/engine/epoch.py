@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerascnn import data
+from kerascnn import data, optim
 from kerascnn.acceleration import stock_operations
-from kerascnn.engine import accumulation, finite, losses, placement, recorder
+from kerascnn.engine import accumulation, finite, losses, placement, recorder, remat
 from kerascnn.engine.executables import Executables
 from kerascnn.engine.steps import build_metrics
 from kerascnn.process import memory
@@ -58,6 +58,7 @@ def fit(
     steps_a_call: int | None = None,
     autosave: Autosave | None = None,
     recorder: Recorder | None = None,
+    admit: Callable[[int], object] | None = None,
 ) -> None:
     """Train a compiled model as `keras.Model.fit` would, faster.
 
@@ -65,9 +66,12 @@ def fit(
     (L2), whatever the model was compiled with; but a `losses.SmoothedCrossentropy`'s
     smoothing counts. Of the hooks for single batches only `on_train_batch_end` is
     called, without logs, and only where the callback says `needs_no_state = True`.
-    After a `NotFiniteError` the model is as it was before that step.
+    After a `NotFiniteError` the model is as it was before that step. `admit` is called
+    before the first step, with the bytes that it takes on all devices of one memory
+    besides what is held by then, and may raise.
     """
     loop = _Loop(model, train, test, plan, callbacks, steps_a_call, autosave, recorder)
+    loop.admit = admit
     loop.run()
 
 
@@ -110,12 +114,14 @@ class _Loop:
             plan.batch_size,
             self.recorder.kind if self.recorder else "off",
             plan.accumulate,
+            plan.rematerialize,
         )
         self.train = placement.copied(self.mesh, (train.images, train.labels))
         self.test = placement.copied(self.mesh, (test.images, test.labels))
         self.foreign = not all(map(needs_no_state, callbacks))
         self.steppers = [c for c in callbacks if needs_no_state(c)]
         self.done = 0
+        self.admit: Callable[[int], object] | None = None
         if self.foreign:
             build_metrics(model)
         self.hooks = keras.callbacks.CallbackList(
@@ -172,6 +178,7 @@ class _Loop:
             # Keras looks at it after each step, so one step is trained all the same.
             calls = [call[:1] for call in calls[:1]]
         try:
+            self._admit(state, calls)
             for chosen in calls:
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
@@ -196,6 +203,15 @@ class _Loop:
             # run would leave a model with no weights.
             _write(model, state)
         return state
+
+    def _admit(self, state: State, calls: list[np.ndarray]) -> None:
+        """Say before the first step what it takes; the step's compilation is needed."""
+        admit, self.admit = self.admit, None
+        if admit and calls:
+            chosen = placement.cut(self.mesh, calls[0])
+            planned = self.training.planned(state, *self.train, chosen)
+            if planned:
+                admit(planned.besides * placement.sharing_memory(self.mesh))
 
     def _evaluate(self, state: State) -> dict[str, float]:
         """Evaluate a state, or what callbacks make of it; return the metrics."""
@@ -267,10 +283,13 @@ def _functions(
     batch_size: int,
     record: str,
     accumulate: int,
+    rematerialize: bool,
 ) -> tuple[Executables, Executables]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
-    training = training_function(model, mesh, batch_size, record, accumulate)
+    training = training_function(
+        model, mesh, batch_size, record, accumulate, rematerialize
+    )
     return training, _evaluation_function(model, mesh)
 
 
@@ -280,6 +299,7 @@ def training_function(
     batch_size: int = 0,
     record: str = "off",
     accumulate: int = 1,
+    rematerialize: bool = False,
 ) -> Executables:
     """Return the compiled training step of a model, its optimiser built.
 
@@ -289,11 +309,13 @@ def training_function(
     the batches' losses and hits; with `record`, that state and the steps' numbers, as
     `recorder.row` has them. State and images are on each device of the mesh, the
     batches cut. With `accumulate`, a step computes this part of `batch_size` images at
-    a time, and updates the weights by the gradient of all.
+    a time, and updates the weights by the gradient of all; with `rematerialize`, the
+    way back computes activations again.
     """
     # XLA's own convolutions are slow inside a loop on a CPU.
     unroll = accumulate > 1 and not placement.is_fast_in_a_loop(model)
-    step = _step_function(model, record, unroll)
+    forward = remat.forward(model, rematerialize)
+    step = _step_function(model, record, unroll, forward)
 
     def parts(batch: jax.Array, alone: bool) -> tuple[jax.Array, jax.Array]:
         if accumulate > 1:
@@ -324,7 +346,7 @@ def training_function(
 
 
 def _step_function(
-    model: keras.Model, record: str, unroll: bool
+    model: keras.Model, record: str, unroll: bool, forward: Callable[..., Any]
 ) -> Callable[..., tuple[State, jax.Array | None]]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
     # The indices come as equal parts, and what is left over, which may be nothing.
@@ -332,8 +354,8 @@ def _step_function(
     finite.counts(optimizer)  # the variable must be there before a trace
 
     def loss_of(weights, others, slots, images, labels):
-        logits, others, penalties = model.stateless_call(
-            weights, others, images, training=True, return_losses=True
+        logits, others, penalties = remat.stateless(
+            model, forward, weights, others, images
         )
         sums = _measure(logits, labels, penalties, *lowered)
         loss = sums["loss"] / sums["images"]
@@ -396,7 +418,7 @@ def _numbers(
     pairs = zip(optimizer.variables, state["optimizer"], strict=True)
     with keras.StatelessScope(state_mapping=list(pairs)):
         return recorder.row(
-            *(record, model, loss, optimizer.learning_rate),
+            *(record, model, loss, optim.shown_rate(optimizer)),
             *(gradients, state["weights"], new["weights"]),
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import data
+from kerascnn import data, optim
 from kerascnn.engine import finite, recorder
 from kerascnn.engine.steps import build_metrics, compiled_loss, gradients
 
@@ -178,9 +178,11 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     autosave: Autosave | None = None,
     recorder: Recorder | None = None,
+    admit: Callable[[int], object] | None = None,
 ) -> None:
     """Train a compiled model with `keras.Model.fit`; evaluate it after each epoch."""
-    # After a `NotFiniteError` the model is as it was before that step.
+    # After a `NotFiniteError` the model is as it was before that step. What a step
+    # takes, Keras compiles too late to `admit` it.
     model.optimizer.build(model.trainable_variables)
     finite.counts(model.optimizer)
     build_metrics(model)  # a checkpoint's are put back before they are used
@@ -194,7 +196,7 @@ def fit(
         recorder,
     )
     trained: Any = model
-    arguments = model, recorder.kind if recorder else "off"
+    arguments = model, recorder.kind if recorder else "off", plan.rematerialize
     if getattr(vars(model).get("train_step"), "args", None) != arguments:
         step = _jax_step if keras.backend.backend() == "jax" else _step
         trained.train_step = functools.partial(step, *arguments)
@@ -248,9 +250,13 @@ def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any
     return hooks.no_logs
 
 
-def _jax_step(model: Any, record: str, state: tuple, data: Any) -> tuple[dict, tuple]:
+def _jax_step(
+    model: Any, record: str, rematerialize: bool, state: tuple, data: Any
+) -> tuple[dict, tuple]:
     """As `keras.Model.train_step` on JAX, but a bad step changes nothing."""
     import jax
+
+    from kerascnn.engine import remat
 
     weights, others, optimizer, metrics = state
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -260,7 +266,10 @@ def _jax_step(model: Any, record: str, state: tuple, data: Any) -> tuple[dict, t
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
     loss_of = compiled_loss(model, images, labels)
-    logits, loss, found, new_others = gradients(model, images, loss_of, values)
+    forward = remat.forward(model, rematerialize)
+    logits, loss, found, new_others = gradients(
+        *(model, images, loss_of, values, forward)
+    )
     new_weights, new_optimizer = model.optimizer.stateless_apply(
         optimizer, found, weights
     )
@@ -280,14 +289,14 @@ def _jax_step(model: Any, record: str, state: tuple, data: Any) -> tuple[dict, t
     logs["guard"] = counts
     if record != "off":
         with keras.StatelessScope(state_mapping=values):
-            rate = model.optimizer.learning_rate
+            rate = optim.shown_rate(model.optimizer)
             logs["recorded"] = recorder.row(
                 *(record, model, loss, rate, found, weights, new_state[0])
             )
     return logs, new_state
 
 
-def _step(model: Any, record: str, data: Any) -> dict:
+def _step(model: Any, record: str, rematerialize: bool, data: Any) -> dict:
     """As `keras.Model.train_step` elsewhere, but a bad step changes nothing."""
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
     # What a forward pass changes besides the weights, with its values.
@@ -299,7 +308,7 @@ def _step(model: Any, record: str, data: Any) -> dict:
         variable = finite.counts(model.optimizer)
         keep, counts = finite.judge(variable.value, loss, found, model.optimizer)
         variable.assign(counts)
-        rate = model.optimizer.learning_rate if record != "off" else None
+        rate = optim.shown_rate(model.optimizer) if record != "off" else None
         rate = rate if rate is None else ops.copy(rate)  # a schedule goes by the step
         full = record == "full"
         old = [ops.copy(v) if full else v for v in model.trainable_variables]

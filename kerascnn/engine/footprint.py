@@ -40,6 +40,7 @@ def footprint(
     batch_size: int,
     record: str,
     accumulate: int = 1,
+    rematerialize: bool = False,
 ) -> Footprint:
     """Compile a model's training step on a batch, and return what XLA plans for it.
 
@@ -49,6 +50,7 @@ def footprint(
         batch_size: Images a step.
         record: What of a step is recorded, of `recorder.KINDS`.
         accumulate: In how many parts a batch is computed.
+        rematerialize: Compute activations again on the way back.
     """
     model.optimizer.build(model.trainable_variables)
     finite.counts(model.optimizer)
@@ -66,18 +68,15 @@ def footprint(
     images, labels = shaped((train.images, train.labels))
     chosen = jax.ShapeDtypeStruct((1, batch_size), jnp.int32, sharding=cut)
     function = epoch.training_function(
-        model, mesh, batch_size, record, accumulate
-    ).function
-    plan: Any = function.lower(state, images, labels, chosen).compile()
-    sizes = plan.memory_analysis()
-    # What a step returns lies where its arguments lay, but for what is left here.
-    new = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        *(model, mesh, batch_size, record, accumulate, rematerialize)
+    )
+    planned: Any = function.planned(state, images, labels, chosen)
     others = sum(split.images.nbytes + split.labels.nbytes for split in splits[1:])
     devices = mesh.size if mesh else 1
     return Footprint(
         devices,
-        devices * (sizes.argument_size_in_bytes + others),
-        devices * (sizes.temp_size_in_bytes + max(0, new)),
+        devices * (planned.held + others),
+        devices * planned.besides,
     )
 
 

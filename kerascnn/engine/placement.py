@@ -79,6 +79,18 @@ def free_on_device() -> int | None:
     return room and room["bytes_limit"] - room["bytes_in_use"]
 
 
+def used_on_device() -> int | None:
+    """Return the bytes in use on JAX's first device; `None` on a CPU."""
+    room = jax.devices()[0].memory_stats()
+    return room and room["bytes_in_use"]
+
+
+def sharing_memory(mesh: Mesh | None) -> int:
+    """Return how many devices of a mesh compute in one memory: those of a CPU."""
+    on_cpu = mesh is not None and jax.default_backend() == "cpu"
+    return mesh.size if mesh is not None and on_cpu else 1
+
+
 def copied(mesh: Mesh | None, tree: Any) -> Any:
     """Return arrays as each device of a mesh has them whole."""
     # A CPU copies no NumPy array for it whose place in memory XLA takes.

@@ -29,6 +29,7 @@ class Plan:
     initial_epoch: int = 0
     initial_step: int = 0
     accumulate: int = 1  # parts of a batch, whose gradients are added up
+    rematerialize: bool = False  # activations, on the way back
 
     def steps(self, images: int) -> int:
         """Return the number of steps an epoch over so many images takes."""

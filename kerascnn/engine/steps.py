@@ -30,15 +30,19 @@ def gradients(
     images: Any,
     loss_of: LossOf,
     values: Sequence[tuple[keras.Variable, Any]] = (),
+    forward: Callable[..., Any] | None = None,
 ) -> Gradients:
     """Return a batch's gradients, as `keras.Model.train_step` computes them.
 
     `loss_of` is called where the model's variables and `model.losses` have the values
     of this step. Inside a function that JAX compiles, `values` are the variables'
-    values, those of the optimiser included where `loss_of` reads them.
+    values, those of the optimiser included where `loss_of` reads them. `forward`, on
+    JAX, computes the model's outputs in its place.
     """
     import keras
 
+    if keras.backend.backend() == "jax":
+        return _jax(model, images, loss_of, values, forward or model)
     return _BACKENDS[keras.backend.backend()](model, images, loss_of, values)
 
 
@@ -66,7 +70,13 @@ def build_metrics(model: keras.Model) -> None:
     model.reset_metrics()
 
 
-def _jax(model: Any, images: Any, loss_of: LossOf, values: Sequence) -> Gradients:
+def _jax(
+    model: Any,
+    images: Any,
+    loss_of: LossOf,
+    values: Sequence,
+    forward: Callable[..., Any],
+) -> Gradients:
     import jax
     import keras
 
@@ -77,7 +87,7 @@ def _jax(model: Any, images: Any, loss_of: LossOf, values: Sequence) -> Gradient
     def loss(weights: list) -> tuple[Any, tuple]:
         pairs = [*values, *zip(variables, weights, strict=True)]
         with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
-            outputs = model(images, training=True)
+            outputs = forward(images, training=True)
             differentiated, shown = loss_of(outputs)
         new = [scope.get_current_value(v) for v in model.non_trainable_variables]
         return differentiated, (outputs, shown, new)
@@ -105,4 +115,4 @@ def _torch(model: Any, images: Any, loss_of: LossOf, _: Sequence) -> Gradients:
     return Gradients(outputs, shown, found, [])
 
 
-_BACKENDS = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}
+_BACKENDS = {"tensorflow": _tensorflow, "torch": _torch}

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerascnn import optim
 from kerascnn.engine.losses import crossentropy
 from kerascnn.engine.steps import LossOf, gradients
 
@@ -75,7 +76,7 @@ class KerasTrainer:
 
     def learning_rate(self) -> float | None:
         """Return the present learning rate; None where the optimiser shows none."""
-        rate = self.optimizer.learning_rate
+        rate = optim.shown_rate(self.optimizer)
         return None if rate is None else float(keras.ops.convert_to_numpy(rate))
 
 

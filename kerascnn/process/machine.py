@@ -6,14 +6,17 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kerascnn import __version__
+from kerascnn import UsageError, __version__
 from kerascnn.process import cores
 
 PACKAGES = ("keras", "numpy", "tensorflow-datasets", "optax")
@@ -119,20 +122,65 @@ def held_memory() -> int | None:
     return psutil and psutil.Process().memory_info().rss
 
 
-def free_memory() -> int | None:
-    """Return the bytes that can be had without swapping; `None` where none can say."""
+def free_memory(
+    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return the bytes that can be had without swapping; `None` where none can say.
+
+    Bounds are the machine's memory, those of the control groups that this process is
+    in, which containers and SLURM set, and `KERASCNN_MEMORY` of the environment, the
+    most that the process may hold.
+
+    Args:
+        groups: Where Linux shows the control groups.
+        own: Where it says in which of them this process is.
+
+    Raises:
+        UsageError: `KERASCNN_MEMORY` says no size.
+    """
     psutil = _psutil()
-    free = psutil and psutil.virtual_memory().available
-    # A container's bound; what it counts as used includes files that can be dropped.
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        bound = int((group / "memory.max").read_text())  # "max" where there is none
-        used = int((group / "memory.current").read_text())
-        lines = (group / "memory.stat").read_text().splitlines()
-        counts = dict(line.split(" ", 1) for line in lines if " " in line)
-        left = max(0, bound - used + int(counts.get("inactive_file", 0)))
-        free = left if free is None else min(free, left)
-    return free
+    found = [psutil.virtual_memory().available] if psutil else []
+    found += _left_in_groups(groups, own)
+    if words := os.environ.get("KERASCNN_MEMORY"):
+        found.append(
+            max(0, parsed_size(words, "KERASCNN_MEMORY") - (held_memory() or 0))
+        )
+    return min(found, default=None)
+
+
+# In a control group's folder: what bounds the memory, what is used, and in memory.stat
+# what of that lies in files that can be dropped. Versions 2 and 1 of the interface.
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def _left_in_groups(groups: Path, own: Path) -> Iterator[int]:
+    """Give what each control group of this process leaves of its bound."""
+    folders = {groups, groups / "memory"}
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():  # number:controllers:/path
+            _, controllers, place = line.split(":", 2)
+            root = groups / "memory" if "memory" in controllers.split(",") else groups
+            inside = Path(place.lstrip("/"))
+            folders |= {root / each for each in (inside, *inside.parents)}
+    for folder in folders:
+        for bound, used, droppable in _FILES:
+            with contextlib.suppress(OSError, ValueError):
+                most = int((folder / bound).read_text())  # "max" where there is none
+                taken = int((folder / used).read_text())
+                lines = (folder / "memory.stat").read_text().splitlines()
+                counts = dict(line.split(" ", 1) for line in lines if " " in line)
+                yield max(0, most - taken + int(counts.get(droppable, 0)))
+
+
+def parsed_size(words: str, name: str) -> int:
+    """Return the bytes that `"8GB"`, `"512 MB"` or `"1.5TB"` means."""
+    parts = re.fullmatch(r" *([0-9]+(?:\.[0-9]+)?) *([kMGT]B) *", words)
+    if parts is None:
+        raise UsageError(f"{name}={words}: expected a size, such as 8GB or 512MB.")
+    return int(float(parts[1]) * 1000 ** (1 + "kMGT".index(parts[2][0])))
 
 
 def _psutil() -> Any:

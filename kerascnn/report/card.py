@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from kerascnn import optim
 from kerascnn.recipe import check_parameters
 from kerascnn.report import markdown as pieces
 from kerascnn.report import records, wording
@@ -135,7 +136,7 @@ def _settings(
     recipe: Recipe, say: Callable[..., str] = _in_english
 ) -> list[tuple[str, str]]:
     optimizer = recipe.optimizer()
-    rate = optimizer.learning_rate
+    rate = optim.shown_rate(optimizer)
     rate = "" if rate is None else say(" at {rate}", rate=f"{float(rate):g}")
     steps = say(", the last partial one dropped") if recipe.drop_last else ""
     smoothed = recipe.label_smoothing

@@ -105,6 +105,11 @@ def case_of(recipe: Recipe, overrides: Overrides) -> Case:
             "--accumulate is for the epoch engine, which is JAX's, and this run trains "
             "with Keras's `fit`: make the batch smaller instead, with --batch-size."
         )
+    if plan.rematerialize and keras.backend.backend() != "jax":
+        raise UsageError(
+            "--remat is JAX's, and this run computes on "
+            f"{keras.backend.backend()}: leave it out, or pass --backend jax."
+        )
     steps = plan.steps(len(train)) * plan.epochs
     model, kept = build.compiled(recipe, dataset, overrides, steps, weights)
     build.adapt(recipe, kept, train.images)
@@ -131,6 +136,7 @@ def plan_of(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
         seed=overrides.seed,
         drop_last=recipe.drop_last,
         accumulate=overrides.accumulate,
+        rematerialize=overrides.remat,
     )
 
 

@@ -128,7 +128,7 @@ def memory(
         def planned(batch_size: int) -> footprint.Footprint:
             return footprint.footprint(
                 *(case.model, splits, batch_size, overrides.recorded),
-                case.plan.accumulate,
+                *(case.plan.accumulate, case.plan.rematerialize),
             )
 
         first = planned(case.plan.batch_size)
@@ -174,6 +174,7 @@ def key(
         "accumulate": plan.accumulate,
         "partial": not plan.drop_last and len(train) % plan.batch_size > 0,
         "record": options.recorded,
+        **({"remat": True} if plan.rematerialize else {}),
         **{name: getattr(options, name) for name in names},
     }
 

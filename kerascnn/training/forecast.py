@@ -25,7 +25,9 @@ _BYTES = 4  # of a float32
 _PROCESS = 6e8
 
 
-def line(name: str, model: keras.Model, plan: Plan, *splits: Split) -> str | None:
+def line(
+    name: str, model: keras.Model, plan: Plan, *splits: Split, memory: bool = True
+) -> str | None:
     """Return a line on a run's size and time; `None` where it takes few minutes.
 
     The time is that of the kernels' multiplications at the speed of a large matrix
@@ -37,6 +39,7 @@ def line(name: str, model: keras.Model, plan: Plan, *splits: Split) -> str | Non
         model: The model to train.
         plan: What is left to train.
         splits: The training and the test set.
+        memory: Name it; what XLA plans is known later, where it compiles a whole step.
     """
     try:
         operations = counts.training_operations(model)
@@ -54,9 +57,10 @@ def line(name: str, model: keras.Model, plan: Plan, *splits: Split) -> str | Non
     images = sum(split.images.nbytes for split in splits)
     # Each result comes once more, as normalised or activated.
     kept = _OF_A_WEIGHT * parameters + 2 * plan.batch_size * results
-    memory = (_PROCESS + _BYTES * kept + images) / 1e9
+    bytes_ = (_PROCESS + _BYTES * kept + images) / 1e9
     whole = f", {duration(seconds * epochs)} for all {epochs}" if epochs > 1 else ""
     return (
         f"{name} is large: {parameters:,} parameters; by an estimate, "
-        f"{duration(seconds)} an epoch{whole}, and {memory:.1f} GB of memory."
+        f"{duration(seconds)} an epoch{whole}"
+        f"{f', and {bytes_:.1f} GB of memory' * memory}."
     )

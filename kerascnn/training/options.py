@@ -50,6 +50,9 @@ class Overrides:
     """Compute each batch in K equal parts, one after the other, and update the weights
     once, by the gradient of all: a step takes the memory of a part. BatchNorm takes its
     mean and variance of each part."""
+    remat: bool = False
+    """Compute the activations of all blocks but the last again on the way back, instead
+    of keeping them: less memory, more time (JAX)."""
     learning_rate: Number = None
     """The optimiser's learning rate, before any decay."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -122,8 +125,9 @@ class Overrides:
     resume: Folder = None
     """Go on with the run in this folder, with its own options."""
     force: bool = False
-    """Go on also where the recipe, the data, the device or versions have changed, or
-    over a run whose checkpoints are gone, from its beginning."""
+    """Train also where the memory is too small by XLA's plan; with --resume go on also
+    where the recipe, the data, the device or versions have changed, or over a run whose
+    checkpoints are gone, from its beginning."""
 
     def __post_init__(self):
         for name, kind in typing.get_type_hints(Overrides).items():
@@ -140,8 +144,6 @@ class Overrides:
                 raise UsageError(f"--{option} {value}: expected less than {2**31}.")
         if self.budget is not None:
             parsed_seconds(self.budget, "--budget")
-        if self.force and self.resume is None:
-            raise UsageError("--force needs --resume, or `kerascnn resume RUN`.")
         if self.backend is not None:
             text.choose(self.backend, BACKENDS, "backend")
         if self.record is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from kerascnn import optim
 from kerascnn.process import machine
 from kerascnn.process.estimate import LOOK, WORTH
 from kerascnn.text import duration, notebook, say
@@ -299,5 +300,5 @@ def choosing_by(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
 
 def learning_rate(optimizer: keras.Optimizer) -> float | None:
     """Return an optimiser's present learning rate, `None` where it shows none."""
-    rate = optimizer.learning_rate
+    rate = optim.shown_rate(optimizer)
     return None if rate is None else float(keras.ops.convert_to_numpy(rate))

@@ -209,6 +209,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         **{name.replace("_", " "): config[name] for name in names},
         "class weights": config.get("class_weights"),
         "parts of a batch": config.get("accumulate", 1),
+        "rematerialisation": config.get("remat", False),
         "weights": config.get("began_with", {}).get("sha256"),
         "freeze": config.get("freeze") or None,
         **{name: environment[name] for name in places},

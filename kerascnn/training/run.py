@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from kerascnn.training import (
     images,
     logs,
     resume,
+    room,
 )
 from kerascnn.training.autosave import Autosave, check_start
 from kerascnn.training.case import Case, case_of, fitted
@@ -119,7 +121,9 @@ def _train(
         start, renewed = None, set()
         if run is None:
             config |= _begin_with_weights(case, open_weights)
+            room.check(case)
             run = runs.Run.create(recipe.name, overrides.out)
+            stack.enter_context(_nothing_left(run))
             stack.enter_context(run.lock())
             run.write_config(config)
         else:
@@ -228,7 +232,10 @@ def _announce(case: Case, config: dict[str, Any]) -> None:
 def _forecast(case: Case) -> None:
     """Print what a large run will take."""
     splits = case.train, case.test
-    if large := forecast.line(case.recipe.name, case.model, case.plan, *splits):
+    large = forecast.line(
+        *(case.recipe.name, case.model, case.plan, *splits), memory=case.engine is fit
+    )
+    if large:
         print(large, flush=True)
 
 
@@ -244,7 +251,10 @@ def _fit(
             *(case.model, *splits, case.plan, callbacks),
             autosave=autosave,
             recorder=autosave.recorder,
+            admit=room.admission(case),
         )
+    except room.DoesNotFitError:
+        raise
     except finite.NotFiniteError as error:
         # After a stop the model is as it was before the bad step. Where that can't be
         # computed again, such as for want of memory, the error stands alone.
@@ -255,6 +265,16 @@ def _fit(
         if (mistake := named(error, case)) is error:
             raise
         raise mistake from error
+
+
+@contextlib.contextmanager
+def _nothing_left(run: runs.Run) -> Iterator[None]:
+    """Remove the folder of a new run that was refused: the same --out can be taken."""
+    try:
+        yield
+    except room.DoesNotFitError:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        raise
 
 
 def named(error: Exception, case: Case) -> Exception:
@@ -295,6 +315,7 @@ def _config(case: Case) -> dict[str, Any]:
         "validation": overrides.validation,
         "precision": overrides.precision,
         "accumulate": plan.accumulate,
+        "remat": plan.rematerialize,
         "freeze": list(overrides.freeze),
         "frozen": fine_tuning.frozen(recipe, overrides.freeze),
         "engine": case.engine.__name__.rpartition(".")[2],
