@@ -49,6 +49,7 @@ MADE = {
     "README.md": "index.md",
     "recipes/README.md": "generated/recipes/index.md",
     "recipes/speed.md": "generated/recipes/speed.md",
+    "recipes/plan.md": "generated/recipes/plan.md",
     "kerascnn/README.md": "generated/code/index.md",
     "kerascnn/acceleration/README.md": "generated/code/acceleration.md",
     ".github/CONTRIBUTING.md": "generated/contributing.md",
@@ -145,7 +146,7 @@ def _contents(caption: str, names: list[str]) -> str:
 def _recipes(top: str) -> dict[str, str]:
     outlines = ladder.in_order([recipe.outline(name) for name in recipe.names()])
     names = [outline.name for outline in outlines]
-    made = {MADE["recipes/README.md"]: top + _contents("", [*names, "speed"])}
+    made = {MADE["recipes/README.md"]: top + _contents("", [*names, "speed", "plan"])}
     for name in names:
         page, file = f"generated/recipes/{name}.md", f"recipes/{name}/README.md"
         shown = card.values(recipe.load(name))

@@ -120,6 +120,7 @@ ORDER = {
         "doctor",
         "lr_find",
         "sweep",
+        "plan",
     ],
     "cli": [
         *(
@@ -137,6 +138,7 @@ ORDER = {
             "recipes",
             "data",
             "doctor",
+            "plan",
             "bench",
             "parity",
             "lessons",

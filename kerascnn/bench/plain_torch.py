@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """Training steps of plain PyTorch: eager, channels last, or compiled as well."""
+    """Training steps of plain PyTorch: eager, channels last, or compiled as well.
+
+    `benchmark` lets cuDNN time its algorithms, `autotune` the compiler its kernels too.
+    """
 
     def __init__(self, twin: Twin, form: str, steps: int = 1000):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,9 +35,11 @@ class Trainer:
         self.model = twin.network().to(self.device, memory_format=self.layout)
         self.optimizer = twin.optimizer(self.model, steps=steps)
         self.smoothing = twin.label_smoothing
-        self.call: Callable[..., torch.Tensor] = (
-            torch.compile(self.model) if form == "compile" else self.model
-        )
+        torch.backends.cudnn.benchmark = form in ("benchmark", "autotune")
+        self.call: Callable[..., torch.Tensor] = self.model
+        if form in ("compile", "autotune"):
+            mode = "max-autotune" if form == "autotune" else None
+            self.call = torch.compile(self.model, mode=mode)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Take one step and return the loss, not yet read from the device."""

@@ -21,6 +21,8 @@ from kerascnn.training import build as building
 if TYPE_CHECKING:
     from kerascnn.recipe import Recipe
 
+OURS = "kerascnn"
+CHANNELS = 8  # of which a GPU's matrix units take bfloat16
 # Takes a number of steps (or epochs) and returns when they are done.
 Work = Callable[[int], None]
 
@@ -41,10 +43,30 @@ class SameBatch(keras.utils.PyDataset):
 
 @settings.computing()
 def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
-    """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does."""
-    ours = contender == "kerascnn" or ablation.switch_off(contender)
+    """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does.
+
+    `kerascnn-bfloat16` computes in mixed_bfloat16; `kerascnn-bfloat16-padded` on images
+    whose channels are padded to eight, because XLA pads those of float16 alone.
+    """
+    if contender in ("kerascnn-bfloat16", "kerascnn-bfloat16-padded"):
+        with settings.keras_defaults("mixed_bfloat16"):
+            padded = contender.endswith("padded")
+            return _build(OURS, name, batch, images, random, padded)
+    return _build(contender, name, batch, images, random)
+
+
+def _build(
+    contender: str,
+    name: str,
+    batch: int,
+    images: int,
+    random: bool,
+    padded: bool = False,
+) -> Work:
+    ours = contender == OURS or ablation.switch_off(contender)
     building.set_seed(0)
     recipe = recipes.load(name)
+    recipe = with_channels(recipe, CHANNELS) if padded else recipe
     if not random:
         recipe = building.without_random(recipe)
     if images:
@@ -55,6 +77,25 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
         steps = kerascnn_steps if ours else keras_steps
         work = steps(recipe, scaled_batch(recipe, batch))
     return settings.computing()(work)
+
+
+def with_channels(recipe: Recipe, channels: int) -> Recipe:
+    """Return a recipe whose scaled images have so many channels, the last ones zero."""
+    height, width, own = recipe.network().input_shape[1:]
+
+    def network() -> keras.Model:
+        image = keras.Input((height, width, channels))
+        return keras.models.clone_model(recipe.network(), input_tensors=image)
+
+    def transform() -> list[keras.layers.Layer]:
+        # The last two axes of images whose channels are the last.
+        zeros = (0, 0), (0, channels - own)
+        pad = keras.layers.ZeroPadding2D(zeros, data_format="channels_first")
+        return [*recipe.transform(), pad]
+
+    return dataclasses.replace(
+        recipe, network=network, transform=transform, parameters=0
+    )
 
 
 def scaled_batch(recipe: Recipe, batch: int) -> Split:

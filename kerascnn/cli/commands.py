@@ -250,6 +250,11 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "bench gpu-report",
+        "times steps and epochs on a GPU, beside PyTorch's fastest forms",
+        "bench.gpu_report:GpuReport",
+    ),
+    Command(
         "bench ablation",
         "shows what each fast operation buys over the nets it serves",
         "bench.ablation:Ablation",
@@ -265,6 +270,12 @@ COMMANDS = (
         "takes a finished run into the cookbook, and renders it",
         "report.cookbook:Add",
         "RUN",
+    ),
+    Command(
+        "plan",
+        "plans ImageNet on many devices, on paper: compute, gradients, input",
+        "cli.plan:Plan",
+        "resnet50 --devices 8,64,512 --device h100",
     ),
     Command(
         "ladder plan",

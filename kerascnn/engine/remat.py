@@ -1,8 +1,8 @@
 """A network's activations computed again on the way back, instead of kept.
 
 The network is cut into stretches where one array alone goes on. Of each stretch the
-forward pass keeps the input; the way back computes the stretch once more from it
-(`jax.checkpoint`): Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
+forward pass keeps the input; the way back computes the stretch once more from it: Chen
+et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax
 import keras
 
 from kerascnn import UsageError
+from kerascnn.acceleration import materialize
 
 
 @functools.lru_cache(maxsize=1)
@@ -71,9 +72,8 @@ class Forward:
 
 def _computed_again(stretch: Any, x: Any) -> Any:
     """Call a stretch, of which its input and its variables alone are kept."""
-    call = functools.partial(stretch.stateless_call, training=True, return_losses=True)
     trained, others = stretch.trainable_variables, stretch.non_trainable_variables
-    y, values, penalties = jax.checkpoint(call)(
+    y, values, penalties = _kept(stretch)(
         [v.value for v in trained], [v.value for v in others], x
     )
     if len(penalties) > sum(v.regularizer is not None for v in trained):
@@ -84,6 +84,32 @@ def _computed_again(stretch: Any, x: Any) -> Any:
     for variable, value in zip(others, values, strict=True):
         variable.assign(value)
     return y
+
+
+def _kept(stretch: Any) -> Callable[..., Any]:
+    """Return a stretch's stateless call, whose way back computes it once more."""
+
+    def call(trained: list, others: list, x: Any) -> Any:
+        return stretch.stateless_call(
+            trained, others, x, training=True, return_losses=True
+        )
+
+    def forward(*given: Any) -> tuple[Any, Any]:
+        return call(*given), given
+
+    def back(given: Any, gradients: Any) -> tuple[Any, Any, Any]:
+        trained, others, x = given
+        # XLA drops `optimization_barrier` on a CPU before it merges equal operations,
+        # those of the forward pass and these, so `jax.checkpoint` would keep them all.
+        x, gradients = jax.lax.optimization_barrier((x, gradients))
+        x = materialize.after(x, gradients[0])
+        _, of = jax.vjp(lambda trained, x: call(trained, others, x), trained, x)
+        found, of_x = of(gradients)
+        return found, None, of_x
+
+    again = jax.custom_vjp(call)
+    again.defvjp(forward, back)
+    return again
 
 
 def _cut(network: Any) -> list[keras.Model]:

@@ -1,0 +1,84 @@
+"""The command `kerascnn plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import tyro
+
+from kerascnn import UsageError, text
+from kerascnn import recipe as recipes
+from kerascnn.studies import plan
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
+
+
+@dataclasses.dataclass
+class Plan:
+    """Plan a training of ImageNet on many devices, on paper.
+
+    From the network, the devices' published figures and the share of its peak that a
+    step of this package was measured at: time of a step, bytes of gradients, images
+    and bytes a second, scaling, and what breaks first. Trains nothing.
+    """
+
+    recipe: Name = "imagenet_vgg16"
+    """The recipe, or resnet50, Keras's own."""
+    devices: Annotated[str, tyro.conf.arg(metavar="N,N")] = "8,64,512"
+    """Numbers of devices."""
+    device: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(plan.DEVICES)}}}")] = (
+        "h100"
+    )
+    """Which."""
+    batch_size: int = 64
+    """Images a step and device."""
+    json: bool = False
+    """Print a JSON object: network, device, share of the peak, and steps (devices,
+    batch, compute, sent, all_reduce, needs, read, decoded, epoch: seconds, bytes)."""
+
+    page: bool = False
+    """Write the page with the plans of both networks, recipes/plan.md of a checkout."""
+
+    def __post_init__(self):
+        text.check_positive(self, "batch_size")
+        text.choose(self.device, list(plan.DEVICES), "device")
+        if self.recipe != "resnet50":
+            recipes.check(self.recipe)
+        self.numbers()
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of devices."""
+        words = self.devices.split(",")
+        if not all(word.strip().isdecimal() and int(word) for word in words):
+            raise UsageError(
+                f"--devices {self.devices}: expected numbers, such as 8,64,512."
+            )
+        return [int(word) for word in words]
+
+    def __call__(self) -> None:
+        if self.page:
+            if not plan.PAGE.parent.exists():
+                raise UsageError(f"--page: there is no {plan.PAGE.parent}.")
+            plan.PAGE.write_text(plan.page(), "utf-8")
+            print(plan.PAGE)
+            return
+        if self.json:
+            net, device = plan.network(self.recipe), plan.DEVICES[self.device]
+            share, _ = plan.share_of_peak(device)
+            steps = [
+                dataclasses.asdict(plan.step(net, device, n, self.batch_size, share))
+                for n in self.numbers()
+            ]
+            found = {"network": dataclasses.asdict(net), "share": share, "steps": steps}
+            print(json.dumps(found | {"device": dataclasses.asdict(device)}, indent=2))
+            return
+        print(plan.said(self.recipe, self.device, self.batch_size))
+        head, rows = plan.table(
+            self.recipe, self.device, self.numbers(), self.batch_size
+        )
+        for row in rows:
+            print()
+            for name, value in zip(head, row, strict=True):
+                print(f"  {name:15} {value}")
