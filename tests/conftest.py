@@ -46,6 +46,33 @@ os.environ.pop("KERASCNN_LANG", None)
 # Two devices wherever the tests run; `devices.mesh` says when they are used.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
+LITTLE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+ASKED = pytest.StashKey()
+
+
+def pytest_configure(config):
+    """Let LLVM optimise little where slow tests are left out.
+
+    Most of the default suite's time is compiling, and this takes a third less. XLA's own
+    passes run as ever, so that a program's structure and its memory are the same; its
+    machine code is slower, and last bits differ. What LLVM does to a program is for the
+    tests marked `optimised`, for the slow suite, and for a variable of the environment:
+    with JAX_DISABLE_MOST_OPTIMIZATIONS=0 all tests have all of it.
+    """
+    quick = "1" if "not slow" in config.option.markexpr else "0"
+    config.stash[ASKED] = os.environ.setdefault(LITTLE, quick)
+
+
+def optimise(value):
+    """Compile with LITTLE of this value from here on, here and in new processes."""
+    if os.environ[LITTLE] == value:
+        return
+    os.environ[LITTLE] = value
+    if "jax" in sys.modules:
+        jax = sys.modules["jax"]
+        jax.config.update(LITTLE.lower(), value not in ("0", "false"))
+        jax.clear_caches()  # of what was compiled otherwise
+
 
 def require(package):
     """Skip a test where a backend's package is not installed."""
@@ -69,7 +96,10 @@ def pytest_collection_modifyitems(items):
             raise pytest.UsageError(f"{name} has no case {', '.join(sorted(gone))}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of its module compile
 def pytest_runtest_setup(item):
+    all_of_it = item.get_closest_marker("optimised")
+    optimise("0" if all_of_it else item.config.stash[ASKED])
     for marker in item.iter_markers("needs"):
         require(marker.args[0])
 

@@ -17,6 +17,8 @@ from kerascnn import recipe as recipes
 # What another release of a compiler's passes, or a line more in a layer, changes.
 TOLERANCE = 0.02
 
+pytestmark = pytest.mark.optimised
+
 needs_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="the goldens are JAX's"
 )

@@ -19,6 +19,7 @@ from kerascnn.acceleration import accelerate, fast_convolution
 from kerascnn.engine import epoch, finite
 
 pytestmark = [
+    pytest.mark.optimised,
     pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX"),
     pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA for the CPU"),
 ]

@@ -46,6 +46,7 @@ def ratio(turns: int = 7) -> float:
     return min(times["ours"]) / min(times["stock"])
 
 
+@pytest.mark.optimised
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="acceleration is for JAX on a CPU"
 )
