@@ -82,8 +82,8 @@ ORDER = {
     ],
     "engine": [
         *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
-        *("recorder", "executables", "accumulation", "remat", "epoch", "footprint"),
-        *("fit", "choice", "views"),
+        *("recorder", "executables", "accumulation", "remat", "epoch", "stream"),
+        *("footprint", "fit", "choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "estimate", "memory"),

@@ -22,6 +22,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def batch(self, chosen: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return some images and their labels as arrays."""
+        return self.images[chosen], self.labels[chosen]
+
+    def part(self, chosen: np.ndarray | slice) -> "Split":
+        """Return some of the images as a split."""
+        images, labels = self.batch(chosen)
+        images.flags.writeable = labels.flags.writeable = False
+        return Split(images, labels)
+
 
 @dataclass(frozen=True, eq=False)
 class DataSet:

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,11 @@ class Prepared:
                         f"{image.shape}: take a recipe whose transform begins "
                         f"with {RESIZING}."
                     )
-            labels = np.array([example["label"] for example in batch], np.int32)
-            if labels.min() < 0 or labels.max() >= len(self.classes):
-                raise UsageError(
-                    f"{self.name} has unlabelled images in its split {split.name} "
-                    f"(label {labels.min()}): this version loads labelled sets."
-                )
+            labels = self._labels(batch, split.name)
             number = np.arange(total, total + len(labels))
             total += len(labels)
             if self.held_out:
-                chosen = (number % _HELD_OUT == _HELD_OUT - 1) == (role == "test")
+                chosen = self._holds(number, role)
                 images = [
                     image for image, take in zip(images, chosen, strict=True) if take
                 ]
@@ -95,26 +90,63 @@ class Prepared:
                 f"{total} examples instead of {split.num_examples}",
             )
 
-    def _array_record(self, split) -> Iterator[list[dict]]:
-        if importlib.util.find_spec("array_record") is None:
+    def places(self, role: str) -> np.ndarray:
+        """Return the numbers of a role's examples in their split, int64 `(n,)`."""
+        split = self.builder.info.splits[self.splits[role]]
+        every = np.arange(split.num_examples)
+        return every[self._holds(every, role)] if self.held_out else every
+
+    def _holds(self, number: np.ndarray, role: str) -> np.ndarray:
+        """Whether a role has the examples of these numbers, where one is held out."""
+        return (number % _HELD_OUT == _HELD_OUT - 1) == (role == "test")
+
+    def _labels(self, batch: list[dict], name: str) -> np.ndarray:
+        labels = np.array([example["label"] for example in batch], np.int32)
+        if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
             raise UsageError(
-                f"{self.folder} is in array_record form, and there is no package "
-                "array_record for this platform: on Windows, work in WSL."
+                f"{self.name} has unlabelled images in its split {name} "
+                f"(label {labels.min()}): this version loads labelled sets."
             )
+        return labels
+
+    def open_records(self, role: str) -> "Records":
+        """Open a role's examples to be read in any order.
+
+        Raises:
+            UsageError: The set is not in ArrayRecord form, or a file is damaged.
+        """
+        split = self.builder.info.splits[self.splits[role]]
+        if self.builder.info.file_format.value != "array_record":
+            raise UsageError(
+                f"{self.folder} is in {self.builder.info.file_format.value} form, and "
+                "a stream reads array_record: fetch the set into another folder with "
+                f"`kerascnn data get {self.name} --data-dir FOLDER`."
+            )
+        _require_array_record(self.folder)
+        for path, expected in zip(split.filepaths, split.shard_lengths, strict=True):
+            self._check_shard(path, expected)
+        return Records(self, split)
+
+    def _check_shard(self, path: Any, expected: int) -> None:
         from array_record.python.array_record_module import (  # type: ignore
             ArrayRecordReader,
         )
 
+        with _errors_name(path, self):
+            # The data source trusts the set's record: a file with more or fewer
+            # examples than that would be read in part, or end in its IndexError.
+            reader = ArrayRecordReader(str(path))
+            found = reader.num_records()
+            reader.close()
+            if found != expected:
+                raise ValueError(f"{found} examples instead of {expected}")
+
+    def _array_record(self, split) -> Iterator[list[dict]]:
+        _require_array_record(self.folder)
         for shard, path in enumerate(split.filepaths):
             expected = split.shard_lengths[shard]
+            self._check_shard(path, expected)
             with _errors_name(path, self):
-                # The data source trusts the set's record: a file with more or fewer
-                # examples than that would be read in part, or end in its IndexError.
-                reader = ArrayRecordReader(str(path))
-                found = reader.num_records()
-                reader.close()
-                if found != expected:
-                    raise ValueError(f"{found} examples instead of {expected}")
                 source = self.builder.as_data_source(f"{split.name}[{shard}shard]")
             for start in range(0, expected, _CHUNK):
                 with _errors_name(path, self):
@@ -155,6 +187,55 @@ class Prepared:
                     batch = []
                 if row is None:
                     break
+
+
+class Records:
+    """The examples of a split in ArrayRecord form, read in any order."""
+
+    def __init__(self, prepared: Prepared, split: Any):
+        from tensorflow_datasets import decode
+
+        self._prepared, self._split = prepared, split
+        self._ends = np.cumsum(split.shard_lengths)
+        skipped: Any = {"image": decode.SkipDecoding()}
+        with _errors_name(split.filepaths[0], prepared):
+            as_source = prepared.builder.as_data_source
+            self._whole = as_source(split.name)
+            self._undecoded = as_source(split.name, decoders=skipped)
+
+    def read(self, places: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return images as they are stored, and labels, int32."""
+        batch = self._examples(self._whole, places)
+        images = [np.asarray(example["image"]) for example in batch]
+        return images, self._prepared._labels(batch, self._split.name)
+
+    def labels(self, places: Sequence[int]) -> np.ndarray:
+        """Return labels, int32, without decoding an image."""
+        batch = self._examples(self._undecoded, places)
+        return self._prepared._labels(batch, self._split.name)
+
+    def _examples(self, source: Any, places: Sequence[int]) -> list[dict]:
+        with self._names(places):
+            try:
+                return source.__getitems__(list(places))
+            except Exception:
+                # Of many examples no error says in which file the bad one lies.
+                for place in places:
+                    with self._names([place]):
+                        source.__getitems__([place])
+                raise
+
+    def _names(self, places: Sequence[int]) -> Any:
+        shard = int(np.searchsorted(self._ends, places[0], "right")) if places else 0
+        return _errors_name(self._split.filepaths[shard], self._prepared)
+
+
+def _require_array_record(folder: Path) -> None:
+    if importlib.util.find_spec("array_record") is None:
+        raise UsageError(
+            f"{folder} is in array_record form, and there is no package "
+            "array_record for this platform: on Windows, work in WSL."
+        )
 
 
 def read(folder: Path) -> Prepared:
@@ -220,6 +301,8 @@ def _errors_name(path, prepared: Prepared) -> Iterator[None]:
     try:
         with quiet():
             yield
+    except UsageError:
+        raise
     # ArrayRecord, Pillow and TensorFlow each raise what they like on damaged bytes.
     except Exception as error:
         raise _damaged(path, prepared, one_line(error)) from error

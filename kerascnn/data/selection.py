@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from kerascnn import UsageError
@@ -57,17 +55,9 @@ def split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
             f"a share of {fraction} of {len(split)} images leaves one part empty: "
             "pass one that gives each part at least one image of a class."
         )
-    return _take(split, ~chosen), _take(split, chosen)
-
-
-def _take(split: Split, chosen: np.ndarray) -> Split:
-    images, labels = split.images[chosen], split.labels[chosen]
-    images.flags.writeable = labels.flags.writeable = False
-    return Split(images, labels)
+    return split.part(np.flatnonzero(~chosen)), split.part(np.flatnonzero(chosen))
 
 
 def limited(split: Split, limit: int | None) -> Split:
     """Return the first images of a split; all of them without a limit."""
-    return dataclasses.replace(
-        split, images=split.images[:limit], labels=split.labels[:limit]
-    )
+    return split if limit is None else split.part(slice(limit))

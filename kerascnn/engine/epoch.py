@@ -13,6 +13,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -47,6 +48,8 @@ STEPS_A_CALL = 50
 PARTIAL = 1 / 200
 
 State = dict[str, Any]
+# Images, labels, and the indices of the batches among them.
+Call = tuple[Any, Any, Any]
 
 
 def fit(
@@ -70,12 +73,12 @@ def fit(
     before the first step, with the bytes that it takes on all devices of one memory
     besides what is held by then, and may raise.
     """
-    loop = _Loop(model, train, test, plan, callbacks, steps_a_call, autosave, recorder)
+    loop = Loop(model, train, test, plan, callbacks, steps_a_call, autosave, recorder)
     loop.admit = admit
     loop.run()
 
 
-class _Loop:
+class Loop:
     """One training: the epochs, and what Keras's hooks can read and write in each.
 
     `keras.Model.fit` lets a callback read and change weights, optimiser and metrics in
@@ -115,9 +118,9 @@ class _Loop:
             self.recorder.kind if self.recorder else "off",
             plan.accumulate,
             plan.rematerialize,
+            self.images[0],
         )
-        self.train = placement.copied(self.mesh, (train.images, train.labels))
-        self.test = placement.copied(self.mesh, (test.images, test.labels))
+        self.place(train, test)
         self.foreign = not all(map(needs_no_state, callbacks))
         self.steppers = [c for c in callbacks if needs_no_state(c)]
         self.done = 0
@@ -133,6 +136,22 @@ class _Loop:
             verbose=0,
         )
 
+    def place(self, train: Split, test: Split) -> None:
+        """Bring the images to the devices."""
+        self.train = placement.copied(self.mesh, (train.images, train.labels))
+        self.test = placement.copied(self.mesh, (test.images, test.labels))
+
+    def training_calls(self, epoch: int) -> Iterator[Call]:
+        """Yield what the compiled training step is given in an epoch, call by call."""
+        calls = _calls(self.plan, epoch, self.images[0], self.steps_a_call, self.done)
+        for chosen in calls:
+            yield *self.train, placement.cut(self.mesh, chosen)
+
+    def evaluation_calls(self, epoch: int, images: int) -> Iterator[Call]:
+        """Yield what the compiled evaluation of the first images is given."""
+        for chosen in evaluation_calls(images, self.plan.batch_size):
+            yield *self.test, placement.cut(self.mesh, chosen[None])
+
     def run(self) -> None:
         model, logs = self.model, {}
         model.stop_training = False
@@ -146,7 +165,7 @@ class _Loop:
                 logs = _means(state["sums"])
                 if self.foreign:
                     _write_metrics(model, state["sums"])
-                validation = self._evaluate(state)
+                validation = self._evaluate(epoch, state)
                 del state
                 memory.trim()
                 logs |= {f"val_{name}": value for name, value in validation.items()}
@@ -173,18 +192,17 @@ class _Loop:
                 zip(sorted(state["sums"]), map(jnp.array, measured), strict=True)
             )
         state = placement.copied(self.mesh, state)
-        calls = _calls(plan, epoch, self.images[0], self.steps_a_call, self.done)
+        calls = self.training_calls(epoch)
         if model.stop_training:
             # Keras looks at it after each step, so one step is trained all the same.
-            calls = [call[:1] for call in calls[:1]]
+            calls = ((*arrays, chosen[:1]) for *arrays, chosen in islice(calls, 1))
         try:
-            self._admit(state, calls)
-            for chosen in calls:
+            for images, labels, chosen in calls:
+                self._admit(state, images, labels, chosen)
                 # Calls return before they are computed; waiting for the one before
                 # keeps the bar honest and one call ready.
                 finite.check(state["optimizer"][counter])
-                chosen = placement.cut(self.mesh, chosen)
-                state = self.training(state, *self.train, chosen)
+                state = self.training(state, images, labels, chosen)
                 if self.recorder:
                     state, rows = state
                     self.recorder.add(self.done, rows)
@@ -204,16 +222,13 @@ class _Loop:
             _write(model, state)
         return state
 
-    def _admit(self, state: State, calls: list[np.ndarray]) -> None:
+    def _admit(self, state: State, *batch: Any) -> None:
         """Say before the first step what it takes; the step's compilation is needed."""
         admit, self.admit = self.admit, None
-        if admit and calls:
-            chosen = placement.cut(self.mesh, calls[0])
-            planned = self.training.planned(state, *self.train, chosen)
-            if planned:
-                admit(planned.besides * placement.sharing_memory(self.mesh))
+        if admit and (planned := self.training.planned(state, *batch)):
+            admit(planned.besides * placement.sharing_memory(self.mesh))
 
-    def _evaluate(self, state: State) -> dict[str, float]:
+    def _evaluate(self, epoch: int, state: State) -> dict[str, float]:
         """Evaluate a state, or what callbacks make of it; return the metrics."""
         model, autosave = self.model, self.autosave
         trained = _in_order(state["sums"])
@@ -227,11 +242,10 @@ class _Loop:
         if model.stop_evaluating:
             images = min(images, batch_size)
         sums = placement.copied(self.mesh, _zeros())
-        for chosen in evaluation_calls(images, batch_size):
+        for call in self.evaluation_calls(epoch, images):
             # Calls that wait would each have their own memory.
             jax.block_until_ready(sums)
-            chosen = placement.cut(self.mesh, chosen[None])
-            sums = self.evaluation(state, sums, *self.test, chosen)
+            sums = self.evaluation(state, sums, *call)
             if autosave and autosave.signals.stop:
                 # The evaluation can be had again; the time until the end may be short.
                 autosave.after_step(self.done, lambda: trained)
@@ -284,11 +298,12 @@ def _functions(
     record: str,
     accumulate: int,
     rematerialize: bool,
+    images: int,
 ) -> tuple[Executables, Executables]:
     # Kept from one `fit` to the next, as Keras keeps its own: the second compiles
     # nothing. Another optimiser is part of the training step, so it counts too.
     training = training_function(
-        model, mesh, batch_size, record, accumulate, rematerialize
+        model, mesh, batch_size, record, accumulate, rematerialize, images
     )
     return training, _evaluation_function(model, mesh)
 
@@ -300,6 +315,7 @@ def training_function(
     record: str = "off",
     accumulate: int = 1,
     rematerialize: bool = False,
+    number: int | None = None,
 ) -> Executables:
     """Return the compiled training step of a model, its optimiser built.
 
@@ -310,7 +326,8 @@ def training_function(
     `recorder.row` has them. State and images are on each device of the mesh, the
     batches cut. With `accumulate`, a step computes this part of `batch_size` images at
     a time, and updates the weights by the gradient of all; with `rematerialize`, the
-    way back computes activations again.
+    way back computes activations again. `number` is that of the set's images, where
+    the images given are a part.
     """
     # XLA's own convolutions are slow inside a loop on a CPU.
     unroll = accumulate > 1 and not placement.is_fast_in_a_loop(model)
@@ -325,7 +342,8 @@ def training_function(
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
     ) -> State | tuple[State, jax.Array]:
-        partial = chosen.shape[1] < min(batch_size, PARTIAL * len(images))
+        whole = len(images) if number is None else number
+        partial = chosen.shape[1] < min(batch_size, PARTIAL * whole)
         stock = mesh is not None and partial
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:

@@ -44,7 +44,7 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = self._order[step * self.batch_size : (step + 1) * self.batch_size]
-        return self.split.images[chosen], self.split.labels[chosen]
+        return self.split.batch(chosen)
 
     def begin(self, epoch: int) -> None:
         """Take the order of an epoch, counted from 0."""

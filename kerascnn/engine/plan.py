@@ -30,6 +30,7 @@ class Plan:
     initial_step: int = 0
     accumulate: int = 1  # parts of a batch, whose gradients are added up
     rematerialize: bool = False  # activations, on the way back
+    workers: int = 0  # processes that decode the images of a stream
 
     def steps(self, images: int) -> int:
         """Return the number of steps an epoch over so many images takes."""
