@@ -47,6 +47,7 @@ def train(
     dataset: str | None = None,
     image_size: int | None = None,
     skip_bad: bool = False,
+    label_smoothing: float | None = None,
     class_weights: bool = False,
     validation: float | None = None,
     weights: str | None = None,
@@ -54,7 +55,8 @@ def train(
     data: Literal["auto", "full", "sample"] = "auto",
     data_dir: Folder = None,
     cache_dir: Folder = None,
-    engine: Literal["auto", "epoch", "fit"] = "auto",
+    engine: Literal["auto", "epoch", "stream", "fit"] = "auto",
+    workers: int | None = None,
     accelerate: bool = True,
     backend: str | None = None,
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
@@ -88,6 +90,8 @@ def train(
             folder, CSV, Parquet or .npz (default: the recipe's).
         image_size: Pixels of height and width for images and network (default: its).
         skip_bad: Leave out files of `dataset` that can't be used, and count them.
+        label_smoothing: The share of each label that the loss spreads over all classes,
+            such as 0.1 (default: the recipe's).
         class_weights: Weigh classes in the loss by how few training images they have.
         validation: Evaluate on this share of the training set, 0 to 1, held out of it.
         weights: Begin with those of a run's folder, a `.keras` file or a network of the
@@ -96,7 +100,10 @@ def train(
         data: `"full"`, the bundled `"sample"`, or `"auto"`: the full set if it is here.
         data_dir: Where tensorflow-datasets keeps its sets.
         cache_dir: Where the decoded images are kept.
-        engine: `"epoch"`, compiled whole (JAX); `"fit"`, Keras's own; `"auto"`: either.
+        engine: `"epoch"`, compiled whole (JAX); `"stream"`, the same on images that are
+            decoded as they are needed; `"fit"`, Keras's own; `"auto"`: which fits.
+        workers: Processes that decode a stream's images (default: half of the cores).
+            They begin as `multiprocessing`'s do, without running a script's file again.
         accelerate: Fast convolution gradients on a CPU (JAX).
         backend: Must be Keras's; the environment's `KERAS_BACKEND` chooses it before.
         precision: Keras's dtype policy for the network.

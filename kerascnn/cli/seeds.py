@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What decides a run's numbers, of the options that its `config.json` records.
 DECIDING = ("epochs", "batch_size", "learning_rate", "limit", "validation")
 DECIDING += ("precision", "engine", "accelerate", "deterministic", "class_weights")
-DECIDING += ("accumulate", "remat")
+DECIDING += ("accumulate", "remat", "label_smoothing")
 # What a run that goes on may be given anew.
 ANEW = {"data_dir", "cache_dir", "checkpoint_minutes", "on_nan"}
 

@@ -1,11 +1,12 @@
 """Loading a data set by name: `load`."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from kerascnn import UsageError, text
-from kerascnn.data import image_sets
+from kerascnn.data import image_sets, streaming
 from kerascnn.data.array_files import ArrayFile
 from kerascnn.data.arrays import DataSet, Split
 from kerascnn.data.cache import decoded
@@ -32,6 +33,7 @@ def load(
     skip_bad: bool = False,
     channels: int | None = None,
     exact: bool = False,
+    stream: bool | None = False,
 ) -> DataSet:
     """Load an image classification set as uint8 arrays, decoded once into a cache.
 
@@ -42,18 +44,20 @@ def load(
     full set if need be; "sample" takes the sample. Images are brought to `image_size`,
     height and width, and to 1 or 3 `channels`, where the set does not promise one size
     for all, and everywhere with `exact`. With `skip_bad` files of the user's own that
-    can't be used are left out and counted.
+    can't be used are left out and counted. With `stream` images of files are decoded
+    when they are asked for, and no cache is written; `None` does so where the memory
+    of the machine does not hold them twice, and says so. An .npz is read whole.
     """
     check(name, data, data_dir, skip_bad)
     form = Form(image_size, channels, exact)
     if is_path(name):
-        return _from_images(name, cache_dir, form, skip_bad)
+        return _from_images(name, cache_dir, form, skip_bad, stream)
     if data != "sample":
         folder = prepared(name, data_dir)
         if folder is not None:
-            return _from_folder(folder, cache_dir, form)
+            return _from_folder(folder, cache_dir, form, stream=stream)
         if data == "full":
-            return _from_folder(get(name, data_dir), cache_dir, form)
+            return _from_folder(get(name, data_dir), cache_dir, form, stream=stream)
     # Only for who brings images to a size anyway.
     stand_in = _STAND_INS.get(name) if image_size else None
     sample = prepared(stand_in or name, SAMPLES)
@@ -66,7 +70,7 @@ def load(
             "that holds it, fetch it there with `kerascnn data get "
             f"{name} --data-dir {data_dir}`, or take the sample with --data sample."
         )
-    loaded = _from_folder(sample, cache_dir, form)
+    loaded = _from_folder(sample, cache_dir, form, stream=stream)
     missing = f", not in {data_directory()}" if data == "auto" else ""
     instead = f" instead of {name}, which has none" if stand_in else ""
     notice = (
@@ -112,11 +116,12 @@ def check(
         check_known(name)
 
 
-def _from_images(name: str, cache_dir: Folder, form: Form, skip_bad: bool) -> DataSet:
+def _from_images(
+    name: str, cache_dir: Folder, form: Form, skip_bad: bool, stream: bool | None
+) -> DataSet:
     """Load images of the user's own; say which are tested on and which not used."""
     images = image_sets.opened(name, skip_bad)
-    _check_room(images, form)
-    loaded = _from_folder(images.folder, cache_dir, form, images)
+    loaded = _from_folder(images.folder, cache_dir, form, images, stream)
     notice = (
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
         f"images, from {loaded.source}"
@@ -135,23 +140,9 @@ def _from_images(name: str, cache_dir: Folder, form: Form, skip_bad: bool) -> Da
             f"; left out, because they can't be used: {many}, which {command} names"
         )
     if images.held_out or images.unused or loaded.skipped:
-        return replace(loaded, notice=f"{notice}.")
+        more = f"\n{loaded.notice}" if loaded.notice else ""
+        return replace(loaded, notice=f"{notice}.{more}")
     return loaded
-
-
-def _check_room(images: ImageFiles | ArrayFile, form: Form) -> None:
-    """Raise `UsageError` where a set is larger than the machine's memory."""
-    if form.size is None or not hasattr(os, "sysconf"):
-        return
-    (height, width), channels = form.size, form.channels or 3
-    needed = images.number * height * width * channels
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise UsageError(
-            f"{images.number:,} images of {height} x {width} x {channels} take "
-            f"{text.size(needed)}, and this machine has {text.size(memory)} of memory: "
-            "a set is held in memory whole, so take a smaller size of image."
-        )
 
 
 def is_path(name: str) -> bool:
@@ -168,20 +159,25 @@ def _from_folder(
     cache_dir: Folder,
     form: Form,
     own: ImageFiles | ArrayFile | None = None,
+    stream: bool | None = False,
 ) -> DataSet:
+    large = _large(folder, form, own, stream)
+    if (stream or large) and not isinstance(own, ArrayFile):
+        loaded = streaming.files(own, form) if own else streaming.prepared(folder, form)
+        if large:
+            return replace(loaded, notice=f"{large}: they are read as a stream.")
+        return loaded
     record, arrays = decoded(folder, cache_dir, form, own)
+    train = Split(arrays["train_images"], arrays["train_labels"])
+    test = Split(arrays["test_images"], arrays["test_labels"])
     notice = None
     if record.get("held_out") is True:
-        notice = (
-            f"{record['name']} {record['version']} has training images alone: every "
-            f"tenth is held out to test on, {len(arrays['test_images']):,} of them; "
-            f"{len(arrays['train_images']):,} are left to train on."
-        )
+        notice = streaming.held_out(record["name"], record["version"], train, test)
     return DataSet(
         name=record["name"],
         classes=tuple(record["classes"]),
-        train=Split(arrays["train_images"], arrays["train_labels"]),
-        test=Split(arrays["test_images"], arrays["test_labels"]),
+        train=train,
+        test=test,
         sample=False,
         source=str(folder),
         version=record["version"],
@@ -190,6 +186,37 @@ def _from_folder(
         skipped=len(record.get("skipped", ())),
         brought=_brought(record.get("changed", {}), arrays["train_images"].shape),
     )
+
+
+def _large(
+    folder: Path,
+    form: Form,
+    own: ImageFiles | ArrayFile | None,
+    stream: bool | None,
+) -> str | None:
+    """Say how large a set is that memory does not hold; `None` of others.
+
+    Raises:
+        UsageError: Memory does not hold it, and `stream` says that it must.
+    """
+    if stream or not hasattr(os, "sysconf"):
+        return None
+    number, shape = streaming.extent(folder, form, own)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = number * math.prod(shape)
+    said = (
+        f"{number:,} images of {' x '.join(map(str, shape))} take {text.size(needed)}, "
+        f"and this machine has {text.size(memory)} of memory"
+    )
+    # As an engine that keeps the images on the device asks for.
+    if stream is None and 2 * needed > memory and not isinstance(own, ArrayFile):
+        return said
+    if own and needed > memory:
+        raise UsageError(
+            f"{said}: a set is held in memory whole, so take a smaller size of image, "
+            "or on JAX read the images as a stream, --engine stream."
+        )
+    return None
 
 
 def _brought(changed: dict[str, int], shape: tuple[int, ...]) -> str | None:

@@ -104,6 +104,11 @@ class StreamedSplit(Split):
     def __init__(self, images: StreamedImages):
         object.__setattr__(self, "images", images)
 
+    @property
+    def knows_labels(self) -> bool:
+        """Whether the labels are there without a pass over the files."""
+        return "labels" in vars(self) or isinstance(self.images.source, FileSource)
+
     @functools.cached_property
     def labels(self) -> np.ndarray:  # type: ignore[override]
         """The labels of all images."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kerascnn.data import arrays
+from kerascnn.data.streamed import StreamedImages
 
 # Of a thousand images of the set itself, one lies outside a range.
 _OUTSIDE = 0.001
@@ -31,10 +32,13 @@ def ranges(images: np.ndarray) -> dict[str, list[float]]:
         By the names of `SAID` the lowest and the highest usual value, 0 to 255: the
         mean of the outermost pixels, of all, and the standard deviation.
     """
-    step = -(-len(images) // _LOOKED_AT) or 1
-    found = _measured(np.asarray(images[::step]))
-    # Else it would be held while the training is compiled, which takes most.
-    arrays.give_back(images)
+    if isinstance(images, StreamedImages):
+        found = _measured(images[:_AT_ONCE])
+    else:
+        step = -(-len(images) // _LOOKED_AT) or 1
+        found = _measured(np.asarray(images[::step]))
+        # Else it would be held while the training is compiled, which takes most.
+        arrays.give_back(images)
     shares = _OUTSIDE / 2, 1 - _OUTSIDE / 2
     return {
         name: [round(float(x), 1) for x in np.quantile(values, shares)]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import keras
 
 from kerascnn import UsageError
+from kerascnn.data import batches
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.engine import fit
 
 if TYPE_CHECKING:
@@ -18,32 +20,42 @@ if TYPE_CHECKING:
 def choose_engine(
     wanted: str, recipe: Recipe, train_split: Split, test_split: Split
 ) -> ModuleType:
-    """Return the module whose `fit` trains a recipe, `engine.epoch` or `engine.fit`.
+    """Return the module whose `fit` trains a recipe: one of `engine`'s.
 
-    `"auto"` takes `epoch` on JAX, where the images fit the device's memory and no
-    callback has a hook for single batches. `"epoch"` elsewhere is a `UsageError`.
+    `"auto"` takes `epoch` on JAX, and `stream` where the images do not fit the device's
+    memory; `fit` where a callback has a hook for single batches. `"epoch"` and
+    `"stream"` elsewhere are a `UsageError`.
     """
     if keras.backend.backend() != "jax":
-        if wanted == "epoch":
+        if wanted in ("epoch", "stream"):
             raise UsageError(
-                f"--engine epoch needs JAX, and the backend is "
+                f"--engine {wanted} needs JAX, and the backend is "
                 f"{keras.backend.backend()}: leave the engine out, or pass "
                 "--backend jax."
             )
         return fit
     from kerascnn.engine import epoch as epoch_module
 
-    if wanted == "auto" and not epoch_module.fits(train_split, test_split):
-        print("The images do not fit the device's memory twice: training with `fit`.")
-        return fit
+    streams = wanted == "stream" or isinstance(train_split, StreamedSplit)
+    if wanted == "auto" and not streams:
+        streams = not epoch_module.fits(train_split, test_split)
+        if streams:
+            print("The images do not fit the device's memory twice: they are streamed.")
     picky = [c for c in recipe.callbacks() if epoch_module.wants_batches(c)]
     if wanted != "fit" and picky:
         name = type(picky[0]).__name__
-        if wanted == "epoch":
+        if wanted != "auto":
             raise UsageError(
-                f"--engine epoch calls no hook for single batches, and the callback "
+                f"--engine {wanted} calls no hook for single batches, and the callback "
                 f"{name} has one: leave the engine out, or pass --engine fit."
             )
         print(f"The callback {name} has a hook for batches: training with `fit`.")
         return fit
-    return fit if wanted == "fit" else epoch_module
+    if wanted == "fit":
+        return fit
+    if streams:
+        from kerascnn.engine import stream
+
+        batches.require()
+        return stream
+    return epoch_module

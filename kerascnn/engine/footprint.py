@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kerascnn.acceleration import BATCH
+from kerascnn.data import Split
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.engine import epoch, finite, placement
 
 if TYPE_CHECKING:
     import keras
-
-    from kerascnn.data import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def footprint(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), tree
         )
 
-    train = splits[0]
+    train, *others = (_on_device(split, batch_size) for split in splits)
     state = shaped(epoch.read_state(model))
     images, labels = shaped((train.images, train.labels))
     chosen = jax.ShapeDtypeStruct((1, batch_size), jnp.int32, sharding=cut)
@@ -71,13 +72,21 @@ def footprint(
         *(model, mesh, batch_size, record, accumulate, rematerialize)
     )
     planned: Any = function.planned(state, images, labels, chosen)
-    others = sum(split.images.nbytes + split.labels.nbytes for split in splits[1:])
+    also = sum(split.images.nbytes + split.labels.nbytes for split in others)
     devices = mesh.size if mesh else 1
     return Footprint(
         devices,
-        devices * (planned.held + others),
+        devices * (planned.held + also),
         devices * planned.besides,
     )
+
+
+def _on_device(split: Split, batch_size: int) -> Split:
+    """Return what the device holds of a split: of a stream a batch and the next one."""
+    if not isinstance(split, StreamedSplit):
+        return split
+    images = np.empty((2 * batch_size, *split.images.shape[1:]), "uint8")
+    return Split(images, np.empty(2 * batch_size, "int32"))
 
 
 def largest_batch(

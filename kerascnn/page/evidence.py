@@ -13,9 +13,11 @@ import numpy as np
 
 from kerascnn import UsageError, data, describe
 from kerascnn.data.loading import is_path
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.page import findings, looking
 from kerascnn.page.findings import Outcome
 from kerascnn.process import settings
+from kerascnn.text import say
 from kerascnn.training.build import image_size
 from kerascnn.training.options import Overrides
 from kerascnn.training.resume import recipe_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 6  # right and wrong images, of each
 MAPPED = 3  # images whose feature maps are shown
+STREAMED = 2000  # images of a stream that the page is of, at most
 SHOWN, DRAWS = 8, 3  # training images, and how often each is transformed
 
 
@@ -255,6 +258,12 @@ def _data(
 
 
 def _outcome(model: Any, split: data.Split, classes: tuple[str, ...]) -> Outcome:
+    if isinstance(split, StreamedSplit) and len(split) > STREAMED:
+        say(
+            f"The page is of the first {STREAMED:,} of the {len(split):,} images that "
+            "the run was evaluated on."
+        )
+        split = data.limited(split, STREAMED)
     found = looking.logits(model, split.images)
     if not np.isfinite(found.astype("float32")).all():
         raise UsageError(

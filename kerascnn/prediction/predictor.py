@@ -10,12 +10,15 @@ import numpy as np
 
 from kerascnn import UsageError, views
 from kerascnn.data import usual
+from kerascnn.data.streamed import StreamedImages
 from kerascnn.page import findings, looking, pictures
 from kerascnn.process import settings
 
 if TYPE_CHECKING:
     from kerascnn.runs import Run
 
+# Images of a stream that are decoded together.
+_AT_ONCE = 256
 # How many pixels wide a picture of `explained` is, about.
 _WIDE = 224
 
@@ -64,6 +67,12 @@ class Predictor:
         Raises:
             UsageError: The images are of another shape or type.
         """
+        if isinstance(images, StreamedImages):
+            parts = [
+                self.probabilities(images[start : start + _AT_ONCE], with_views)
+                for start in range(0, len(images), _AT_ONCE)
+            ]
+            return np.concatenate(parts)
         images = np.asarray(images)
         wrong = images.ndim != 4 or any(
             wanted not in (None, got)

@@ -22,6 +22,7 @@ import tyro
 from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
 from kerascnn.data import loading
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.training.options import Folder, Integer, Overrides
 
 if TYPE_CHECKING:
@@ -211,7 +212,10 @@ def _losses(
         if mesh is not None:
             memory.keep_less()
         step = epoch.training_function(model, mesh, size, "light")
-        images = placement.copied(mesh, (case.train.images, case.train.labels))
+        streamed = isinstance(case.train, StreamedSplit)
+        images: Any = None
+        if not streamed:
+            images = placement.copied(mesh, (case.train.images, case.train.labels))
         state = placement.copied(mesh, epoch.read_state(model))
         own, whole, epochs = float(np.asarray(rate)), len(case.train) // size, None
         losses: list[float] = []
@@ -223,6 +227,9 @@ def _losses(
                 epochs = epochs or build.Epochs(model)
                 epochs.on_epoch_begin(now)
             chosen = order[place * size : (place + 1) * size].astype("int32")[None]
+            if streamed:
+                images = placement.copied(mesh, case.train.batch(chosen[0]))
+                chosen = np.arange(size, dtype="int32")[None]
             given = np.asarray(value, rate.dtype)
             state["optimizer"][at] = placement.copied(mesh, given)
             state, rows = step(state, *images, placement.cut(mesh, chosen))

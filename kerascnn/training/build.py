@@ -160,6 +160,9 @@ def compiled(
         from kerascnn.acceleration import accelerate
 
         model = accelerate(model)
+    if overrides.label_smoothing is not None:
+        smoothing = overrides.label_smoothing
+        recipe = dataclasses.replace(recipe, label_smoothing=smoothing)
     compile_model(model, recipe, overrides.learning_rate, steps, class_weights)
     return model, kept
 

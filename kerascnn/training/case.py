@@ -10,6 +10,7 @@ import keras
 
 from kerascnn import UsageError, data, optim
 from kerascnn.data import limited
+from kerascnn.data.batches import default_workers
 from kerascnn.engine import fit
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
@@ -137,6 +138,7 @@ def plan_of(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
         drop_last=recipe.drop_last,
         accumulate=overrides.accumulate,
         rematerialize=overrides.remat,
+        workers=default_workers() if overrides.workers is None else overrides.workers,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerascnn import data, describe
-from kerascnn.engine import counts, finite, fit
+from kerascnn.engine import counts, finite
 from kerascnn.engine.recorder import Recorder
 from kerascnn.process import caches, machine, settings
 from kerascnn.process import memory as process
@@ -259,7 +259,7 @@ def _measured(recipe: Recipe, overrides: Overrides) -> Costs:
     whole, rest = divmod(len(case.train), size)
     rest = 0 if case.plan.drop_last else rest
     steps, words = min(whole, _steps(case.model, size)), {}
-    if case.engine is not fit and machine.device() != "cpu":
+    if hasattr(case.engine, "steps_together") and machine.device() != "cpu":
         together = case.engine.steps_together(whole)
         steps, words = min(whole, _CALLS * together), {"steps_a_call": together}
     train = data.limited(case.train, steps * size + rest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.engine import counts
 from kerascnn.process import estimate
 from kerascnn.text import duration
@@ -54,7 +55,9 @@ def line(
     if seconds * epochs < 60 * MINUTES:
         return None
     parameters = model.count_params()
-    images = sum(split.images.nbytes for split in splits)
+    images = sum(
+        split.images.nbytes for split in splits if not isinstance(split, StreamedSplit)
+    )
     # Each result comes once more, as normalised or activated.
     kept = _OF_A_WEIGHT * parameters + 2 * plan.batch_size * results
     bytes_ = (_PROCESS + _BYTES * kept + images) / 1e9

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kerascnn import UsageError, data, transforms
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.recipe import Recipe
 from kerascnn.text import one_line
 from kerascnn.training import resume
@@ -60,12 +61,22 @@ def loaded(recipe: Recipe, overrides: Overrides) -> Images:
         wanted = form(recipe, overrides)
     wanted["skip_bad"] = overrides.skip_bad
     places = overrides.data_dir, overrides.cache_dir
-    dataset = data.load(name, overrides.data, *places, **wanted)
+    stream = _stream(overrides.engine)
+    dataset = data.load(name, overrides.data, *places, **wanted, stream=stream)
+    if isinstance(dataset.train, StreamedSplit):
+        wanted["stream"] = True
     if as_it_is:
         return Images(recipe, dataset, wanted)
     statistics = _statistics(recipe, dataset)
     new = suited(recipe, dataset, statistics)
     return Images(new, dataset, wanted, _said(recipe, new, statistics))
+
+
+def _stream(engine: str) -> bool | None:
+    """Return whether an engine reads a stream: `None` where that depends on the set."""
+    if engine == "auto":
+        return None if keras.backend.backend() == "jax" else False
+    return engine == "stream"
 
 
 def form(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
@@ -203,7 +214,10 @@ def class_weights(dataset: DataSet, train: Split) -> list[float]:
 
 def imbalance(dataset: DataSet, weights: list[float] | None) -> str | None:
     """Say which class has the fewest and which the most images, if that is uneven."""
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    train = dataset.train
+    if weights is None and isinstance(train, StreamedSplit) and not train.knows_labels:
+        return None
+    counts = np.bincount(train.labels, minlength=len(dataset.classes))
     few, many = int(counts.argmin()), int(counts.argmax())
     if counts[many] < _UNEVEN * counts[few]:
         return None

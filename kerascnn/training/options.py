@@ -30,6 +30,7 @@ Logs = Annotated[str | None, _arg(metavar=",".join(LOGS))]
 Recorded = Annotated[str | None, _arg(metavar=f"{{{','.join(RECORDS)}}}")]
 
 _MOST_SEEDS = 1000
+_MOST_WORKERS = 256
 _LARGEST = 4096  # pixels, of --image-size
 
 
@@ -69,6 +70,9 @@ class Overrides:
     skip_bad: bool = False
     """Leave out files of --dataset that can't be used, and count them, instead of
     refusing the set."""
+    label_smoothing: Number = None
+    """The share of each label, 0 to below 1, that the loss spreads over all classes,
+    such as 0.1."""
     class_weights: bool = False
     """Weigh each class in the loss by how few training images it has, so that all
     classes have the same say."""
@@ -91,9 +95,13 @@ class Overrides:
     ~/tensorflow_datasets)."""
     cache_dir: Folder = None
     """Where the decoded images are kept (default: the platform's cache folder)."""
-    engine: Literal["auto", "epoch", "fit"] = "auto"
-    """epoch: data on the device, whole step compiled (JAX); fit: keras.Model.fit;
-    auto: epoch where it can."""
+    engine: Literal["auto", "epoch", "stream", "fit"] = "auto"
+    """epoch: data on the device, whole step compiled (JAX); stream: the same step, and
+    the images are decoded as they are needed, so that memory holds a few batches;
+    fit: keras.Model.fit; auto: epoch where it can, stream where memory is too small."""
+    workers: Integer = None
+    """Processes that decode the images of a stream; 0: this one does (default: half of
+    the cores). No number of the training depends on it."""
     accelerate: bool = True
     """Fast convolution gradients on a CPU (JAX)."""
     backend: Backend = None
@@ -159,6 +167,15 @@ class Overrides:
                 f"--validation {self.validation}: expected a share between 0 and 1, "
                 "such as 0.1."
             )
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise UsageError(
+                f"--label-smoothing {self.label_smoothing}: expected a share from 0 to "
+                "below 1, such as 0.1."
+            )
+        if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
+            raise UsageError(
+                f"--workers {self.workers}: expected 0 to {_MOST_WORKERS}."
+            )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}.")
         if not 0 <= self.checkpoint_minutes < float("inf"):
@@ -181,7 +198,8 @@ class Overrides:
         deciding = (
             *("epochs", "batch_size", "accumulate", "learning_rate", "limit"),
             "validation",
-            *("dataset", "image_size", "class_weights", "precision"),
+            *("dataset", "image_size", "label_smoothing", "class_weights"),
+            "precision",
             *("weights", "freeze"),
         )
         plain = Overrides()

@@ -108,6 +108,8 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
     # The set that was trained on, also if another is here by now.
     own["data"] = "sample" if config["data"]["sample"] else "auto"
     own["backend"] = config["environment"]["backend"]
+    if config["engine"] == "stream":  # also where memory would hold the images by now
+        own["engine"] = "stream"
     plain = Overrides()
     if names is None:
         names = [
@@ -208,6 +210,7 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         ],
         **{name.replace("_", " "): config[name] for name in names},
         "class weights": config.get("class_weights"),
+        "label smoothing": config.get("label_smoothing"),
         "parts of a batch": config.get("accumulate", 1),
         "rematerialisation": config.get("remat", False),
         "weights": config.get("began_with", {}).get("sha256"),

@@ -17,6 +17,7 @@ import numpy as np
 from kerascnn import UsageError, data, describe, runs
 from kerascnn.data import usual
 from kerascnn.data.decoding import RULE
+from kerascnn.data.streamed import StreamedImages, StreamedSplit
 from kerascnn.engine import finite, fit, views
 from kerascnn.engine.recorder import Recorder
 from kerascnn.process import determinism, machine, memory, prepare, settings
@@ -46,6 +47,9 @@ _MEMORY = re.compile(
     "MemoryError|RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|allocate memory",
     re.IGNORECASE,
 )
+
+# Bytes of a stream's test images, below which several views are taken of them.
+_VIEWED = 256e6
 
 
 def train(
@@ -204,6 +208,11 @@ def _announce(case: Case, config: dict[str, Any]) -> None:
     for line in (dataset.brought, case.images.said, balance):
         if line:
             print(line, flush=True)
+    if isinstance(case.train, StreamedSplit):
+        many = plan.workers
+        by = "1 process decodes" if many == 1 else f"{many} processes decode"
+        by = by if many else "this process decodes"
+        print(f"The images are read as a stream: {by} them.", flush=True)
     asked = case.overrides.batch_size or case.recipe.batch_size
     if plan.batch_size == len(case.train) < asked:
         print(
@@ -312,6 +321,7 @@ def _config(case: Case) -> dict[str, Any]:
         "learning_rate": learning_rate(case.model.optimizer),
         "limit": overrides.limit,
         "class_weights": case.class_weights,
+        "label_smoothing": overrides.label_smoothing,
         "validation": overrides.validation,
         "precision": overrides.precision,
         "accumulate": plan.accumulate,
@@ -477,9 +487,18 @@ def _with_views(case: Case) -> dict[str, float]:
     """Return the accuracy of the mean logits of a recipe's views, and their number."""
     if case.recipe.views is None:
         return {}
+    images = case.test.images
+    if isinstance(images, StreamedImages):
+        if images.nbytes > _VIEWED:
+            say(
+                f"The mean of several views is left out: {len(images):,} images of a "
+                "stream are too many to be held at once."
+            )
+            return {}
+        images = images[:]
     logits, number = views.mean_logits(
         case.model,
-        case.recipe.views(case.test.images),
+        case.recipe.views(images),
         case.plan.batch_size,
         case.engine,
     )
