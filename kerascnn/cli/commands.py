@@ -226,6 +226,12 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "bench input",
+        "times a training step on a stream beside one on images in memory",
+        "bench.input:Input",
+        computes=True,
+    ),
+    Command(
         "bench scale",
         "shows how a step's time grows with batch, width and depth",
         "cli.bench:Scale",

@@ -9,7 +9,6 @@ given a batch for its images, so that the losses are the same.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -50,14 +49,7 @@ def fit(
 
 
 class Loop(epoch.Loop):
-    """One training on a stream.
-
-    Attributes:
-        waited: Seconds in which the loop waited for batches, and brought them to the
-            device, of all training steps.
-    """
-
-    waited = 0.0
+    """One training on a stream."""
 
     def place(self, train: Split, test: Split) -> None:
         plan = self.plan
@@ -69,14 +61,7 @@ class Loop(epoch.Loop):
         )
 
     def training_calls(self, epoch: int) -> Iterator[Call]:
-        batches = self.batches.training(epoch, self.done)
-        while True:
-            began = time.perf_counter()
-            call = next(map(self._call, batches), None)
-            self.waited += time.perf_counter() - began
-            if call is None:
-                return
-            yield call
+        return map(self._call, self.batches.training(epoch, self.done))
 
     def evaluation_calls(self, epoch: int, images: int) -> Iterator[Call]:
         whole = images == self.images[1]

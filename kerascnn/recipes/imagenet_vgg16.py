@@ -12,8 +12,13 @@ fetched without an account, so the default set is Imagenette, ten classes of it;
 other 990 outputs learn to stay low. The scaling (ImageNet's usual mean and deviation),
 initial weights, learning rate, batch size and number of epochs are ours, and so is how
 an image gets its size: the largest centred square, resized with a filter against
-aliasing. `--data sample` tries the recipe on CIFAR-10's small images; `--dataset
-./pets` trains on your own.
+aliasing, which is also what the network is evaluated on. The random crop and flip are
+lecture 4's, moving an image of 224 pixels as far as 2 pixels move one of 32.
+
+`--data sample` tries the recipe on CIFAR-10's small images; `--dataset ./pets` trains
+on your own. ImageNet itself, as tensorflow-datasets prepares it or as folders of
+classes, is read as a stream: `--engine stream --dataset imagenet2012`, and
+`--label-smoothing 0.1` smooths its labels.
 """
 
 from kerascnn import initializers, optim, transforms
@@ -60,6 +65,8 @@ RECIPE = Recipe(
     network=network,
     transform=lambda: [
         layers.Resizing(224, 224, crop_to_aspect_ratio=True, antialias=True),
+        transforms.RandomCrop(padding=14),
+        layers.RandomFlip("horizontal"),
         transforms.standard((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ],
     optimizer=lambda: optim.adam(1e-4),

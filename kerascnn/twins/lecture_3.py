@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from kerascnn.twins.initial import kaiming_normal, xavier_uniform
-from kerascnn.twins.rules import Normalize, ResizeAndCenterCrop
+from kerascnn.twins.rules import (
+    Normalize,
+    RandomCrop,
+    RandomHorizontalFlip,
+    ResizeAndCenterCrop,
+)
 from kerascnn.twins.twin import Twin
 
 
@@ -242,7 +247,12 @@ TWINS = {
         imagenet_vgg16,
         learning_rate=1e-4,
         batch_size=32,
-        transform=[ResizeAndCenterCrop(224), IMAGENET],
+        transform=[
+            ResizeAndCenterCrop(224),
+            RandomCrop(padding=14),
+            RandomHorizontalFlip(p=0.5),
+            IMAGENET,
+        ],
     ),
     "cifar_vgg16": lecture_3(cifar_vgg16, learning_rate=1e-4, transform=[STANDARD]),
     "fashion_sigmoid": lecture_3(fashion_sigmoid),

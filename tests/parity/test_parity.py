@@ -333,9 +333,9 @@ def test_resizing_is_one_level_off_at_most_but_at_its_edges(
     images = pictures.of(recipe).images[:2]
     checks = list(compared_transforms.compare_transforms(recipe, twin, images))
     assert first(checks) is None
-    assert [c.name for c in checks] == [
-        *("Resizing inside", "Resizing edges", "Resizing", "Rescaling")
-    ]
+    names = [c.name for c in checks]
+    assert names[:3] == ["Resizing inside", "Resizing edges", "Resizing"]
+    assert "RandomCrop" in names and names[-1] == "Rescaling"
     apply = torchvision.ResizeAndCenterCrop.apply
 
     def another(self, images, draw):
