@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kerascnn import UsageError
 from kerascnn import recipe as recipes
+from kerascnn.process import hosts
 from kerascnn.process.signals import Interrupted
 from kerascnn.recipe import Recipe
 from kerascnn.runs import Run
@@ -57,6 +58,10 @@ def train(
     cache_dir: Folder = None,
     engine: Literal["auto", "epoch", "stream", "fit"] = "auto",
     workers: int | None = None,
+    devices: int | None = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
     accelerate: bool = True,
     backend: str | None = None,
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
@@ -104,6 +109,10 @@ def train(
             decoded as they are needed; `"fit"`, Keras's own; `"auto"`: which fits.
         workers: Processes that decode a stream's images (default: half of the cores).
             They begin as `multiprocessing`'s do, without running a script's file again.
+        devices: So many, of each process, share every batch (JAX; default: all GPUs).
+        coordinator: Of several processes that train a run, `"HOST:PORT"` of the first.
+        num_processes: How many they are.
+        process_id: Which one this is, from 0; it writes the run.
         accelerate: Fast convolution gradients on a CPU (JAX).
         backend: Must be Keras's; the environment's `KERAS_BACKEND` chooses it before.
         precision: Keras's dtype policy for the network.
@@ -232,6 +241,11 @@ def completed(
     from kerascnn.training import run as training_run
 
     chosen = None
+    group = overrides.coordinator, overrides.num_processes, overrides.process_id
+    if overrides.budget is not None and hosts.wanted(*group):
+        raise UsageError(
+            "--budget measures the steps of one process: leave it out for several."
+        )
     if overrides.budget is not None and overrides.resume is None:
         from kerascnn.training import budget
 
@@ -244,7 +258,8 @@ def completed(
         listen=listen,
         budget=chosen,
     )
-    if overrides.report and os.environ.get("KERASCNN_REPORT") != "0":
+    wanted = overrides.report and os.environ.get("KERASCNN_REPORT") != "0"
+    if wanted and hosts.is_first():
         _report(run)
     return run
 

@@ -117,9 +117,13 @@ def one_line(error: BaseException, most: int = 500) -> str:
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
+silent = False  # whether another process of the same run speaks
+
+
 def say(line: str) -> None:
     """Tell the user something beside the results: on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    if not silent:
+        print(line, file=sys.stderr, flush=True)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -77,7 +77,7 @@ ORDER = {
     "acceleration": [
         *("platforms", "mesh", "materialize", "pooling", "blocks"),
         *("direct", "bands", "winograd", "dispatch", "canary", "convolution"),
-        *("normalization", "activations"),
+        *("normalization", "activations", "counted"),
         *("layers", "model", "__init__"),
     ],
     "engine": [
@@ -86,13 +86,15 @@ ORDER = {
         *("footprint", "fit", "choice", "views"),
     ],
     "process": [
-        *("__init__", "cores", "settings", "signals", "estimate", "memory"),
+        *("__init__", "cores", "settings", "signals", "watch", "hosts"),
+        *("estimate", "memory"),
         *("backend", "machine", "gpus", "caches", "determinism", "prepare"),
     ],
     "training": [
         *("__init__", "options", "callback_state", "checkpoint", "fine_tuning"),
-        *("build", "forecast", "screens", "progress", "logs", "resume", "images"),
-        *("case", "room", "autosave", "run", "costs", "budget", "worker"),
+        *("build", "forecast", "screens", "progress", "logs", "resume", "shared"),
+        *("images", "case", "room", "devices", "autosave", "run", "costs", "budget"),
+        "worker",
     ],
     "twins": [
         *("rules", "twin", "initial"),

@@ -7,6 +7,7 @@ that reads its input fewer times. On a GPU or a TPU the returned model runs XLA'
 operations; on another Keras backend than JAX, `accelerate` returns the model itself.
 """
 
+from kerascnn.acceleration import counted
 from kerascnn.acceleration.activations import fast_silu
 from kerascnn.acceleration.convolution import fast_convolution
 from kerascnn.acceleration.dispatch import algorithm, stock_operations
@@ -31,6 +32,7 @@ __all__ = [
     "MaxPooling2D",
     "accelerate",
     "algorithm",
+    "counted",
     "fast_batch_normalization",
     "fast_convolution",
     "fast_max_pool",

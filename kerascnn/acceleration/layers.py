@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from kerascnn.acceleration import dispatch
+from kerascnn.acceleration import counted, dispatch
 from kerascnn.acceleration.activations import fast_silu
 from kerascnn.acceleration.canary import trusted
 from kerascnn.acceleration.convolution import fast_convolution
@@ -195,12 +195,17 @@ class BatchNormalization(_Sharing, _Knowing, keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         """Normalise; in training by the batch, and move the statistics towards it."""
+        some = counted.images() if mask is None else None
         if not (training and self.trainable and mask is None and self._covers(inputs)):
+            if some is not None:
+                mask = some.reshape(-1, *[1] * (inputs.ndim - 2))
             return super().call(inputs, training=training, mask=mask)
         like = self.moving_mean.value
         gamma = self.gamma.value if self.scale else jnp.ones_like(like)
         beta = self.beta.value if self.center else jnp.zeros_like(like)
-        y, mean, variance = fast_batch_normalization(inputs, gamma, beta, self.epsilon)
+        y, mean, variance = fast_batch_normalization(
+            inputs, gamma, beta, self.epsilon, some
+        )
         affine = scale_and_shift(gamma, beta, mean, variance, self.epsilon)
         self._keep(y, (inputs, *affine))
         old, new = self.momentum, 1 - self.momentum

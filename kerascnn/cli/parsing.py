@@ -16,7 +16,7 @@ from typing import Any
 from kerascnn import UsageError, suggestions
 from kerascnn.process import signals
 from kerascnn.process.backend import check_backend, restart_for_memory, say_loading
-from kerascnn.text import check_place, choose, expanded, printable
+from kerascnn.text import check_place, choose, expanded, printable, say
 
 # Options that say where something is written.
 _WRITTEN = {"explain", "figures", "fix", "out"}
@@ -99,7 +99,7 @@ def run(program: Callable[[], object]) -> int:
         print(f"kerascnn: {_joined(str(mistake))}", file=sys.stderr)
         return mistake.exit_code
     except KeyboardInterrupt as stop:
-        print(f"kerascnn: {str(stop) or 'stopped.'}", file=sys.stderr)
+        say(f"kerascnn: {str(stop) or 'stopped.'}")
         return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
         # The reader has left (`kerascnn list | head`): nothing more to say.

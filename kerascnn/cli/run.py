@@ -14,7 +14,7 @@ from kerascnn import recipe as recipes
 from kerascnn.cli import parsing, seeds
 from kerascnn.data import loading
 from kerascnn.prediction import shipped
-from kerascnn.process import determinism, prepare, signals
+from kerascnn.process import determinism, hosts, prepare, signals
 from kerascnn.process.backend import (
     check_backend,
     restart_for_memory,
@@ -48,13 +48,15 @@ def run(recipe: Recipe | str | Path, words: Sequence[str], program: str) -> None
     options = parsing.parse(Command, words, program)
     overrides, given = options.overrides, _names(words)
     # What can be refused is, before Keras and its backend take seconds to be imported.
+    if options.seeds is not None and hosts.wanted(*_group(overrides)):
+        raise UsageError("--seeds trains with one process: leave it out.")
     if overrides.resume is None:
         _check(options)
         own = overrides
     else:
         own = resuming.options(runs.Run(overrides.resume), overrides, given)
     use_environment(own)
-    prepare.prepared(own.cache_dir)
+    prepare.prepared(own.cache_dir, overrides.devices)
     if isinstance(recipe, str | Path):
         recipe = recipes.load(recipe)
     if options.seeds is not None:
@@ -72,6 +74,10 @@ def _check(options: Command) -> None:
         shipped.check_weights(options.weights)
     if options.out is not None and options.seeds is None:
         runs.check_new(options.out)
+
+
+def _group(overrides: Overrides) -> tuple[str | None, int | None, int | None]:
+    return overrides.coordinator, overrides.num_processes, overrides.process_id
 
 
 def _names(words: Sequence[str]) -> set[str]:

@@ -22,9 +22,10 @@ import keras
 import numpy as np
 
 from kerascnn import data, optim
-from kerascnn.acceleration import stock_operations
+from kerascnn.acceleration import counted, stock_operations
 from kerascnn.engine import accumulation, finite, losses, placement, recorder, remat
 from kerascnn.engine.executables import Executables
+from kerascnn.engine.placement import Images
 from kerascnn.engine.steps import build_metrics
 from kerascnn.process import memory
 
@@ -107,7 +108,8 @@ class Loop:
         self.steps_a_call = steps_a_call
         self.images = len(train), len(test)
         model.optimizer.build(model.trainable_variables)
-        self.mesh = placement.mesh(model, plan.batch_size)
+        self.mesh = placement.mesh(model, plan.batch_size, plan.devices)
+        self.fill = placement.is_filled_up(model)
         if self.mesh is not None:
             memory.keep_less()
         self.training, self.evaluation = _functions(
@@ -141,16 +143,20 @@ class Loop:
         self.train = placement.copied(self.mesh, (train.images, train.labels))
         self.test = placement.copied(self.mesh, (test.images, test.labels))
 
-    def training_calls(self, epoch: int) -> Iterator[Call]:
-        """Yield what the compiled training step is given in an epoch, call by call."""
-        calls = _calls(self.plan, epoch, self.images[0], self.steps_a_call, self.done)
+    def training_calls(self, epoch: int, together: int = 0) -> Iterator[Call]:
+        """Yield what the compiled training steps are given in an epoch, call by call.
+
+        A call holds `together` steps; 0: as many as the engine takes.
+        """
+        together = together or self.steps_a_call
+        calls = _calls(self.plan, epoch, self.images[0], together, self.done)
         for chosen in calls:
-            yield *self.train, placement.cut(self.mesh, chosen)
+            yield *self.train, placement.cut(self.mesh, chosen, self.fill)
 
     def evaluation_calls(self, epoch: int, images: int) -> Iterator[Call]:
         """Yield what the compiled evaluation of the first images is given."""
         for chosen in evaluation_calls(images, self.plan.batch_size):
-            yield *self.test, placement.cut(self.mesh, chosen[None])
+            yield *self.test, placement.cut(self.mesh, chosen[None], self.fill)
 
     def run(self) -> None:
         model, logs = self.model, {}
@@ -195,7 +201,7 @@ class Loop:
         calls = self.training_calls(epoch)
         if model.stop_training:
             # Keras looks at it after each step, so one step is trained all the same.
-            calls = ((*arrays, chosen[:1]) for *arrays, chosen in islice(calls, 1))
+            calls = islice(self.training_calls(epoch, together=1), 1)
         try:
             for images, labels, chosen in calls:
                 self._admit(state, images, labels, chosen)
@@ -206,10 +212,10 @@ class Loop:
                 if self.recorder:
                     state, rows = state
                     self.recorder.add(self.done, rows)
-                for step in range(self.done, self.done + len(chosen)):
+                for step in range(self.done, self.done + chosen.shape[0]):
                     for callback in self.steppers:
                         callback.on_train_batch_end(step)
-                self.done += len(chosen)
+                self.done += chosen.shape[0]
                 if autosave:
                     measured = functools.partial(_measured, model, state)
                     autosave.after_step(self.done, measured)
@@ -246,6 +252,8 @@ class Loop:
             # Calls that wait would each have their own memory.
             jax.block_until_ready(sums)
             sums = self.evaluation(state, sums, *call)
+            if autosave:
+                autosave.signals.agree()
             if autosave and autosave.signals.stop:
                 # The evaluation can be had again; the time until the end may be short.
                 autosave.after_step(self.done, lambda: trained)
@@ -334,26 +342,30 @@ def training_function(
     forward = remat.forward(model, rematerialize)
     step = _step_function(model, record, unroll, forward)
 
-    def parts(batch: jax.Array, alone: bool) -> tuple[jax.Array, jax.Array]:
+    def parts(batch: jax.Array, number: int, alone: bool) -> tuple[Images, Images]:
         if accumulate > 1:
-            return placement.pieces(mesh, batch, batch_size // accumulate)
-        return placement.in_parts(mesh if alone else None, model, batch), batch[:0]
+            return placement.pieces(mesh, batch, batch_size // accumulate, number)
+        within = mesh if alone else None
+        found = placement.in_parts(within, model, batch, number)
+        return found, Images(batch[:0], None, 0)
 
     def steps(
-        state: State, images: jax.Array, labels: jax.Array, chosen: jax.Array
+        state: State, images: jax.Array, labels: jax.Array, chosen: placement.Batches
     ) -> State | tuple[State, jax.Array]:
+        chosen, counted_images = placement.of_arguments(chosen)
         whole = len(images) if number is None else number
-        partial = chosen.shape[1] < min(batch_size, PARTIAL * whole)
+        partial = counted_images < min(batch_size, PARTIAL * whole)
         stock = mesh is not None and partial
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
             if len(chosen) == 1:
-                state, numbers = step(state, images, labels, *parts(chosen[0], True))
+                batch = parts(chosen[0], counted_images, True)
+                state, numbers = step(state, images, labels, *batch)
                 rows = None if numbers is None else numbers[None]
             else:
                 state, rows = jax.lax.scan(
                     lambda state, each: step(
-                        state, images, labels, *parts(each, False)
+                        state, images, labels, *parts(each, counted_images, False)
                     ),
                     state,
                     chosen,
@@ -367,16 +379,17 @@ def _step_function(
     model: keras.Model, record: str, unroll: bool, forward: Callable[..., Any]
 ) -> Callable[..., tuple[State, jax.Array | None]]:
     """Return one training step: of a state, images, labels, and a batch's indices."""
-    # The indices come as equal parts, and what is left over, which may be nothing.
+    # The images come as equal parts, and what is left over, which may be nothing.
     optimizer, lowered = model.optimizer, losses.settings_of(model)
     finite.counts(optimizer)  # the variable must be there before a trace
 
-    def loss_of(weights, others, slots, images, labels):
-        logits, others, penalties = remat.stateless(
-            model, forward, weights, others, images
-        )
-        sums = _measure(logits, labels, penalties, *lowered)
-        loss = sums["loss"] / sums["images"]
+    def loss_of(weights, others, slots, images, labels, some, number):
+        with counted.only(some):
+            logits, others, penalties = remat.stateless(
+                model, forward, weights, others, images
+            )
+        sums = _measure(logits, labels, penalties, *lowered, counted=some)
+        loss = sums["loss"] / (sums["images"] if some is None else number)
         # The scale of half precision is one of the optimiser's variables.
         pairs = zip(optimizer.variables, slots, strict=True)
         with keras.StatelessScope(state_mapping=list(pairs)):
@@ -388,14 +401,15 @@ def _step_function(
         state: State,
         images: jax.Array,
         labels: jax.Array,
-        parts: jax.Array,
-        rest: jax.Array,
+        parts: Images,
+        rest: Images,
     ) -> tuple[State, jax.Array | None]:
         counter = finite.index(optimizer)
 
         def of(weights, others, chosen):
-            batch = images[chosen], labels[chosen]
-            return gradient(weights, others, state["optimizer"], *batch)
+            batch = images[chosen.indices], labels[chosen.indices]
+            count = chosen.counted, chosen.number
+            return gradient(weights, others, state["optimizer"], *batch, *count)
 
         gradients, (others, sums) = accumulation.gradients(
             *(of, state["weights"], state["others"], parts, rest, _zeros(), unroll)
@@ -449,8 +463,12 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
         sums: State,
         images: jax.Array,
         labels: jax.Array,
-        chosen: jax.Array,
+        chosen: placement.Batches,
     ) -> State:
+        chosen, number = placement.of_arguments(chosen)
+        some = (
+            None if number == chosen.shape[1] else jnp.arange(chosen.shape[1]) < number
+        )
         with placement.tracing(mesh):
             logits, _, penalties = model.stateless_call(
                 state["weights"],
@@ -459,7 +477,7 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
                 training=False,
                 return_losses=True,
             )
-            new = _measure(logits, labels[chosen[0]], penalties, *lowered)
+            new = _measure(logits, labels[chosen[0]], penalties, *lowered, counted=some)
             return jax.tree.map(jnp.add, sums, new)
 
     options = {"donate_argnums": 1, **placement.options(mesh)}
@@ -472,19 +490,27 @@ def _measure(
     penalties: list,
     smoothing: float,
     class_weights: list[float] | None,
+    counted: jax.Array | None = None,
 ) -> State:
     """Sum over a batch what is reported as a mean over an epoch."""
+
+    def of_counted(each: jax.Array) -> jax.Array:
+        return each if counted is None else jnp.where(counted, each, 0)
+
     logits = logits.astype("float32")  # as Keras's losses do under mixed precision
-    entropy = losses.crossentropy(labels, logits)
-    images = jnp.float32(len(labels))
+    entropy = of_counted(losses.crossentropy(labels, logits))
+    images = (
+        jnp.float32(len(labels)) if counted is None else counted.sum(dtype="float32")
+    )
     total = entropy.sum().astype("float32")  # Keras computes in float64 with x64
     lowered = total
     if smoothing or class_weights:
         each = losses.crossentropy(labels, logits, smoothing, class_weights)
-        lowered = each.sum().astype("float32")
+        lowered = of_counted(each).sum().astype("float32")
+    right = of_counted(logits.argmax(-1) == labels)
     return {
         "loss": lowered + images * jnp.float32(sum(penalties)),
-        "accuracy": (logits.argmax(-1) == labels).sum(dtype="float32"),
+        "accuracy": right.sum(dtype="float32"),
         "crossentropy": total,
         "images": images,
     }

@@ -1,24 +1,30 @@
-"""A batch on several devices of one CPU.
+"""A batch on several devices: GPUs, or the cores of one CPU.
 
-XLA spreads one operation after another over the cores, and after each the cores wait
-for the slowest. Where JAX takes each core for a device, each computes its own part of
-the batch, and they wait only for numbers of all images: gradients, which are added up,
-and the means and variances of BatchNorm. The numbers are the same but for rounding.
+Each device computes its own part of a batch, and they wait for each other only for
+numbers of all images: gradients, which are added up, and the means and variances of
+BatchNorm. The numbers are one device's but for rounding, and what is drawn of an image
+is the same however many devices there are. On one device of a CPU XLA spreads one
+operation after another over the cores, and after each the cores wait for the slowest:
+hence each core is a device.
+
+A batch that the devices do not divide is filled up with images that do not count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kerascnn import acceleration
+from kerascnn import UsageError, acceleration, transforms
 from kerascnn.acceleration import BATCH
 from kerascnn.engine import counts
 from kerascnn.process import cores
@@ -43,6 +49,22 @@ _SINGLY = {
     *(keras.layers.Activation, keras.layers.Add, keras.layers.Concatenate),
 }
 
+# Layers that do so too, once BatchNorm is told which images count. What they draw of an
+# image is a function of its place in the batch, and not of the batch's size.
+_FILLED_UP = {
+    *_SINGLY,
+    *(acceleration.BatchNormalization, acceleration.Dropout, keras.layers.Dropout),
+    *(keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D),
+    *(keras.layers.Conv2DTranspose, keras.layers.UpSampling2D, keras.layers.Cropping2D),
+    *(keras.layers.LayerNormalization, keras.layers.GroupNormalization),
+    *(keras.layers.Multiply, keras.layers.Average, keras.layers.Maximum),
+    *(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.PReLU),
+    *(keras.layers.Reshape, keras.layers.Permute, keras.layers.Normalization),
+    *(keras.layers.RandomFlip, keras.layers.GaussianNoise, keras.layers.CenterCrop),
+    *(transforms.RandomCrop, transforms.RandomAlternatingFlip),
+    *(transforms.RandomErasing, transforms.RandomRotation),
+}
+
 # By itself XLA computes each thing as soon as it can, so that more may run side by
 # side, and keeps it until it is needed. With this scheduler XLA computes each thing as
 # late as possible, so that fewer arrays live at once.
@@ -58,24 +80,92 @@ _PATIENCE = {
 }
 
 
-def mesh(model: keras.Model, batch_size: int) -> Mesh | None:
+def mesh(
+    model: keras.Model, batch_size: int, devices: int | None = None
+) -> Mesh | None:
     """Return the devices that share a model's batches; None where one is as good.
 
-    As many devices are taken as divide a batch. How many a CPU has is settled when the
-    process starts: see `cores.as_devices`.
+    `devices` is how many of each process are asked for; left out, a CPU's share a batch
+    where that pays, and as many as shorten a step: 5 for 9 images where there are 8,
+    because with either number some device has two. Where a layer may look at several
+    images at once, as many devices are taken as divide a batch. How many devices a CPU
+    has is settled when the process starts: see `cores.as_devices`.
     """
-    if jax.default_backend() != "cpu" or jax.config.jax_disable_jit:
+    if jax.config.jax_disable_jit:
         return None
-    devices = jax.devices()
-    number = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    if number == 1 or batch_size * sum(counts.multiplications(model)) < WORTH:
+    every = _local_first(devices)
+    several = jax.process_count() > 1
+    alone = devices is None and jax.default_backend() == "cpu" and not several
+    if alone and batch_size * sum(counts.multiplications(model)) < WORTH:
         return None
-    return Mesh(np.array(devices[:number]), (BATCH,), axis_types=(AxisType.Auto,))
+    number = len(every)
+    if not is_filled_up(model):
+        number = max(n for n in range(1, number + 1) if batch_size % n == 0)
+    elif not several:
+        number = -(-batch_size // -(-batch_size // number))
+    if several and number < len(every):
+        raise UsageError(
+            f"{len(every)} devices of {jax.process_count()} processes do not divide a "
+            f"batch of {batch_size}, and {unknown_layer(model)} may look at several "
+            "images at once, so the batch can't be filled up: choose a --batch-size that "
+            f"they divide, such as {-(-batch_size // len(every)) * len(every)}."
+        )
+    if number == 1:
+        return None
+    return Mesh(np.array(every[:number]), (BATCH,), axis_types=(AxisType.Auto,))
+
+
+def _local_first(devices: int | None) -> list[Any]:
+    """Return so many devices of each process, by the processes' order."""
+    every = jax.devices()
+    if devices is None:
+        return every
+    found: list[Any] = []
+    for process in range(jax.process_count()):
+        own = [each for each in every if each.process_index == process]
+        if devices > len(own):
+            raise UsageError(
+                f"--devices {devices}: process {process} of this run has {len(own)} "
+                f"({_kinds(own)})."
+            )
+        found += own[:devices]
+    return found
+
+
+def available(devices: int | None = None) -> int:
+    """Return how many devices could share a batch."""
+    return len(_local_first(devices))
+
+
+def _kinds(devices: list[Any]) -> str:
+    """Return what kind of devices these are, in words."""
+    return ", ".join(sorted({each.device_kind for each in devices}))
+
+
+def unknown_layer(model: keras.Model) -> str | None:
+    """Name a layer that is not known to compute each image by itself, if any."""
+    for each in getattr(model, "operations", model.layers):
+        if acceleration.is_graph(each):
+            if (found := unknown_layer(each)) is not None:
+                return found
+        elif not (
+            type(each) in _FILLED_UP
+            and each.activity_regularizer is None
+            and _is_keras_own(getattr(each, "activation", keras.activations.linear))
+        ):
+            return f"{type(each).__name__} {each.name!r}"
+    return None
+
+
+def is_filled_up(model: keras.Model) -> bool:
+    """Whether a model's batches may hold images that do not count."""
+    # Without this setting of JAX, what is drawn depends on how much is drawn.
+    return jax.config.jax_threefry_partitionable and unknown_layer(model) is None
 
 
 def free_on_device() -> int | None:
     """Return the bytes that are free on JAX's first device; `None` on a CPU."""
-    room = jax.devices()[0].memory_stats()
+    room = jax.local_devices()[0].memory_stats()
     return room and room["bytes_limit"] - room["bytes_in_use"]
 
 
@@ -93,24 +183,97 @@ def sharing_memory(mesh: Mesh | None) -> int:
 
 def copied(mesh: Mesh | None, tree: Any) -> Any:
     """Return arrays as each device of a mesh has them whole."""
-    # A CPU copies no NumPy array for it whose place in memory XLA takes.
-    return jax.device_put(tree, mesh and NamedSharding(mesh, PartitionSpec()))
+    sharding = mesh and NamedSharding(mesh, PartitionSpec())
+    if sharding is None or sharding.is_fully_addressable:
+        # A CPU copies no NumPy array for it whose place in memory XLA takes.
+        return jax.device_put(tree, sharding)
+
+    def shared(array: Any) -> jax.Array:
+        # Every process has the same values: none is sent to another.
+        own = [jax.device_put(array, each) for each in mesh.local_devices]
+        return jax.make_array_from_single_device_arrays(np.shape(array), sharding, own)
+
+    return jax.tree.map(shared, tree)
 
 
-def cut(mesh: Mesh | None, batches: np.ndarray) -> jax.Array | np.ndarray:
-    """Return batches, `(steps, images)`, cut among devices that divide them."""
-    # Of a smaller last batch, each device may have to compute all.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FilledUp:
+    """Batches, `(steps, images, ...)`, of which the first `number` images count."""
+
+    array: Any
+    number: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+
+Batches = jax.Array | np.ndarray | FilledUp
+
+
+def cut(mesh: Mesh | None, batches: np.ndarray, fill: bool = True) -> Batches:
+    """Return batches, `(steps, images, ...)`, cut among devices, filled up if need be.
+
+    Without `fill`, of a batch that they do not divide each device computes all.
+    """
     if mesh is None:
         return batches
-    axis = BATCH if batches.shape[1] % mesh.size == 0 else None
-    return jax.device_put(batches, NamedSharding(mesh, PartitionSpec(None, axis)))
+    number = batches.shape[1]
+    missing = -number % mesh.size
+    if missing and fill:
+        room = [(0, 0)] * batches.ndim
+        room[1] = 0, missing
+        batches = np.pad(batches, room, mode="edge")
+    axis = BATCH if fill or not missing else None
+    sharding = NamedSharding(mesh, PartitionSpec(None, axis))
+    if sharding.is_fully_addressable:
+        array = jax.device_put(batches, sharding)
+    else:
+        array = jax.make_array_from_callback(
+            batches.shape, sharding, lambda index: batches[index]
+        )
+    return FilledUp(array, number) if missing and fill else array
 
 
-def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Array:
+def of_arguments(batches: Batches) -> tuple[Any, int]:
+    """Return a compiled function's batches, and how many images of each count."""
+    if isinstance(batches, FilledUp):
+        return batches.array, batches.number
+    return batches, batches.shape[1]
+
+
+class Images(NamedTuple):
+    """Indices of a batch's images or of its parts', and which of them count.
+
+    Attributes:
+        indices: int32 `(images,)` or `(parts, images)`.
+        counted: bool of the same shape; None where all count.
+        number: How many count, of parts in the mean.
+    """
+
+    indices: jax.Array
+    counted: jax.Array | None
+    number: float
+
+    @property
+    def size(self) -> int:
+        """Images of a part, those included that do not count."""
+        return self.indices.shape[-1]
+
+
+def in_parts(
+    mesh: Mesh | None, model: keras.Model, chosen: jax.Array, number: int | None = None
+) -> Images:
     """Return a batch's indices, `(images,)`, as those of its parts, `(parts, images)`.
 
     The gradient of a batch's mean loss is the mean of its parts' gradients. Computed
-    one after the other, the parts share the memory that the way back takes.
+    one after the other, the parts share the memory that the way back takes. The first
+    `number` images count.
 
     There is one part where there is no mesh or its devices don't share the images
     evenly; where not every layer is known to compute each image by itself, in float32
@@ -119,6 +282,8 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
     less than twice the bytes of the weights, for whose gradients it takes one more
     array to add to.
     """
+    number = len(chosen) if number is None else number
+    counted = None if number == len(chosen) else jnp.arange(len(chosen)) < number
     parts = 1
     if mesh is not None and len(chosen) % mesh.size == 0 and _is_computed_singly(model):
         images = len(chosen) // mesh.size
@@ -131,27 +296,44 @@ def in_parts(mesh: Mesh | None, model: keras.Model, chosen: jax.Array) -> jax.Ar
         ):
             parts *= 2
     if parts == 1:
-        return chosen[None]
+        return Images(chosen[None], None if counted is None else counted[None], number)
+
     # Each device's images are one after the other.
-    return chosen.reshape(mesh.size, parts, -1).swapaxes(0, 1).reshape(parts, -1)
+    def parted(array: jax.Array) -> jax.Array:
+        return array.reshape(mesh.size, parts, -1).swapaxes(0, 1).reshape(parts, -1)
+
+    counted = None if counted is None else parted(counted)
+    return Images(parted(chosen), counted, number / parts)
 
 
 def pieces(
-    mesh: Mesh | None, chosen: jax.Array, size: int
-) -> tuple[jax.Array, jax.Array]:
+    mesh: Mesh | None, chosen: jax.Array, size: int, number: int | None = None
+) -> tuple[Images, Images]:
     """Return a batch's indices as pieces, `(pieces, size)`, and what is left over.
 
-    Where devices share batch and pieces, each has its part of every piece.
+    A piece holds the same images however many devices share it, because what is drawn
+    of an image follows from its place in the piece. The first `number` images count.
     """
-    devices = mesh.size if mesh is not None else 1
-    if len(chosen) % devices or size % devices:
-        devices = 1
-    whole = len(chosen) // size
-    # Each device's images are one after the other.
-    own = chosen.reshape(devices, -1)
-    cut = whole * size // devices
-    full = own[:, :cut].reshape(devices, whole, size // devices).swapaxes(0, 1)
-    return full.reshape(whole, size), own[:, cut:].reshape(-1)
+    number = len(chosen) if number is None else number
+    whole = number // size
+    full = chosen[: whole * size].reshape(whole, size)
+    return _shared(mesh, full), _shared(mesh, chosen[whole * size : number])
+
+
+def _shared(mesh: Mesh | None, indices: jax.Array) -> Images:
+    """Return indices cut among devices, filled up where these do not divide them."""
+    number = indices.shape[-1]
+    missing = -number % mesh.size if mesh is not None and indices.size else 0
+    if missing:
+        before = [(0, 0)] * (indices.ndim - 1)
+        indices = jnp.pad(indices, [*before, (0, missing)], mode="edge")
+    if mesh is not None and indices.size:
+        spec = PartitionSpec(*[None] * (indices.ndim - 1), BATCH)
+        indices = jax.lax.with_sharding_constraint(indices, NamedSharding(mesh, spec))
+    if not missing:
+        return Images(indices, None, number)
+    counted = jnp.arange(number + missing) < number
+    return Images(indices, jnp.broadcast_to(counted, indices.shape), number)
 
 
 def is_fast_in_a_loop(model: keras.Model) -> bool:
@@ -199,13 +381,18 @@ def tracing(mesh: Mesh | None) -> AbstractContextManager:
 
 def options(mesh: Mesh | None) -> dict[str, Any]:
     """Return `jax.jit`'s arguments for a function whose results each device has."""
+    whole = {}
+    if mesh is not None:
+        whole = {"out_shardings": NamedSharding(mesh, PartitionSpec())}
     if jax.default_backend() != "cpu":
-        return {}
+        return whole
     if mesh is None:
         return {"compiler_options": _FRUGAL}
     # Where each core is a device, no operation is to be spread over cores.
-    alone = {"xla_cpu_multi_thread_eigen": mesh.size < cores.available()}
-    return {
-        "out_shardings": NamedSharding(mesh, PartitionSpec()),
-        "compiler_options": _FRUGAL | _PATIENCE | alone,
-    }
+    alone = {"xla_cpu_multi_thread_eigen": _here(mesh) < cores.available()}
+    return whole | {"compiler_options": _FRUGAL | _PATIENCE | alone}
+
+
+def _here(mesh: Mesh) -> int:
+    """Return how many of a mesh's devices are this process's."""
+    return len(mesh.local_devices)

@@ -31,6 +31,7 @@ class Plan:
     accumulate: int = 1  # parts of a batch, whose gradients are added up
     rematerialize: bool = False  # activations, on the way back
     workers: int = 0  # processes that decode the images of a stream
+    devices: int | None = None  # of each process, that share a batch
 
     def steps(self, images: int) -> int:
         """Return the number of steps an epoch over so many images takes."""

@@ -60,7 +60,7 @@ class Loop(epoch.Loop):
             workers=plan.workers,
         )
 
-    def training_calls(self, epoch: int) -> Iterator[Call]:
+    def training_calls(self, epoch: int, together: int = 0) -> Iterator[Call]:
         return map(self._call, self.batches.training(epoch, self.done))
 
     def evaluation_calls(self, epoch: int, images: int) -> Iterator[Call]:

@@ -34,9 +34,17 @@ def jax_has_begun() -> bool:
     return False
 
 
-def as_devices() -> str:
-    """Have JAX take each core, up to four, for a device; say what holds."""
+def as_devices(wanted: int | None = None) -> str:
+    """Have JAX take each core, up to four, for a device, or as many as are wanted.
+
+    It returns, in words, what holds.
+    """
     # Each device has a copy of the weights: hence no more of them.
+    if wanted and not jax_has_begun():
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", wanted)
+        return f"{wanted} of JAX: --devices"
     if number := os.environ.get("JAX_NUM_CPU_DEVICES"):
         return f"{number}: JAX_NUM_CPU_DEVICES is set"
     if jax_has_begun():

@@ -34,14 +34,16 @@ def prepare_process() -> dict[str, str]:
     return prepared()
 
 
-def prepared(cache_dir: str | os.PathLike | None = None) -> dict[str, str]:
-    """Do what `prepare_process` says, with another folder for the caches."""
+def prepared(
+    cache_dir: str | os.PathLike | None = None, devices: int | None = None
+) -> dict[str, str]:
+    """Do what `prepare_process` says, with another folder, and so many CPU devices."""
     if not _done:
         if os.environ.get("KERASCNN_PREPARE") == "0":
             return {"KERASCNN_PREPARE": "0: nothing is set up"}
         _done["memory"] = memory.said()
         if os.environ["KERAS_BACKEND"] == "jax":
-            _done["devices"] = cores.as_devices()
+            _done["devices"] = cores.as_devices(devices)
             memory.trim_after_compiling()
             folder = caches.cache_directory(cache_dir) / "compiled"
             _done["compile cache"] = caches.keep_compiled(folder)

@@ -134,6 +134,9 @@ class Signals:
         """Note that a step is done: from now on there is something to save."""
         self._begun = True
 
+    def agree(self) -> None:
+        """Take in what other processes were asked for: there are none here."""
+
     def check(self, message: str) -> None:
         """Raise `Interrupted`, for the user to read, if a stop was asked for."""
         if self.stop is not None:

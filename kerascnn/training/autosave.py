@@ -15,6 +15,7 @@ import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.engine import finite
+from kerascnn.process import hosts
 from kerascnn.process.signals import Interrupted, Signals
 from kerascnn.runs import evaluated
 from kerascnn.training import callback_state, checkpoint
@@ -52,7 +53,7 @@ class Autosave(keras.callbacks.Callback):
     epochs: int
     callbacks: Sequence[keras.callbacks.Callback]
     record: Record
-    signals: Signals
+    signals: Signals | hosts.Agreed
     engine: str
     minutes: float = 10.0
     on_nan: str = "stop"
@@ -137,6 +138,7 @@ class Autosave(keras.callbacks.Callback):
         # `measured` puts the state into the model's variables and returns the metrics.
         self.signals.begin()
         self.writer.check()
+        self.signals.agree()
         due = time.perf_counter() - self._last >= 60 * self.minutes
         if due or self.signals.save or self.signals.stop:
             self._save(self.epoch, step, measured)
@@ -146,6 +148,7 @@ class Autosave(keras.callbacks.Callback):
         """Save the epoch; stop if that is asked for."""
         self._random, self._states, self._variables = None, None, {}
         self.writer.check()
+        self.signals.agree()
         asked = self.signals.save or self.signals.stop
         # Training stood still for as long as the last checkpoint took; that it was
         # written in another thread helps where a core is free.
@@ -191,7 +194,7 @@ class Autosave(keras.callbacks.Callback):
     ) -> None:
         model: Any = self.model
         self.signals.save = False
-        if (epoch, step) == self._saved:
+        if (epoch, step) == self._saved or not hosts.is_first():
             return
         start = time.perf_counter()
         values = measured()

@@ -14,7 +14,7 @@ from kerascnn.data.batches import default_workers
 from kerascnn.engine import fit
 from kerascnn.engine.choice import choose_engine
 from kerascnn.engine.plan import Plan, for_sample
-from kerascnn.process import determinism
+from kerascnn.process import determinism, hosts
 from kerascnn.training import build, images, resume
 from kerascnn.training.options import Overrides
 
@@ -111,6 +111,12 @@ def case_of(recipe: Recipe, overrides: Overrides) -> Case:
             "--remat is JAX's, and this run computes on "
             f"{keras.backend.backend()}: leave it out, or pass --backend jax."
         )
+    if engine is fit and (hosts.number() > 1 or (plan.devices or 1) > 1):
+        raise UsageError(
+            "several devices and processes are for the epoch engine, which is JAX's, "
+            "and this run trains with Keras's `fit`, on one: leave out --devices and "
+            "--coordinator, or what makes it take `fit`."
+        )
     steps = plan.steps(len(train)) * plan.epochs
     model, kept = build.compiled(recipe, dataset, overrides, steps, weights)
     build.adapt(recipe, kept, train.images)
@@ -139,6 +145,7 @@ def plan_of(recipe: Recipe, overrides: Overrides, dataset: DataSet) -> Plan:
         accumulate=overrides.accumulate,
         rematerialize=overrides.remat,
         workers=default_workers() if overrides.workers is None else overrides.workers,
+        devices=overrides.devices,
     )
 
 

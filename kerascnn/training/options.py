@@ -102,6 +102,19 @@ class Overrides:
     workers: Integer = None
     """Processes that decode the images of a stream; 0: this one does (default: half of
     the cores). No number of the training depends on it."""
+    devices: Integer = None
+    """Devices, of each process, that share every batch (default: all GPUs; of a CPU
+    the cores, up to four, where that pays). The numbers are one device's but for
+    rounding."""
+    coordinator: Annotated[str | None, _arg(metavar="HOST:PORT")] = None
+    """Train with several processes, on one host or several, that all run this command:
+    the address of process 0 and a free port there (default: KERASCNN_COORDINATOR, or
+    what SLURM's srun or Open MPI's mpirun say)."""
+    num_processes: Integer = None
+    """Of how many processes (default: KERASCNN_NUM_PROCESSES)."""
+    process_id: Integer = None
+    """Which of them this one is, from 0 (default: KERASCNN_PROCESS_ID, or Kubernetes'
+    JOB_COMPLETION_INDEX). Process 0 writes the run."""
     accelerate: bool = True
     """Fast convolution gradients on a CPU (JAX)."""
     backend: Backend = None
@@ -141,6 +154,7 @@ class Overrides:
         for name, kind in typing.get_type_hints(Overrides).items():
             object.__setattr__(self, name, _as(kind, getattr(self, name), name))
         text.check_positive(self, "epochs", "batch_size", "limit", "accumulate")
+        text.check_positive(self, "devices", "num_processes")
         if self.image_size is not None and not 1 <= self.image_size <= _LARGEST:
             raise UsageError(
                 f"--image-size {self.image_size}: expected 1 to {_LARGEST} pixels."

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from kerascnn.runs import Run
     from kerascnn.training.checkpoint import Checkpoint
 
+_DEVICES = "number of devices"
+
 # Where the data lie and how a run is kept may differ from one start to the next.
-_OWN = ("resume", "force", "out", "report")
+_OWN = ("resume", "force", "out", "report", "devices")
+_OWN += ("coordinator", "num_processes", "process_id")
 _FOLDERS = ("data_dir", "cache_dir")
 
 
@@ -216,10 +219,26 @@ def facts(config: dict[str, Any]) -> dict[str, Any]:
         "weights": config.get("began_with", {}).get("sha256"),
         "freeze": config.get("freeze") or None,
         **{name: environment[name] for name in places},
-        **config.get("settings", {}),
+        **{k: v for k, v in config.get("settings", {}).items() if k != _DEVICES},
         "kerascnn's code": environment.get("code"),
         **environment["versions"],
     }
+
+
+def spread(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Say that a run goes on with another number of devices than it had, if it does."""
+    # Sums over a batch are then added in another order: no reason to refuse.
+    if "settings" not in before:
+        return None
+    was, here = (config["settings"].get(_DEVICES, 1) for config in (before, now))
+    for config in before.get("resumed", []):
+        was = config.get("devices", was)
+    if was == here:
+        return None
+    return (
+        f"The run had {was} device{'s' * (was != 1)} and goes on with {here}: its "
+        "numbers are the same but for rounding, not to the bit."
+    )
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -20,19 +19,28 @@ from kerascnn.data.decoding import RULE
 from kerascnn.data.streamed import StreamedImages, StreamedSplit
 from kerascnn.engine import finite, fit, views
 from kerascnn.engine.recorder import Recorder
-from kerascnn.process import determinism, machine, memory, prepare, settings
+from kerascnn.process import (
+    determinism,
+    hosts,
+    machine,
+    memory,
+    prepare,
+    settings,
+)
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
 from kerascnn.text import one_line, say
 from kerascnn.training import (
     build,
     checkpoint,
+    devices,
     fine_tuning,
     forecast,
     images,
     logs,
     resume,
     room,
+    shared,
 )
 from kerascnn.training.autosave import Autosave, check_start
 from kerascnn.training.case import Case, case_of, fitted
@@ -85,7 +93,8 @@ def train(
         said = ", ".join(f"{name}={value!r}" for name, value in others.items())
         say(f"Keras's settings {said} do not hold here: recipes have its defaults.")
     overrides = overrides or Overrides()
-    with settings.computing(say):
+    shared.join(overrides)
+    with shared.together(), settings.computing(say):
         # Before it is entered it notes nothing.
         signals = Signals(say)
         heard = signals if listen else contextlib.nullcontext(signals)
@@ -95,7 +104,7 @@ def train(
                     *(recipe, overrides, None, heard, draw, tell, open_weights, budget)
                 )
             run = runs.Run(overrides.resume)
-            with run.lock():
+            with run.lock() if hosts.is_first() else contextlib.nullcontext():
                 overrides = resume.options(run, overrides, given)
                 return _train(recipe, overrides, run, heard, draw, tell, open_weights)
         except ImportError as error:  # of what a callback or a layer imports when used
@@ -126,12 +135,18 @@ def _train(
         if run is None:
             config |= _begin_with_weights(case, open_weights)
             room.check(case)
-            run = runs.Run.create(recipe.name, overrides.out)
+            shared.agree(config)
+            shared.begin_alike(case.model)
+            run = stack.enter_context(
+                shared.begun(lambda: runs.Run.create(recipe.name, overrides.out))
+            )
             stack.enter_context(_nothing_left(run))
             stack.enter_context(run.lock())
             run.write_config(config)
         else:
-            start, renewed = _go_on(run, case, config, open_weights)
+            mine = stack.enter_context(shared.own(run))
+            start, renewed = _go_on(run, mine, case, config, open_weights)
+            run = mine
         _announce(case, run.config)
         if start:
             case = _from(start, case)
@@ -147,6 +162,7 @@ def _train(
             recorder=recorder,
             earlier=[runs.evaluated(epoch, "accuracy") for epoch in run.metrics],
         )
+        listening = stack.enter_context(heard)
         autosave = Autosave(
             run=run,
             identity=resume.identity(run.config),
@@ -155,7 +171,7 @@ def _train(
             callbacks=case.callbacks,
             record=record,
             recorder=recorder,
-            signals=stack.enter_context(heard),
+            signals=hosts.Agreed(listening) if hosts.is_joined() else listening,
             engine=config["engine"],
             minutes=overrides.checkpoint_minutes,
             on_nan=overrides.on_nan,
@@ -187,12 +203,13 @@ def _train(
                     tell(run)
                     if finished:
                         checkpoint.keep_last(run.folder)
-    return run
+    return shared.ended(run)
 
 
 def _announce(case: Case, config: dict[str, Any]) -> None:
     """Print what the user must know of the images and settings of a run."""
-    for line in [*runs.trained_on(config), *runs.fine_tuned(config)]:
+    used = devices.said(case, devices.placed(case))
+    for line in [*runs.trained_on(config), *runs.fine_tuned(config), *used]:
         print(line, flush=True)
     dataset, plan = case.dataset, case.plan
     if dataset.notice:
@@ -303,6 +320,7 @@ def _config(case: Case) -> dict[str, Any]:
     recipe, overrides = case.recipe, case.overrides
     dataset, plan = case.dataset, case.plan
     description = describe.describe(recipe)
+    placed = devices.placed(case)
     return {
         "format": runs.FORMAT,
         "id": uuid.uuid4().hex,
@@ -348,21 +366,10 @@ def _config(case: Case) -> dict[str, Any]:
         },
         "environment": machine.describe(),
         "process": prepare.done(),
-        "settings": determinism.settings(
-            _devices(case.engine, case.model, plan.batch_size)
-        ),
+        "settings": determinism.settings(placed["devices"]),
+        "placement": placed,
         "description": description,
     }
-
-
-def _devices(engine: ModuleType, model: keras.Model, batch_size: int) -> int:
-    """Return the number of devices among which an engine cuts a batch."""
-    if engine is fit:
-        return 1
-    from kerascnn.engine import placement
-
-    mesh = placement.mesh(model, batch_size)
-    return mesh.size if mesh else 1
 
 
 def _begin_with_weights(
@@ -378,13 +385,15 @@ def _begin_with_weights(
 
 def _go_on(
     run: runs.Run,
+    own: runs.Run,
     case: Case,
     config: dict[str, Any],
     open_weights: Callable[[str], fine_tuning.Source],
 ) -> tuple[checkpoint.Checkpoint | None, set[str]]:
     """Take a run's folder back to its newest checkpoint, and record that it goes on.
 
-    Returns the checkpoint, if any, and what a forced change has set anew.
+    Returns the checkpoint, if any, and what a forced change has set anew. `run` is
+    read, and `own` written, which is another in a process that does not write the run.
     """
     before = run.config
     start = checkpoint.newest(run.folder, say)
@@ -397,8 +406,12 @@ def _go_on(
     renewed = resume.renewed(before, config) if changed else set()
     if start:
         check_start(start, case.model, case.callbacks, case.steps, config["engine"])
+    shared.agree(config, start.folder.name if start else None)
     here = config["environment"]
     going_on = {name: here[name] for name in ("time", "device", "processor", "commit")}
+    if other := resume.spread(before, config):
+        say(other)
+    going_on |= {"devices": config["placement"]["devices"]}
     resumed = {
         "options": config["options"],
         "recipe_file": config["recipe_file"],  # which may have been moved
@@ -410,13 +423,14 @@ def _go_on(
         resumed |= {"overrides": sorted(marks), "id": before.get("id")}
         resumed |= {"budget": before["budget"]} if "budget" in before else {}
     if done is not None:
-        resumed |= _further(run, case, done)
+        resumed |= _further(own, case, done)
     elif "trained_on_after" in before:
         resumed |= {name: before[name] for name in ("trained_on_after", "schedule")}
-    run.write_config((config if changed else before) | resumed)
-    checkpoint.remove_after(run.folder, start.folder if start else None)
-    run.replace_metrics(start.manifest["history"] if start else [])
-    run.remove_recorded()
+    own.write_config((config if changed else before) | resumed)
+    if own is run:
+        checkpoint.remove_after(run.folder, start.folder if start else None)
+    own.replace_metrics(start.manifest["history"] if start else [])
+    own.remove_recorded()
     where = (
         f"epoch {start.epoch + 1}, after {start.step} of {case.steps} steps"
         if start

@@ -100,14 +100,17 @@ def test_a_step_in_parts_takes_less_memory():
 def test_pieces_hold_each_image_once():
     for images, size in ((20, 5), (7, 5), (3, 5), (5, 5)):
         full, rest = placement.pieces(None, jnp.arange(images), size)
-        assert full.shape == (images // size, size)
-        found = np.concatenate([np.ravel(full), rest])
+        assert full.indices.shape == (images // size, size)
+        found = np.concatenate([np.ravel(full.indices), rest.indices])
         np.testing.assert_array_equal(found, np.arange(images))
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
-    full, rest = placement.pieces(mesh, jnp.arange(12), 4)
-    # Devices have 0 to 5 and 6 to 11; each has half of every piece.
-    np.testing.assert_array_equal(full, [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]])
-    assert not len(rest)
+    # The same images whatever the number of devices; 13 of these 14 count.
+    full, rest = placement.pieces(mesh, jnp.arange(14), 5, 13)
+    np.testing.assert_array_equal(full.indices[:, :5], np.arange(10).reshape(2, 5))
+    np.testing.assert_array_equal(full.counted, [[True] * 5 + [False]] * 2)
+    assert (full.number, rest.number) == (5, 3)
+    np.testing.assert_array_equal(rest.indices[:3], [10, 11, 12])
+    np.testing.assert_array_equal(rest.counted, [True] * 3 + [False])
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Logs(keras.callbacks.Callback):
 
 
 def trained(begun: int = 0, model: keras.Model | None = None):
-    # Batches of 20, then one of 7, which two devices can't share; 33 for evaluation.
+    # Batches of 20, then one of 7, which is filled up; 33 for evaluation.
     model, logs = model or compiled(), Logs()
     plan = Plan(epochs=begun + 1, batch_size=20, seed=1, initial_epoch=begun)
     epoch_module.fit(model, split(87), split(33), plan, [logs])
@@ -110,12 +110,12 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
         lambda x, *others: images.append(len(x)) or convolution(x, *others),
     )
     fast, expected = trained()
-    assert {10, 7} <= set(images)  # of 20, a device's half
+    assert {10, 4} <= set(images)  # of 20 and 7, a device's half
     images.clear()
     monkeypatch.setattr(epoch_module, "PARTIAL", 1 / 10)  # more than 7 of 87
     stock, logs = trained()
     assert 10 in images
-    assert 7 not in images
+    assert 4 not in images
     for _ in range(2):
         for a, b in zip(stock.variables, fast.variables, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=a.path)
@@ -175,16 +175,19 @@ def test_small_networks_stay_on_one_device(monkeypatch):
     assert placement.mesh(model, 2000) is None
     assert placement.mesh(model, 4000).shape == {"batch": 2}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert placement.mesh(model, 4000) is None
+    assert placement.mesh(model, 20).shape == {"batch": 2}  # GPUs share every batch
 
 
-def test_as_many_devices_as_divide_a_batch(cut, monkeypatch):
+def test_as_many_devices_as_shorten_a_step(cut, monkeypatch):
     model = compiled()
-    assert placement.mesh(model, 21) is None
     monkeypatch.setattr(jax, "devices", lambda: [*range(4)])
     monkeypatch.setattr(placement, "Mesh", lambda chosen, *_, **__: chosen)
-    assert [placement.mesh(model, n) is None for n in (1, 7)] == [True, True]
-    assert [len(placement.mesh(model, n)) for n in (6, 8, 9)] == [3, 4, 3]
+    assert placement.mesh(model, 1) is None
+    assert [len(placement.mesh(model, n)) for n in (6, 7, 8, 9)] == [3, 4, 4, 3]
+    # A layer that may look at several images: as many as divide the batch.
+    strange = accelerate(singly(last=[layers.Lambda(own_activation)]))
+    assert [placement.mesh(strange, n) is None for n in (1, 7)] == [True, True]
+    assert [len(placement.mesh(strange, n)) for n in (6, 8, 9)] == [3, 4, 3]
 
 
 def singly(*, last=(), **convolution) -> keras.Model:
@@ -205,7 +208,7 @@ def singly(*, last=(), **convolution) -> keras.Model:
 def parts(model: keras.Model, images: int = 16) -> int:
     mesh = placement.mesh(model, images)
     with placement.tracing(mesh):
-        return len(placement.in_parts(mesh, model, jax.numpy.arange(images)))
+        return len(placement.in_parts(mesh, model, jax.numpy.arange(images)).indices)
 
 
 def training(model: keras.Model, images: int):
@@ -295,7 +298,7 @@ def test_each_device_s_parts_are_of_its_own_images(cut, monkeypatch):
     monkeypatch.setattr(counts, "results", lambda model: [10**6])
     model = compiled()
     found = placement.in_parts(placement.mesh(model, 8), model, np.arange(8))
-    np.testing.assert_array_equal(found, [[0, 1, 4, 5], [2, 3, 6, 7]])
+    np.testing.assert_array_equal(found.indices, [[0, 1, 4, 5], [2, 3, 6, 7]])
 
 
 def test_parts_as_many_as_pay(cut, monkeypatch):
@@ -307,9 +310,10 @@ def test_parts_as_many_as_pay(cut, monkeypatch):
     assert [parts(model, 2 * n) for n in (1, 2, 3, 4, 6, 8)] == [1, 1, 1, 2, 2, 2]
     monkeypatch.setattr(placement, "AT_ONCE", 4 * 7386 * 2)
     assert [parts(model, 2 * n) for n in (2, 4, 6, 8, 12, 16)] == [1, 2, 2, 4, 4, 8]
-    assert len(placement.in_parts(None, model, np.arange(16))) == 1
+    assert len(placement.in_parts(None, model, np.arange(16)).indices) == 1
     mesh = placement.mesh(model, 16)
-    assert len(placement.in_parts(mesh, model, np.arange(15))) == 1  # each computes all
+    alone = placement.in_parts(mesh, model, np.arange(15))  # each computes all
+    assert len(alone.indices) == 1
 
 
 def own_activation(x):

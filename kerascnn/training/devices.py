@@ -1,0 +1,68 @@
+"""On which devices a run's batches are computed: for its record, and in words."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from kerascnn.engine import fit
+from kerascnn.process import hosts
+
+if TYPE_CHECKING:
+    from kerascnn.training.case import Case
+
+
+def placed(case: Case) -> dict[str, Any]:
+    """Return on how many devices a batch is computed, and how many images on each."""
+    plan, devices, filled = case.plan, 1, True
+    if case.engine is not fit:
+        from kerascnn.engine import placement
+
+        mesh = placement.mesh(case.model, plan.batch_size, plan.devices)
+        devices = mesh.size if mesh else 1
+        filled = placement.is_filled_up(case.model)
+    return {
+        "processes": hosts.number(),
+        "devices": devices,
+        "batch_size": plan.batch_size,
+        "images_per_device": -(-plan.batch_size // devices),
+        "filled_up": filled,
+    }
+
+
+def said(case: Case, placed: dict[str, Any]) -> list[str]:
+    """Say on which devices a run's batches are computed, where there are several."""
+    devices, batch = placed["devices"], placed["batch_size"]
+    found = []
+    if devices > 1:
+        processes = placed["processes"]
+        of = f" of {processes} processes" * (processes > 1)
+        found.append(
+            f"Batches of {batch:,} on {devices} devices{of}: "
+            f"{placed['images_per_device']:,} images each."
+        )
+    if case.engine is fit:
+        if idle := _idle():
+            found.append(f"Keras's `fit` trains on one device: {idle} more are idle.")
+    elif not placed["filled_up"]:
+        from kerascnn.engine import placement
+
+        most = placement.available(case.plan.devices)
+        if devices < most and placement.mesh(case.model, most * batch) is not None:
+            found.append(
+                f"{placement.unknown_layer(case.model)} may look at several images at "
+                f"once, so a batch of {batch:,} is not filled up for {most} devices: "
+                f"{devices} take{'s' * (devices == 1)} it. Batches that {most} divides "
+                "go to all."
+            )
+    return found
+
+
+def _idle() -> int:
+    """Return the accelerators that Keras's `fit` on JAX leaves alone."""
+    jax = sys.modules.get("jax")
+    if keras.backend.backend() != "jax" or jax.default_backend() == "cpu":
+        return 0
+    return jax.local_device_count() - 1
