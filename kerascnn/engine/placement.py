@@ -107,8 +107,8 @@ def mesh(
         raise UsageError(
             f"{len(every)} devices of {jax.process_count()} processes do not divide a "
             f"batch of {batch_size}, and {unknown_layer(model)} may look at several "
-            "images at once, so the batch can't be filled up: choose a --batch-size that "
-            f"they divide, such as {-(-batch_size // len(every)) * len(every)}."
+            "images at once, so the batch can't be filled up: choose a --batch-size "
+            f"that they divide, such as {-(-batch_size // len(every)) * len(every)}."
         )
     if number == 1:
         return None

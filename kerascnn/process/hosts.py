@@ -165,7 +165,8 @@ def join(group: Group | None) -> None:
             initialization_timeout=MEETING,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
-        _joined = _Joined(group, _watched(group))
+        with _without_output():
+            _joined = _Joined(group, _watched(group))
     except (RuntimeError, OSError, ValueError) as error:
         raise UsageError(
             f"the processes of this run ({group.found}) did not meet within {MEETING} "
@@ -173,6 +174,20 @@ def join(group: Group | None) -> None:
         ) from error
     atexit.register(leave)
     text.silent = not is_first()
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """Drop what libraries print in a block: Gloo says that it is connected."""
+    # Past Python, whose own output is empty here.
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            sink, own = os.open(os.devnull, os.O_WRONLY), os.dup(1)
+            os.dup2(sink, 1)
+            os.close(sink)
+            stack.callback(os.close, own)
+            stack.callback(os.dup2, own, 1)
+        yield
 
 
 def _watched(group: Group) -> watch.Watch:
