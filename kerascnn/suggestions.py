@@ -60,8 +60,8 @@ _ELSEWHERE = {
     "help usage man": "`kerascnn --help` shows all commands, and `kerascnn COMMAND "
     "--help` a command's options",
     "version about": "`kerascnn --version` shows it",
-    "--devices --device --num-devices --threads --cpus --cores --num-threads": "the "
-    "environment variable JAX_NUM_CPU_DEVICES says how many devices a CPU is",
+    "--device --num-devices --threads --cpus --cores --num-threads": "--devices says "
+    "how many cores or GPUs share a batch",
     "--gpu --gpus --cuda --cpu --tpu": "JAX takes a GPU where it is installed for one; "
     "JAX_PLATFORMS=cpu in the environment keeps it to the CPU",
     "--optimizer --optimiser --optim --opt --momentum --weight-decay --wd --dropout "

@@ -2,6 +2,8 @@
 
 `python -m kerascnn.bench.contenders CONTENDER RECIPE BATCH IMAGES TRANSFORM`
 
+`kerascnn@4` is this package on four devices: GPUs, or so many of a CPU's cores.
+
 Ready, it writes a line; then it reads numbers, takes that many steps (or epochs), and
 answers each with a line of JSON: seconds, and the process's peak memory in bytes.
 `bench step --against` starts this module of another commit: what is said above stays.
@@ -19,12 +21,17 @@ from typing import Any
 
 from kerascnn import UsageError, data, processes
 from kerascnn.bench.sets import repeated
-from kerascnn.process import machine, prepare, signals
+from kerascnn.process import cores, gpus, machine, prepare, signals
 from kerascnn.process.backend import restart_for_memory, spare_tensorflow
 
 
 def build(
-    contender: str, name: str, batch: int, images: int, random: bool
+    contender: str,
+    name: str,
+    batch: int,
+    images: int,
+    random: bool,
+    devices: int | None = None,
 ) -> Callable[[int], None]:
     """Return what takes a number of steps (or epochs, of so many images)."""
     kind, _, form = contender.partition("-")
@@ -32,7 +39,7 @@ def build(
         spare_tensorflow()
         from kerascnn.bench import with_keras
 
-        return with_keras.build(contender, name, batch, images, random)
+        return with_keras.build(contender, name, batch, images, random, devices)
     from kerascnn import recipe, twins
     from kerascnn.bench import plain_torch
 
@@ -46,14 +53,18 @@ def build(
 def main() -> None:
     """Build the contender that the arguments name, then serve standard input."""
     contender, name, batch, images, transform = sys.argv[1:]
+    contender, _, number = contender.partition("@")
+    devices = int(number) if number else None
     signals.own_process()
     restart_for_memory()
+    if devices and not gpus.found():
+        cores.only(devices)
     if not contender.startswith("torch"):  # whose process imports neither Keras nor JAX
-        prepare.prepare_process()
+        prepare.prepared(devices=devices)
     processes.answers()
     try:
         random = transform == "random"
-        work = build(contender, name, int(batch), int(images), random)
+        work = build(contender, name, int(batch), int(images), random, devices)
     except UsageError as error:
         sys.exit(str(error))
     processes.answer(timed(work, 1))  # compiles

@@ -47,7 +47,7 @@ class Contender:
     ):
         self.label = label or name
         kind, _, rest = name.partition("-")
-        backend = BACKENDS.get(kind, rest)
+        backend = BACKENDS.get(kind.partition("@")[0], rest)
         environment = {**environment, **SHARED_GPU, "KERAS_BACKEND": backend}
         self.child = processes.Child(
             "kerascnn.bench.contenders", [name, *words], environment

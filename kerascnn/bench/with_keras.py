@@ -42,7 +42,14 @@ class SameBatch(keras.utils.PyDataset):
 
 
 @settings.computing()
-def build(contender: str, name: str, batch: int, images: int, random: bool) -> Work:
+def build(
+    contender: str,
+    name: str,
+    batch: int,
+    images: int,
+    random: bool,
+    devices: int | None = None,
+) -> Work:
     """Build the contender `kerascnn` or `keras-BACKEND`, as `contenders.build` does.
 
     `kerascnn-bfloat16` computes in mixed_bfloat16; `kerascnn-bfloat16-padded` on images
@@ -51,8 +58,8 @@ def build(contender: str, name: str, batch: int, images: int, random: bool) -> W
     if contender in ("kerascnn-bfloat16", "kerascnn-bfloat16-padded"):
         with settings.keras_defaults("mixed_bfloat16"):
             padded = contender.endswith("padded")
-            return _build(OURS, name, batch, images, random, padded)
-    return _build(contender, name, batch, images, random)
+            return _build(OURS, name, batch, images, random, padded=padded)
+    return _build(contender, name, batch, images, random, devices)
 
 
 def _build(
@@ -61,6 +68,7 @@ def _build(
     batch: int,
     images: int,
     random: bool,
+    devices: int | None = None,
     padded: bool = False,
 ) -> Work:
     ours = contender == OURS or ablation.switch_off(contender)
@@ -74,8 +82,12 @@ def _build(
         plan = Plan(epochs=1, batch_size=batch, seed=0, drop_last=True)
         work = epochs(recipe, train, plan, "epoch" if ours else "fit")
     else:
-        steps = kerascnn_steps if ours else keras_steps
-        work = steps(recipe, scaled_batch(recipe, batch))
+        scaled = scaled_batch(recipe, batch)
+        work = (
+            kerascnn_steps(recipe, scaled, devices)
+            if ours
+            else keras_steps(recipe, scaled)
+        )
     return settings.computing()(work)
 
 
@@ -107,7 +119,7 @@ def scaled_batch(recipe: Recipe, batch: int) -> Split:
     return Split(images, first.labels)
 
 
-def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
+def kerascnn_steps(recipe: Recipe, batch: Split, devices: int | None = None) -> Work:
     """Steps of this package's engine on JAX, on scaled images."""
     import jax
 
@@ -118,7 +130,7 @@ def kerascnn_steps(recipe: Recipe, batch: Split) -> Work:
     building.compile_model(model, recipe)
     model.optimizer.build(model.trainable_variables)
     counter = finite.index(model.optimizer)
-    mesh = placement.mesh(model, len(batch))
+    mesh = placement.mesh(model, len(batch), devices)
     if mesh is not None:
         memory.keep_less()
     step = epoch.training_function(model, mesh)

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
-from kerascnn.bench import against, measure
+from kerascnn.bench import against, measure, scaling
 from kerascnn.engine import counts as counting
 from kerascnn.process import estimate, settings
 from kerascnn.process import machine as this_machine
 from kerascnn.process.backend import installed
+from kerascnn.process.cores import available
 from kerascnn.report import records, speed
 from kerascnn.without_weights import without_weights
 
@@ -222,17 +223,64 @@ class Checkpoints:
 
 @dataclasses.dataclass
 class Scale:
-    """Show how the time of a step grows with batch, width and depth."""
+    """Show how the time of a step grows with batch, width and depth, or falls with the
+    number of devices."""
 
+    recipe: Name = "cifar_vgg"
+    """Whose network to train, with --devices."""
+    devices: Annotated[
+        str | None, tyro.conf.arg(metavar="1,2,4,8", help_behavior_hint="")
+    ] = None
+    """Time steps on these numbers of devices, GPUs or cores, in processes of their own:
+    one batch for all of them (strong scaling), and one for each (weak)."""
+    batch: int = 256
+    """Images a step, with --devices; of weak scaling on the fewest devices."""
     rounds: int = 3
     """Turns of each case; the medians are shown."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def __post_init__(self):
-        text.check_positive(self, "rounds")
+        text.check_positive(self, "rounds", "batch")
+        if self.devices is not None:
+            parsed_numbers(self.devices)
+
+    def by_devices(self, numbers: list[int]) -> None:
+        """Print the table by the number of devices."""
+        recipes.check_name(self.recipe)
+        found, missing = scaling.measured(self.recipe, self.batch, numbers, self.rounds)
+        if self.json:
+            results = [dataclasses.asdict(each) for each in found]
+            head = {"recipe": self.recipe, "machine": machine(), "missing": missing}
+            print(json.dumps(head | {"results": results}))
+            return
+        cores = available()
+        table = Table(
+            title=f"{self.recipe}: one training step by the number of devices",
+            caption=f"{machine()}, {cores} cores; efficiency: images a second and "
+            "device, by those of the fewest devices",
+        )
+        for column in ("scaling", "devices", "batch", "step", "images/s", "efficiency"):
+            table.add_column(column, justify="right")
+        for each in found:
+            table.add_row(
+                each.scaling,
+                str(each.devices),
+                str(each.batch),
+                speed.time(each.result.seconds),
+                f"{each.images_per_second:,.0f}",
+                f"{each.efficiency:.0%}",
+            )
+        Console().print(table)
+        if this_machine.device() == "cpu" and max(numbers) > cores:
+            print(f"More devices than the {cores} cores share these cores.")
+        for line in missing:
+            print(f"left out: {line}")
 
     def __call__(self) -> None:
+        if self.devices is not None:
+            self.by_devices(parsed_numbers(self.devices))
+            return
         cases = [
             *(("cifar_vgg", batch, "batch") for batch in (32, 64, 128, 256, 512)),
             *((name, 64, "width") for name in WIDTHS),
@@ -269,6 +317,14 @@ class Scale:
         for grows, result, batch, operations in rows:
             table.add_row(grows, *_cells(result, batch, operations))
         Console().print(table)
+
+
+def parsed_numbers(words: str) -> list[int]:
+    """Return the numbers that `"1,2,4"` means, each once, the least first."""
+    parts = words.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise UsageError(f"--devices {words}: expected numbers, such as 1,2,4,8.")
+    return sorted({int(part) for part in parts})
 
 
 # Lecture 4's base net and its wider forms; lecture 3's nets by number of convolutions.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kerascnn import UsageError, __version__, text
 from kerascnn.cli import parsing
-from kerascnn.process import signals
+from kerascnn.process import hosts, signals
 from kerascnn.process.backend import check_backend, restart_for_memory
 from kerascnn.report import markdown
 
@@ -235,6 +235,13 @@ COMMANDS = (
         "bench scale",
         "shows how a step's time grows with batch, width and depth",
         "cli.bench:Scale",
+        "",
+        (
+            (
+                "--devices 1,2,4,8",
+                "shows how it falls with the number of GPUs or cores",
+            ),
+        ),
         computes=True,
     ),
     Command(
@@ -381,7 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
     0; 1 where a comparison fails, 2 after a user's mistake, 3 where a run's numbers
-    went wrong, 130 after Ctrl-C, 141 where nobody reads on, 143 after SIGTERM.
+    went wrong, 4 where another process of a run has died, 130 after Ctrl-C, 141 where
+    nobody reads on, 143 after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
 
@@ -398,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_backend()
             _dispatch(words)
 
-    return parsing.run(program)
+    return hosts.ended(parsing.run(program))
 
 
 def _computes(words: Sequence[str]) -> bool:

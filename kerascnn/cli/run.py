@@ -38,7 +38,7 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
         words = sys.argv[1:] if arguments is None else arguments
         run(recipe, words, recipe.command)
 
-    sys.exit(parsing.run(program))
+    sys.exit(hosts.ended(parsing.run(program)))
 
 
 def run(recipe: Recipe | str | Path, words: Sequence[str], program: str) -> None:

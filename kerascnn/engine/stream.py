@@ -72,7 +72,7 @@ class Loop(epoch.Loop):
         images, labels = batch
         every = np.arange(len(images), dtype="int32")[None]
         arrays = placement.copied(self.mesh, (images, labels))
-        return *arrays, placement.cut(self.mesh, every)
+        return *arrays, placement.cut(self.mesh, every, self.fill)
 
     def close(self) -> None:
         """End the processes that decode."""

@@ -21,6 +21,12 @@ def share(number: int, of: int) -> None:
             os.sched_setaffinity(0, mine)
 
 
+def only(number: int) -> None:
+    """Keep this process to so many of its cores, where it has them and that can be."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
+
+
 def jax_has_begun() -> bool:
     """Whether JAX has its devices, after which it refuses another number of them."""
     if (jax := sys.modules.get("jax")) is None:

@@ -316,6 +316,21 @@ def leave(error: str | None = None) -> None:
         _joined.watch.leave(error)
 
 
+def ended(code: int) -> int:
+    """Return a program's exit code, or end it where an error is this process's own.
+
+    JAX would wait at the end of such a process for the others, which do not come.
+    """
+    if is_joined() and code == UsageError.exit_code:
+        if _joined is not None and _joined.watch is not None:
+            _joined.watch.wait_for_others(watch.GRACE + 2)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
 class Agreed:
     """What signals ask of any process of a group, known to all at the same step."""
 

@@ -23,7 +23,7 @@ from typing import Any
 # Seconds between two words, without any after which a process is taken for dead, and
 # for which a process that hears of another's error goes on, because it may come to the
 # same error by itself.
-BEAT, SILENCE, GRACE = 4.0, 20.0, 10.0
+BEAT, SILENCE, GRACE = 4.0, 20.0, 4.0
 # What a process ends with whose group has lost another one.
 EXIT_CODE = 4
 
@@ -85,6 +85,15 @@ class Watch:
         word = {"left": True} if error is None else {"failed": error}
         for peer in self._peers:
             self._send(peer, word)
+
+    def wait_for_others(self, seconds: float) -> None:
+        """Return when all others have left, or after so many seconds."""
+        # JAX's service is process 0's: with it gone, JAX would end the others first.
+        end = time.monotonic() + seconds
+        while self.process == 0 and time.monotonic() < end:
+            if all(peer.left for peer in self._peers):
+                return
+            time.sleep(0.1)
 
     def _begin(self) -> None:
         threading.Thread(target=self._run, name="watch", daemon=True).start()

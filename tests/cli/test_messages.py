@@ -201,7 +201,7 @@ def test_a_word_is_offered_where_it_is_near_in_letters_or_meaning(word, known, n
     ("words", "said"),
     [
         (["predict"], "RUN is missing"),
-        (["run", "fashion_mlp", "--devices", "2"], "JAX_NUM_CPU_DEVICES"),
+        (["run", "fashion_mlp", "--threads", "2"], "--devices says how many"),
         (["run", "fashion_mlp", "--optimizer", "sgd"], "the recipe's file says that"),
         (["run", "fashion_mlp", "--optimiser", "sgd"], "kerascnn new mine --from"),
         (["learns", "fashion_mlp", "--optimiser", "x"], "the recipe's file says that"),

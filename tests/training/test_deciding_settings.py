@@ -71,12 +71,6 @@ def changed(name, value):
         jax.config.update(name, before)
 
 
-def other_number_of_devices():
-    patch = pytest.MonkeyPatch()
-    patch.setattr("kerascnn.engine.placement.WORTH", 0)
-    return patch
-
-
 def variable(name, value):
     patch = pytest.MonkeyPatch()
     patch.setenv(name, value)
@@ -94,7 +88,6 @@ def undone(make):
 
 FLAGS = "--xla_cpu_enable_fast_math=true"
 CHANGES = {
-    "number of devices was 1 and is 2": lambda: undone(other_number_of_devices),
     f"XLA_FLAGS was {os.environ.get('XLA_FLAGS')} and is {FLAGS}": lambda: undone(
         lambda: variable("XLA_FLAGS", FLAGS)
     ),
@@ -113,14 +106,24 @@ CHANGES = {
 
 @pytest.mark.parametrize("message", CHANGES)
 def test_another_setting_is_refused_unless_it_is_forced(copied, message):
-    if "devices" in message and len(jax.devices()) < 2:
-        pytest.skip("one device")
     before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     with CHANGES[message](), pytest.raises(UsageError) as refused:
         resume(copied)
     assert message in str(refused.value)
     assert "--force" in str(refused.value)
     assert before == {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="one device")
+def test_another_number_of_devices_is_said_and_recorded(copied, monkeypatch, capsys):
+    monkeypatch.setattr("kerascnn.engine.placement.WORTH", 0)
+    run = resume(copied)
+    assert run.finished
+    said = capsys.readouterr().err
+    assert "The run had 1 device and goes on with 2" in said
+    assert "not to the bit" in said
+    assert run.config["resumed"][-1]["devices"] == 2
+    assert "force" not in run.config["overrides"]
 
 
 def test_a_forced_change_of_settings_goes_on_and_is_recorded(copied):
