@@ -53,7 +53,7 @@ ASKED = pytest.StashKey()
 def pytest_configure(config):
     """Let LLVM optimise little where slow tests are left out.
 
-    Most of the default suite's time is compiling, and this takes a third less. XLA's own
+    Most of the default suite's time is compiling; this takes a third less. XLA's own
     passes run as ever, so that a program's structure and its memory are the same; its
     machine code is slower, and last bits differ. What LLVM does to a program is for the
     tests marked `optimised`, for the slow suite, and for a variable of the environment:

@@ -252,7 +252,7 @@ class Scale:
         if self.json:
             results = [dataclasses.asdict(each) for each in found]
             head = {"recipe": self.recipe, "machine": machine(), "missing": missing}
-            print(json.dumps(head | {"results": results}))
+            text.print_json(head | {"results": results})
             return
         cores = available()
         table = Table(

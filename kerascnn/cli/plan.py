@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import tyro
@@ -72,7 +71,7 @@ class Plan:
                 for n in self.numbers()
             ]
             found = {"network": dataclasses.asdict(net), "share": share, "steps": steps}
-            print(json.dumps(found | {"device": dataclasses.asdict(device)}, indent=2))
+            text.print_json(found | {"device": dataclasses.asdict(device)}, indent=2)
             return
         print(plan.said(self.recipe, self.device, self.batch_size))
         head, rows = plan.table(

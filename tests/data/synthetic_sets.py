@@ -32,7 +32,7 @@ def encoded(size, kind, seed=0):
 
 
 def array_record(folder, size_in_bytes, size=32, kind="PNG", tested=1000):
-    """Write a set as tensorflow-datasets prepares one; return the folder of its version.
+    """Write a set as tfds prepares one; return the folder of its version.
 
     The same 256 images come again and again, so that writing takes as long as the disk.
     """

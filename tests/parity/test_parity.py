@@ -335,7 +335,8 @@ def test_resizing_is_one_level_off_at_most_but_at_its_edges(
     assert first(checks) is None
     names = [c.name for c in checks]
     assert names[:3] == ["Resizing inside", "Resizing edges", "Resizing"]
-    assert "RandomCrop" in names and names[-1] == "Rescaling"
+    assert "RandomCrop" in names
+    assert names[-1] == "Rescaling"
     apply = torchvision.ResizeAndCenterCrop.apply
 
     def another(self, images, draw):
