@@ -142,6 +142,7 @@ ORDER = {
             "doctor",
             "plan",
             "bench",
+            "gpu_report",
             "parity",
             "lessons",
         ),

@@ -265,7 +265,7 @@ COMMANDS = (
     Command(
         "bench gpu-report",
         "times steps and epochs on a GPU, beside PyTorch's fastest forms",
-        "bench.gpu_report:GpuReport",
+        "cli.gpu_report:GpuReport",
     ),
     Command(
         "bench ablation",

@@ -181,8 +181,10 @@ def cheapest(kept: list[int], computed: list[int]) -> list[int]:
     """
     ends = list(itertools.accumulate(computed, initial=0))
     best, chosen = math.inf, []
-    for stretches in range(1, len(computed) + 1):
-        most = max(*computed, ends[-1] / stretches)
+    pairs = itertools.combinations(ends, 2)
+    for most in sorted({end - begin for begin, end in pairs}):
+        if most < max(computed):
+            continue
         # The cheapest way to have a cut at each place, and the cut before it.
         costs: list[tuple[float, int]] = [(0, -1)]
         for place in range(1, len(ends)):

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from kerascnn import recipe
+from kerascnn import UsageError, recipe
 from kerascnn.bench import gpu_report, with_keras
 from kerascnn.cli import commands
+from kerascnn.cli import gpu_report as command
 from kerascnn.process import gpus
 
 COMMAND = ["bench", "gpu-report"]
@@ -46,7 +47,7 @@ def test_each_work_is_timed_once_kept_and_reported(monkeypatch, capsys, tmp_path
     def measured(case, rounds):
         timed.append((case.recipe, case.label, case.images))
         if case.contender == "torch-channels_last":
-            raise gpu_report.UsageError("torch-channels_last ended: no memory")
+            raise UsageError("torch-channels_last ended: no memory")
         return result(case)
 
     monkeypatch.setattr(gpu_report, "measured", measured)
@@ -66,7 +67,7 @@ def test_each_work_is_timed_once_kept_and_reported(monkeypatch, capsys, tmp_path
 
 def test_what_no_time_is_left_for_is_named(monkeypatch, tmp_path):
     clock = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(gpu_report.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(command.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(gpu_report, "measured", lambda case, rounds: result(case))
     out = tmp_path / "report"
     words = ["--device", "cpu", "--time", "2min", "--out", str(out)]
@@ -80,7 +81,7 @@ def test_padded_channels_compute_the_same():
     padded = with_keras.with_channels(own, 8)
     plain, wide = own.network(), padded.network()
     for a, b in zip(plain.weights, wide.weights, strict=True):
-        value = np.array(b)
+        value = keras.ops.convert_to_numpy(b).copy()
         value[tuple(map(slice, a.shape))] = a
         b.assign(value)
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), "uint8")
