@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # A run that takes more says so, and one that takes more than this part of what is free.
 LARGE, PART = 2e9, 0.5
 _BYTES = 4  # of a float32
+# Each device of a CPU has weights and gradients of its own.
+_ONE_DEVICE = "JAX_NUM_CPU_DEVICES=1 in the environment"
 
 
 class DoesNotFitError(UsageError):
@@ -45,11 +47,13 @@ def check(case: Case) -> None:
     weights = _BYTES * case.model.count_params()
     least = devices * _gradients(case) + (devices - 1) * weights + copies * images
     if least > free:
+        ways = ["--limit N, fewer images"] * (copies * images > least / 2)
+        ways += [_ONE_DEVICE] * (devices > 1)
         _refuse(
             case,
             f"weights, gradients and images alone take {size(least)} more than the "
             f"process holds, and {size(free)} are free",
-            "Pass --limit N to train on fewer images, or take a smaller network",
+            _listed(ways),
         )
 
 
@@ -108,11 +112,17 @@ def _advice(case: Case, step: int, free: int) -> str:
             ways.append(f"--accumulate {parts}, the same batch in parts")
     if not case.plan.rematerialize:
         ways.append("--remat, which computes activations again")
+    if placement.sharing_memory(mesh) > 1:
+        ways.append(_ONE_DEVICE)
+    return _listed(ways)
+
+
+def _listed(ways: list[str]) -> str:
+    """Say what would take less memory."""
     if not ways:
-        return "A machine with more memory takes it"
+        return "A smaller network or a machine with more memory would do"
     *others, last = ways
-    listed = f"{', '.join(others)} or {last}" if others else last
-    return f"Pass {listed}"
+    return f"Try {', '.join(others)} or {last}" if others else f"Try {last}"
 
 
 def _gradients(case: Case) -> int:
