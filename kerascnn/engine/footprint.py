@@ -67,7 +67,11 @@ def footprint(
     train, *others = (_on_device(split, batch_size) for split in splits)
     state = shaped(epoch.read_state(model))
     images, labels = shaped((train.images, train.labels))
-    chosen = jax.ShapeDtypeStruct((1, batch_size), jnp.int32, sharding=cut)
+    missing = -batch_size % mesh.size if mesh else 0
+    shape = 1, batch_size + missing
+    chosen: Any = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=cut)
+    if missing:
+        chosen = placement.FilledUp(chosen, batch_size)
     function = epoch.training_function(
         *(model, mesh, batch_size, record, accumulate, rematerialize)
     )

@@ -124,9 +124,9 @@ def _local_first(devices: int | None) -> list[Any]:
     for process in range(jax.process_count()):
         own = [each for each in every if each.process_index == process]
         if devices > len(own):
+            where = f"in process {process}" if jax.process_count() > 1 else "here"
             raise UsageError(
-                f"--devices {devices}: process {process} of this run has {len(own)} "
-                f"({_kinds(own)})."
+                f"--devices {devices}: there are {len(own)} {where} ({_kinds(own)})."
             )
         found += own[:devices]
     return found

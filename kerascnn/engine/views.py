@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def mean_logits(
-    model: keras.Model, views: Iterable[np.ndarray], batch_size: int, engine: ModuleType
+    model: keras.Model,
+    views: Iterable[np.ndarray],
+    batch_size: int,
+    engine: ModuleType,
+    devices: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Return the mean of a model's logits over views of some images.
 
@@ -26,13 +30,14 @@ def mean_logits(
             images for each view.
         batch_size: Images that are computed together.
         engine: The one that has trained the model.
+        devices: Those that have shared a batch, as in `placement.mesh`.
 
     Returns:
         The mean logits, float32 `(n, classes)`, and the number of views.
     """
     logits_of = _by_keras(model, batch_size)
     if engine is not fit:
-        logits_of = _compiled(model, batch_size)
+        logits_of = _compiled(model, batch_size, devices)
     found = [logits_of(images) for images in views]
     return np.mean(found, axis=0), len(found)
 
@@ -46,7 +51,9 @@ def _by_keras(model: Any, batch_size: int) -> Callable[[np.ndarray], np.ndarray]
     return logits_of
 
 
-def _compiled(model: Any, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+def _compiled(
+    model: Any, batch_size: int, devices: int | None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Cut the batches among the devices as `epoch` does, which has compiled the model.
 
     Keras's `predict` computes on the first device alone.
@@ -54,13 +61,15 @@ def _compiled(model: Any, batch_size: int) -> Callable[[np.ndarray], np.ndarray]
     from kerascnn.engine import epoch, placement
     from kerascnn.engine.executables import Executables
 
-    mesh = placement.mesh(model, batch_size)
+    mesh = placement.mesh(model, batch_size, devices)
+    fill = placement.is_filled_up(model)
 
     def logits(state: dict[str, Any], images: Any) -> Any:
         weights, others = state["weights"], state["others"]
+        images, number = placement.of_arguments(images)
         with placement.tracing(mesh):
             found = model.stateless_call(weights, others, images[0], training=False)
-            return found[0].astype("float32")
+            return found[0][:number].astype("float32")
 
     compute = Executables(logits, placement.options(mesh))
     state = epoch.read_state(model)
@@ -70,7 +79,9 @@ def _compiled(model: Any, batch_size: int) -> Callable[[np.ndarray], np.ndarray]
     def logits_of(images: np.ndarray) -> np.ndarray:
         return np.concatenate(
             [
-                np.asarray(compute(state, placement.cut(mesh, images[chosen][None])))
+                np.asarray(
+                    compute(state, placement.cut(mesh, images[chosen][None], fill))
+                )
                 for chosen in epoch.evaluation_calls(len(images), batch_size)
             ]
         )

@@ -208,7 +208,7 @@ def _losses(
         finite.begin(optimizer, "never")
         at = next(i for i, v in enumerate(optimizer.variables) if v is rate)
         size = min(case.plan.batch_size, len(case.train))
-        mesh = placement.mesh(model, size)
+        mesh = placement.mesh(model, size, case.plan.devices)
         if mesh is not None:
             memory.keep_less()
         step = epoch.training_function(model, mesh, size, "light")

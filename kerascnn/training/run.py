@@ -515,6 +515,7 @@ def _with_views(case: Case) -> dict[str, float]:
         case.recipe.views(images),
         case.plan.batch_size,
         case.engine,
+        case.plan.devices,
     )
     right = float(np.mean(logits.argmax(-1) == case.test.labels))
     return {f"{case.evaluated}_accuracy_with_views": right, "views": number}

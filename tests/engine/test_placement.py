@@ -12,7 +12,7 @@ import pytest
 import test_engines
 from keras import layers
 
-from kerascnn import accelerate, acceleration
+from kerascnn import UsageError, accelerate, acceleration
 from kerascnn.acceleration import winograd
 from kerascnn.data import Split
 from kerascnn.engine import counts
@@ -26,7 +26,7 @@ if keras.backend.backend() != "jax":
 import jax
 
 from kerascnn.engine import epoch as epoch_module
-from kerascnn.engine import finite, placement
+from kerascnn.engine import finite, footprint, placement, views
 
 
 def network() -> keras.Model:
@@ -166,6 +166,24 @@ def test_devices_exchange_only_what_is_of_all_images(cut):
     # Each convolution is that of ten images: none is computed twice.
     assert "f32[10,16,16,16]" in text
     assert "f32[20,16,16,16]" not in text
+
+
+def test_other_computations_fill_a_batch_up_too(cut):
+    model, images = compiled(), split(33).images
+    # Batches of 7 and one of 5, on two devices.
+    found, number = views.mean_logits(model, [images, images], 7, epoch_module)
+    assert number == 2
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert footprint.footprint(model, (split(21),), 21, "off").devices == 2
+
+
+def test_more_devices_than_there_are_is_a_line():
+    model = compiled()
+    assert placement.mesh(model, 20, 1) is None
+    assert placement.mesh(model, 20, 2).size == 2  # however small the network is
+    with pytest.raises(UsageError, match="--devices 9: there are 2 here"):
+        placement.mesh(model, 20, 9)
 
 
 def test_small_networks_stay_on_one_device(monkeypatch):
