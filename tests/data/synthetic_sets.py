@@ -32,9 +32,9 @@ def encoded(size, kind, seed=0):
 
 
 def array_record(folder, size_in_bytes, size=32, kind="PNG", tested=1000):
-    """Write a set as tfds prepares one; return the folder of its version.
+    """Write a set as tensorflow-datasets prepares one; return its version's folder.
 
-    The same 256 images come again and again, so that writing takes as long as the disk.
+    The same 256 images come again and again, so that writing takes what the disk takes.
     """
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -62,7 +62,7 @@ def array_record(folder, size_in_bytes, size=32, kind="PNG", tested=1000):
         for shard, length in enumerate(lengths):
             file = f"synthetic-{split}.array_record-{shard:05}-of-{shards:05}"
             # Groups of one: an example is read alone.
-            writer = ArrayRecordWriter(str(place / file), "group_size:1")
+            writer = ArrayRecordWriter(str(place / file), "group_size:1,uncompressed")
             for n in range(length):
                 writer.write(rows[(n * 7 + shard) % POOL])
             writer.close()

@@ -205,3 +205,22 @@ def test_a_stream_has_what_a_set_in_memory_has(pets):
 def test_other_backends_refuse_it(pets, tmp_path):
     with pytest.raises(UsageError, match="--engine stream needs JAX"):
         trained(pets, tmp_path / "run", engine="stream")
+
+
+@jax_only
+def test_smoothed_labels_are_an_option(pets, tmp_path):
+    losses = {}
+    for smoothing in (None, 0.0, 0.3):
+        options = Overrides(dataset=pets, label_smoothing=smoothing, seed=1)
+        found = case.case_of(RECIPE, options)
+        images, labels = found.train.batch(slice(SIZE))
+        logits = np.asarray(found.kept.predict_on_batch(images), "float64")
+        logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        shares = np.eye(2)[labels] * (1 - (smoothing or 0)) + (smoothing or 0) / 2
+        loss = float(found.model.loss(labels, logits))
+        assert loss == pytest.approx(-(shares * logs).sum(1).mean(), rel=1e-5)
+        losses[smoothing] = loss
+        assert ("label_smoothing" in options.changed) == (smoothing is not None)
+    assert losses[None] == losses[0.0] != losses[0.3]
+    with pytest.raises(UsageError, match=r"--label-smoothing 1\.0: expected"):
+        Overrides(label_smoothing=1.0)
