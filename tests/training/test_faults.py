@@ -227,7 +227,7 @@ def kill_often(place, engine, kills, seed, start=start, begun=3.0):
         begun: Seconds after which it is likely to train.
     """
     draw = random.Random(seed)
-    name = f"killed-{engine}-{seed}"
+    name = f"killed-{engine}-{kills}-{seed}"
     folder = place / name
     partial = folder / "checkpoints"
     for number in range(kills):
