@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import kerascnn  # noqa: F401 - chooses the Keras backend before anything imports keras
+import kerascnn  # chooses the Keras backend before anything imports keras
 
 # A suite that a shell runs in the background was told to ignore Ctrl-C, and would pass
 # that on to the processes that tests start and interrupt.
@@ -32,7 +33,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.mkdtemp(prefix="kerascnn-tests-")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
 
 # Runs of most tests need no page; those of tests/page write theirs.
 os.environ.setdefault("KERASCNN_REPORT", "0")
@@ -53,11 +54,11 @@ ASKED = pytest.StashKey()
 def pytest_configure(config):
     """Let LLVM optimise little where slow tests are left out.
 
-    Most of the default suite's time is compiling; this takes a third less. XLA's own
-    passes run as ever, so that a program's structure and its memory are the same; its
-    machine code is slower, and last bits differ. What LLVM does to a program is for the
-    tests marked `optimised`, for the slow suite, and for a variable of the environment:
-    with JAX_DISABLE_MOST_OPTIMIZATIONS=0 all tests have all of it.
+    Most of the default suite's time is compiling, and this takes a third less. XLA's
+    own passes run as ever, so that a program's structure and its memory are the same;
+    its machine code is slower, and last bits differ. What LLVM does to a program is
+    for the tests marked `optimised`, for the slow suite, and for a variable of the
+    environment: with JAX_DISABLE_MOST_OPTIMIZATIONS=0 all tests have all of it.
     """
     quick = "1" if "not slow" in config.option.markexpr else "0"
     config.stash[ASKED] = os.environ.setdefault(LITTLE, quick)
@@ -96,6 +97,13 @@ def pytest_collection_modifyitems(items):
             raise pytest.UsageError(f"{name} has no case {', '.join(sorted(gone))}")
 
 
+def pytest_collection_finish(session):
+    """Leave what the imports made out of garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of its module compile
 def pytest_runtest_setup(item):
     all_of_it = item.get_closest_marker("optimised")
@@ -109,6 +117,24 @@ def _own_cache(monkeypatch, tmp_path_factory):
     """No test writes the user's own cache; all share one, so samples decode once."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("KERASCNN_CACHE_DIR", str(cache))
+
+
+@pytest.fixture(scope="session")
+def lenet(tmp_path_factory):
+    """A finished run, which tests only read."""
+    # `_own_cache` names this cache too late for this fixture.
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    options = {"data": "sample", "epochs": 2, "limit": 400, "batch_size": 64}
+    options |= {"record": "full", "cache_dir": cache}
+    out = tmp_path_factory.mktemp("runs") / "lenet"
+    return kerascnn.train("fashion_lenet", **options, out=out)
+
+
+@pytest.fixture(scope="module")
+def copied_lenet(lenet, tmp_path_factory):
+    """The same run, which tests of one file may add files to."""
+    copy = tmp_path_factory.mktemp("copied") / "lenet"
+    return type(lenet)(shutil.copytree(lenet.folder, copy))
 
 
 @pytest.fixture

@@ -585,6 +585,7 @@ def compilations():
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.few("winograd", "dropout")
 def test_three_hundred_eager_calls_compile_nothing_new(name, compilations):
     fast = accelerate(single(name))
     x = RNG.standard_normal((2, 8, 8, 16), np.float32)
@@ -643,20 +644,27 @@ def test_train_on_batch_compiles_one_function(compilations):
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [
-        ((2, 1, 1, 16), "float32"),
-        ((2, 2, 9, 16), "float32"),
-        ((2, 8, 8, 17), "float32"),
-        ((2, 8, 8, 8), "float32"),
-        ((2, 8, 8, 32), "float32"),
-        ((8, 8, 16), "float32"),
-        ((2, 2, 8, 8, 16), "float32"),
-        ((0, 8, 8, 16), "float32"),
-        ((2, 0, 8, 16), "float32"),
-        ((2, 8, 8, 16), "int32"),
-        ((2, 8, 8, 16), "uint8"),
-        ((2, 8, 8, 16), "bool"),
-        ((2, 8, 8, 16), "float16"),
-        ((2, 8, 8, 16), "complex64"),
+        *(
+            ((2, 1, 1, 16), "float32"),
+            ((8, 8, 16), "float32"),
+            ((0, 8, 8, 16), "float32"),
+            ((2, 8, 8, 16), "int32"),
+            ((2, 8, 8, 16), "float16"),
+        ),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ((2, 2, 9, 16), "float32"),
+                ((2, 8, 8, 17), "float32"),
+                ((2, 8, 8, 8), "float32"),
+                ((2, 8, 8, 32), "float32"),
+                ((2, 2, 8, 8, 16), "float32"),
+                ((2, 0, 8, 16), "float32"),
+                ((2, 8, 8, 16), "uint8"),
+                ((2, 8, 8, 16), "bool"),
+                ((2, 8, 8, 16), "complex64"),
+            )
+        ),
     ],
     ids=str,
 )
@@ -726,8 +734,8 @@ def chain(names=CHAIN):
     return keras.Model(image, x)
 
 
-# These show what the others do too; the slow tests turn all of them.
-FEW = {"jax_disable_jit", "jax_enable_x64", "jax_numpy_dtype_promotion"}
+# This shows what the others do too; the slow tests turn all of them.
+FEW = {"jax_enable_x64"}
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,14 @@ def geometries(draw):
     return (batch, *size, channels), (*taps, channels, filters), strides, padding
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(geometries())
-def test_value_and_gradients_equal_numpy(geometry):
-    check_against_numpy(*geometry)
+@pytest.mark.parametrize("examples", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_value_and_gradients_equal_numpy(examples):
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    @given(geometries())
+    def check(geometry):
+        check_against_numpy(*geometry)
+
+    check()
 
 
 @pytest.mark.parametrize(

@@ -323,15 +323,7 @@ RELU = {"convolution": lambda: conv(activation="relu")}
         *("strided", "few channels"),
     ],
 )
-@pytest.mark.few(
-    "relu",
-    "linear",
-    "strides said",
-    "overlapping",
-    "padded",
-    "a layer between",
-    "regularised",
-)
+@pytest.mark.few("relu", "strides said", "overlapping", "a layer between")
 def test_layers_that_fit_are_joined_and_all_compute_as_in_keras(
     make, at_once, monkeypatch
 ):
@@ -422,7 +414,7 @@ def trained_by_the_epoch_engine(model, x, y):
     "train",
     [
         pytest.param(trained_by_fit, marks=pytest.mark.slow),
-        trained_on_batches,
+        pytest.param(trained_on_batches, marks=pytest.mark.slow),
         trained_by_the_epoch_engine,
     ],
 )

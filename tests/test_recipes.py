@@ -1007,9 +1007,9 @@ def test_imagenet_vgg16_trains_on_a_folder_of_larger_images(tmp_path):
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(QUICK, id="quick"),
+        pytest.param(SAVED, id="quick"),
         pytest.param(
-            [name for name in NAMES if name not in QUICK],
+            [name for name in NAMES if name not in SAVED],
             id="others",
             marks=pytest.mark.slow,
         ),

@@ -83,6 +83,7 @@ class TestEverySpeedrun:
         assert "muon" in description["optimizer"]["code"]
         assert "flips_and_shifts" in str(description["views"])
 
+    @pytest.mark.few("cifar_speedrun")
     def test_begins_whitened_and_as_the_identity(self, name):
         """Each convolution's first filters pass their channels on."""
         recipe = recipes.load(name)

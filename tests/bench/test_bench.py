@@ -60,7 +60,7 @@ print({"keras", "jax", "tensorflow"} & set(sys.modules))
 
 
 @pytest.mark.parametrize("name", ["fashion_lenet", "cifar_vgg_more_aug", "cifar_edges"])
-@pytest.mark.few("fashion_lenet", "cifar_edges")
+@pytest.mark.few("fashion_lenet")
 def test_steps_are_taken_on_the_scaled_batch(name):
     """As the other contenders get it, without random transforms."""
     batch = with_keras.scaled_batch(recipe.load(name), 16)

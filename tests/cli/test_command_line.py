@@ -277,7 +277,7 @@ def test_an_unknown_home_folder_in_the_environment(
         ["list"],
         ["--help"],
         ["diff", "--help"],
-        ["diff", "cifar_mlp", "cifar_conv"],
+        pytest.param(["diff", "cifar_mlp", "cifar_conv"], marks=pytest.mark.slow),
         ["run", "fashion_mlp", "--data=sample", "--limit=50", "--batch-size=50"],
     ],
     ids=" ".join,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from keras import layers
 
-import kerascnn
 from kerascnn import UsageError, data, recipe
 from kerascnn.cli import commands
 from kerascnn.export import formats, torch_module
@@ -51,11 +50,8 @@ EACH = pytest.mark.parametrize("by", BY.values(), ids=BY)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("lenet") / "run"
-    return kerascnn.train(
-        "fashion_lenet", data="sample", epochs=1, limit=256, report=False, out=out
-    )
+def run(copied_lenet):
+    return copied_lenet
 
 
 @pytest.fixture(scope="module")

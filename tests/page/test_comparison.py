@@ -19,13 +19,6 @@ from kerascnn.runs import Run
 OPTIONS = {"data": "sample", "epochs": 1, "limit": 400, "batch_size": 64}
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "mlp"
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    return kerascnn.train("fashion_mlp", **OPTIONS, cache_dir=cache, out=folder)
-
-
 @pytest.mark.parametrize(
     ("gained", "lost"), [(0, 0), (3, 3), (10, 2), (0, 7), (30, 41)]
 )
@@ -36,9 +29,9 @@ def test_mcnemar_s_test_is_the_sum_of_the_splits_as_uneven(gained, lost):
     assert comparison.mcnemar(gained, lost) == pytest.approx(sum(shares))
 
 
-def test_images_that_change_are_those_of_the_models(lenet, other):
-    first, second = comparison.beside([lenet, other])
-    a, b = evidence.outcome_of(lenet).right, evidence.outcome_of(other).right
+def test_images_that_change_are_those_of_the_models(lenet, mlp):
+    first, second = comparison.beside([lenet, mlp])
+    a, b = evidence.outcome_of(lenet).right, evidence.outcome_of(mlp).right
     assert len(first.gained) == len(first.lost) == 0
     assert second.gained.tolist() == [i for i in range(400) if b[i] and not a[i]]
     assert second.lost.tolist() == [i for i in range(400) if a[i] and not b[i]]
@@ -48,8 +41,8 @@ def test_images_that_change_are_those_of_the_models(lenet, other):
     np.testing.assert_allclose((second.per_class * counts).sum() / 400, second.accuracy)
 
 
-def test_compare_prints_a_table_and_json(lenet, other, capsys, tmp_path):
-    words = ["compare", str(lenet.folder), str(other.folder)]
+def test_compare_prints_a_table_and_json(lenet, mlp, capsys, tmp_path):
+    words = ["compare", str(lenet.folder), str(mlp.folder)]
     assert commands.main(words) == 0
     out = capsys.readouterr().out
     assert "fashion_mnist, 400 images" in out
@@ -66,10 +59,10 @@ def test_compare_prints_a_table_and_json(lenet, other, capsys, tmp_path):
 
 
 @pytest.fixture
-def seeds(lenet, other, tmp_path):
+def seeds(lenet, mlp, tmp_path):
     """Two seeds each of two recipes: copies of a run with other records of epochs."""
     made = []
-    for run in (lenet, other):
+    for run in (lenet, mlp):
         for seed in range(2):
             folder = tmp_path / f"{run.config['recipe']}-{seed}"
             shutil.copytree(run.folder, folder)

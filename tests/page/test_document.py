@@ -20,7 +20,7 @@ from kerascnn.page import document, evidence, figures, findings, panels
 from kerascnn.runs import Run
 from kerascnn.training.options import Overrides
 
-OPTIONS = {"data": "sample", "epochs": 1, "limit": 300, "batch_size": 64}
+OPTIONS = {"data": "sample", "epochs": 1, "limit": 400, "batch_size": 64}
 
 
 class Reader(html.parser.HTMLParser):
@@ -213,9 +213,8 @@ def test_grad_cam_in_parts_is_the_same(lenet, found, monkeypatch):
     np.testing.assert_allclose(looked.truth, found.looked.truth, atol=1e-5)
 
 
-def test_a_network_without_maps_has_no_panels_of_them(tmp_path):
-    run = kerascnn.train("fashion_mlp", **OPTIONS, out=tmp_path / "run")
-    seen = evidence.gather(run)
+def test_a_network_without_maps_has_no_panels_of_them(mlp):
+    seen = evidence.gather(mlp)
     names = [panel.name for *_, group in panels.grouped(seen) for panel in group]
     assert not {"cam", "maps", "augmentation"} & set(names)
     assert {"filters", "weights", "confusion"} <= set(names)

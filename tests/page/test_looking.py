@@ -172,9 +172,16 @@ def test_a_transform_without_draws_has_no_augmented_images():
     assert looking.augmented(recipe, images(2, (28, 28, 1)), 3) is None
 
 
-def test_layers_hold_all_parameters():
-    recipe = recipes.load("cifar_vgg_aug")
-    found = looking.layers(model_of("cifar_vgg_aug", (32, 32, 3)))
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("fashion_lenet", (28, 28, 1)),
+        pytest.param("cifar_vgg_aug", (32, 32, 3), marks=pytest.mark.slow),
+    ],
+)
+def test_layers_hold_all_parameters(name, shape):
+    recipe = recipes.load(name)
+    found = looking.layers(model_of(name, shape))
     assert sum(layer.parameters for layer in found) == recipe.parameters
     assert found[-1].shape == (10,)
 

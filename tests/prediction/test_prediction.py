@@ -22,11 +22,8 @@ from kerascnn.prediction import shipped
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("lenet") / "run"
-    return kerascnn.train(
-        "fashion_lenet", data="sample", epochs=2, limit=640, report=False, out=out
-    )
+def run(copied_lenet):
+    return copied_lenet
 
 
 @pytest.fixture(scope="module")

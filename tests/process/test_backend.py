@@ -86,6 +86,7 @@ def test_recipes_and_lessons_import_kerascnn_before_keras(path):
     ("name", "variables"),
     [("recipes/fashion_mlp.py", {}), ("lessons/padding.py", {"KERAS_BACKEND": ""})],
 )
+@pytest.mark.few("lessons/padding.py-variables1")
 def test_a_file_of_the_package_is_a_program(python, name, variables):
     done = python(PACKAGE / name, "--help", tensorflow=False, **variables)
     assert (done.returncode, done.stderr) == (0, "")

@@ -77,6 +77,7 @@ print([line.split()[1] for line in open("/proc/self/smaps_rollup")
 @pytest.mark.parametrize(
     "words", [["kerascnn.recipes.fashion_mlp"], ["kerascnn", "run", "fashion_mlp"]]
 )
+@pytest.mark.few("words0")
 def test_a_recipe_starts_again_with_memory_once(tmp_path, words):
     (tmp_path / "sitecustomize.py").write_text(
         "import os; print('begun with', os.environ.get('GLIBC_TUNABLES'))"
@@ -191,7 +192,9 @@ print(resident() - before)
 
 
 @glibc
-@pytest.mark.parametrize("tunables", ["", "glibc.malloc.check=0"])
+@pytest.mark.parametrize(
+    "tunables", ["glibc.malloc.check=0", pytest.param("", marks=pytest.mark.slow)]
+)
 def test_the_users_own_tunables_hold_and_are_said(tunables):
     said = printed(
         "import kerascnn; print(kerascnn.prepare_process()['memory'])",

@@ -206,7 +206,8 @@ def conform(backend, *words):
 @pytest.mark.parametrize(
     ("trained_on", "loaded_on"),
     [
-        ("jax", ["tensorflow", "torch"]),
+        ("jax", ["torch"]),
+        pytest.param("jax", ["tensorflow"], marks=pytest.mark.slow),
         pytest.param("tensorflow", ["jax", "torch"], marks=pytest.mark.slow),
         pytest.param("torch", ["jax", "tensorflow"], marks=pytest.mark.slow),
     ],

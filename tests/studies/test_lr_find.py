@@ -66,8 +66,11 @@ def test_a_curve_of_known_shape_gets_rates_in_its_fall():
 @pytest.mark.parametrize(
     "kind",
     [
-        *("adam", "optax"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sgd", "float16")),
+        "adam",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("optax", "sgd", "float16")
+        ),
     ],
 )
 def test_each_step_has_its_own_rate(kind):

@@ -175,10 +175,7 @@ CASES += [(guards, "fit")]  # which wants each batch's logs
 )
 @pytest.mark.few(
     "stopping-epoch-inside",
-    "choosers-epoch-inside",
-    "rates-fit-inside",
     "averages-fit-inside",
-    "guards-fit-inside",
 )
 def test_kerass_callbacks_go_on_to_the_bit(tmp_path, make, engine, place):
     def case(folder):

@@ -255,12 +255,12 @@ def kill_often(place, engine, kills, seed, start=start, begun=3.0):
 @pytest.mark.parametrize(
     ("engine", "kills"),
     [
-        *(("epoch", 4), ("fit", 2)),
+        *(("epoch", 2), ("fit", 2)),
         pytest.param("epoch", 14, marks=pytest.mark.slow),
         pytest.param("fit", 6, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.few("epoch-4")
+@pytest.mark.few("epoch-2")
 def test_runs_killed_again_and_again_end_as_those_that_were_not(
     place, whole, fork, engine, kills
 ):
