@@ -53,10 +53,18 @@ class Forward:
     Args:
         model: As `training.build.build` returns the model to train: a chain that ends
             with the network.
+
+    Raises:
+        UsageError: The network is no graph of layers, or computes something else.
     """
 
     def __init__(self, model: keras.Model):
         network = model.layers[-1]
+        if type(network) not in (type(model), keras.Sequential):
+            raise UsageError(
+                f"--remat cuts a Functional or Sequential network, and this "
+                f"one is a {type(network).__name__}: train without --remat."
+            )
         image, calls = _called(model)
         (x,), _ = calls[-1]
         self._before = keras.Model(image, x, name="before")

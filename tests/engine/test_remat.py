@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerascnn import accelerate
+from kerascnn import UsageError, accelerate
 from kerascnn.data import Split
 
 pytestmark = pytest.mark.skipif(
@@ -108,6 +108,31 @@ def test_a_step_takes_less_memory():
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), given)
         taken.append(step.planned(*shapes).besides)
     assert taken[1] < 0.85 * taken[0], taken
+
+
+class Residual(keras.Sequential):
+    """Computes something else than its layers one after the other."""
+
+    def call(self, inputs, training=None, mask=None):
+        return inputs + super().call(inputs, training=training)
+
+
+def penalised():
+    layer = layers.Conv2D(3, 3, padding="same", activity_regularizer="l2")
+    image = keras.Input((PIXELS, PIXELS, 3))
+    x = layers.MaxPooling2D(4)(layer(image))
+    return keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+
+
+def test_what_would_be_lost_is_refused():
+    def residual():
+        parts = [keras.Input((PIXELS, PIXELS, 3)), layers.Conv2D(3, 1)]
+        return Residual(parts)
+
+    with pytest.raises(UsageError, match="this one is a Residual"):
+        remat.Forward(compiled(residual))
+    with pytest.raises(UsageError, match="adds a loss of its activations"):
+        trained(compiled(penalised), epoch, True)
 
 
 def test_cuts_are_the_cheapest():
