@@ -30,6 +30,7 @@ PARTS = {
             "data": "Data",
             "own_images": "Your own images",
             "nothing_lost": "Nothing lost",
+            "memory": "Memory",
             "recorded": "Inside a training",
             "page": "The page of a run",
             "numbers": "Honest numbers",
