@@ -39,6 +39,11 @@ class UsageError(ValueError):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        from kerascnn.text import printable  # a file's name may hold line ends
+
+        return printable(super().__str__())
+
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows."""
         return [f"UsageError: {self}"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerascnn import UsageError
-from kerascnn.data import array_files
+from kerascnn.data import array_files, image_files
 from kerascnn.data.decoding import decoded
 from kerascnn.data.image_sets import listed
 from kerascnn.data.listing import Listing
@@ -141,13 +141,16 @@ def _copied(file: Path, folder: Path, kind: str) -> bool:
     """Copy an image, or write what it is decoded to; return which of the two."""
     from PIL import Image
 
+    # A table may name a file that a folder's reader would pass over.
     plain = kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+    plain = plain and file.suffix.lower() in image_files.ENDINGS
+    stem = file.stem.lstrip(".") or "image"
     folder.mkdir(parents=True, exist_ok=True)
     ending, number = (file.suffix.lower() if plain else ".png"), 1
-    path = folder / f"{file.stem}{ending}"
+    path = folder / f"{stem}{ending}"
     while path.exists():  # of another folder inside the class's
         number += 1
-        path = folder / f"{file.stem}-{number}{ending}"
+        path = folder / f"{stem}-{number}{ending}"
     if plain:
         shutil.copyfile(file, path)
     else:

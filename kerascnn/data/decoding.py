@@ -115,6 +115,7 @@ def _opened(file: Path) -> Image.Image:
     """Open an image, with the packages that its first bytes ask for."""
     from PIL import Image, features
 
+    image_files.quiet_pillow()
     with file.open("rb") as opened:
         head = opened.read(12)
     if head[4:8] == b"ftyp" and head[8:] in _HEIC:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import warnings
 from collections import Counter
@@ -119,12 +120,21 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def quiet_pillow() -> None:
+    """Keep off the screen what Pillow logs of damaged files."""
+    logging.getLogger("PIL").addHandler(_NOWHERE)
+
+
+_NOWHERE = logging.NullHandler()
+
+
 def _holds_image(file: Path) -> bool:
     """Whether Pillow takes a file's first bytes for an image's."""
     from PIL import Image
 
     if not file.is_file():  # a pipe would be waited for
         return False
+    quiet_pillow()
     Image.init()
     known = [name for name in _TOLD_BY_CONTENT if name in Image.OPEN]
     # Pillow's readers raise what they like on other bytes.

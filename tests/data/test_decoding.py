@@ -2,6 +2,7 @@
 
 import io
 import struct
+import subprocess
 import sys
 import zlib
 
@@ -255,6 +256,61 @@ def test_fix_writes_a_copy_that_decodes_to_the_same_pixels(tmp_path, capsys):
             for s in (getattr(old, split), getattr(new, split))
         ]
         assert found[0] == found[1]
+
+
+def test_fix_of_a_table_names_files_so_that_a_folder_s_reader_takes_them(tmp_path):
+    names = ["a.png", ".b.png", "..c.png", "d.txt", "e", ".f", "g.jpg.bak", "h.JPG"]
+    lines = ["path,label"]
+    for i, name in enumerate(names):
+        Image.fromarray(noise(9, 7, 3, seed=i)).save(tmp_path / name, "PNG")
+        lines.append(f"{name},{i % 2}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    words = [
+        "data",
+        "check",
+        str(tmp_path / "list.csv"),
+        "--fix",
+        str(tmp_path / "new"),
+    ]
+    assert main(words) == 0
+    assert main(["data", "check", str(tmp_path / "new")]) == 0
+    found = [data.load(str(tmp_path / name)) for name in ("list.csv", "new")]
+    for split in ("train", "test"):
+        old, new = ({i.tobytes() for i in getattr(s, split).images} for s in found)
+        assert old == new
+
+
+@pytest.mark.parametrize(
+    "name", ["n\nl.png", "tab\t\r.png", "\x1b[31m.png", "\udcff.png", "\u2028.png"]
+)
+def test_a_mistake_is_one_line_whatever_a_file_is_called(tmp_path, name):
+    """Also for who reads `str(error)`, without the command line."""
+    folder = pets(tmp_path / "pets")
+    (folder / "train" / "cat" / name).write_bytes(b"no image")
+    with pytest.raises(UsageError) as refused:
+        data.load(str(folder))
+    assert len(str(refused.value).splitlines()) == 1
+    assert str(refused.value).isprintable()
+    assert "can't be decoded" in str(refused.value)
+
+
+def test_what_pillow_logs_of_a_damaged_file_is_not_shown(tmp_path):
+    """Its line on a TIFF of more samples than it knows, in a process of its own."""
+    path = tmp_path / "many.tif"
+    Image.fromarray(noise(9, 7, 3)).save(path)
+    content = bytearray(path.read_bytes())
+    at = content.index((277).to_bytes(2, "little"))  # SamplesPerPixel
+    content[at + 8 : at + 10] = (57347).to_bytes(2, "little")
+    path.write_bytes(content)
+    code = (
+        "import sys; from pathlib import Path; from kerascnn.data import decoding;"
+        "from kerascnn import UsageError\n"
+        "try: decoding.decode(Path(sys.argv[1]))\n"
+        "except UsageError: print('refused')"
+    )
+    words = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
 
 
 @pytest.mark.parametrize("target", ["pets", "pets/inside", "full"])
