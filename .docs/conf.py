@@ -9,6 +9,7 @@ version = release = kerascnn.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generated/readme", "generated/downloads", "static", "notebooks"]
+exclude_patterns += ["README.vi.md"]  # which pages.py moves
 # The notebooks, at an address that Colab can be given.
 html_extra_path = ["generated/downloads"]
 # The docstrings write code in single backticks.

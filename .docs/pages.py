@@ -53,6 +53,7 @@ MADE = {
     "recipes/plan.md": "generated/recipes/plan.md",
     "kerascnn/README.md": "generated/code/index.md",
     "kerascnn/acceleration/README.md": "generated/code/acceleration.md",
+    ".docs/README.vi.md": "generated/vietnamese.md",
     ".github/CONTRIBUTING.md": "generated/contributing.md",
     ".github/SECURITY.md": "generated/security.md",
 }

@@ -19,6 +19,7 @@ DOCS = ROOT / ".docs"
 WRITTEN = sorted([*DOCS.glob("*.md"), *DOCS.glob("*/*.md"), *DOCS.glob("*/*.py")])
 TEXTS = {file.relative_to(DOCS).as_posix(): file.read_text("utf-8") for file in WRITTEN}
 WHOLE = "\n".join(TEXTS.values())
+TEXTS_OF = {file.name: file.read_text("utf-8") for file in DOCS.glob("*.py")}
 
 
 def found(dotted):
@@ -84,13 +85,34 @@ def test_each_written_link_and_picture_is_there(page):
         assert file.exists() or made.search(file.as_posix()), target
 
 
-def test_guides_include_parts_that_readme_has():
+@pytest.fixture
+def pages(monkeypatch):
+    """The module that makes pages."""
     pytest.importorskip("jupytext")
-    sys.path.insert(0, str(DOCS))
-    try:
-        import pages
-    finally:
-        sys.path.remove(str(DOCS))
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module("pages")
+
+
+def test_each_page_is_in_the_contents_or_moved_into_one(pages):
+    """What Sphinx says of others only when it builds."""
+    listed = {"index.md"}
+    for name, text in TEXTS.items():
+        for names in re.findall(r"^:::\{toctree\}\n(.*?)^:::", text, re.M | re.S):
+            lines = [line for line in names.split() if not line.startswith(":")]
+            place = name.rpartition("/")[0]
+            listed |= {f"{place}/{each}.md".lstrip("/") for each in lines}
+    excluded = re.findall(r'"([^"]+\.md)"', TEXTS_OF["conf.py"])
+    for file in DOCS.rglob("*.md"):
+        name = file.relative_to(DOCS).as_posix()
+        if name.startswith("generated/"):
+            continue
+        moved = f".docs/{name}" in pages.MADE and name in excluded
+        assert moved or name in listed, name
+    made = {name for name in pages.MADE.values() if name.count("/") == 1}
+    assert made - listed <= {pages.MADE["README.md"]}
+
+
+def test_guides_include_parts_that_readme_has(pages):
     included = set(re.findall(r"generated/readme/(\w+)\.md", WHOLE))
     assert included == set(pages.PARTS)
     readme = (ROOT / "README.md").read_text("utf-8")
