@@ -33,6 +33,12 @@ class Command:
         module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(f"kerascnn.{module}"), name)
 
+    @property
+    def examples(self) -> list[str]:
+        """Whole command lines, as `readme` has them."""
+        words = [self.example, *(example for example, _ in self.more)]
+        return [" ".join(filter(None, ("kerascnn", self.name, w))) for w in words]
+
 
 COMMANDS = (
     Command(
@@ -338,6 +344,17 @@ COMMANDS = (
         "bash",
     ),
 )
+# What the help puts above a command and those that follow it.
+SECTIONS = {
+    "list": "The course's recipes, and your own",
+    "run": "Training",
+    "predict": "Put a run to use",
+    "report": "What runs came to",
+    "doctor": "A good start",
+    "data": "Data sets",
+    "bench": "Measure and compare",
+    "lessons": "Beside the course",
+}
 GROUPS = {
     "data": "get, import, list, measure and check data sets",
     "ladder": "plan and run the whole runs that the cookbook lacks",
@@ -356,9 +373,11 @@ def names(group: str = "") -> list[str]:
 def readme() -> str:
     """Return README's table of the commands."""
     rows = [
-        (f"`{' '.join(filter(None, ('kerascnn', command.name, example)))}`", does)
+        (f"`{example}`", does)
         for command in COMMANDS
-        for example, does in ((command.example, command.does), *command.more)
+        for example, does in zip(
+            command.examples, [command.does, *(d for _, d in command.more)], strict=True
+        )
     ]
     return markdown.table(("command", "what it does"), rows) + "\n"
 
@@ -433,7 +452,8 @@ def _dispatch(words: Sequence[str], group: str = "") -> None:
     command = by_name.get(longer, by_name[first])
     rest = words[len(command.name.split()) - len(group.split()) :]
     if dataclasses.is_dataclass(command.found):
-        parsing.parse(command.found, rest, f"kerascnn {command.name}")()
+        program = f"kerascnn {command.name}"
+        parsing.parse(command.found, rest, program, command.examples)()
     else:
         command.found(rest, f"kerascnn {command.name}")
 
@@ -443,7 +463,16 @@ def _help(group: str) -> str:
     does = {command.name: command.does for command in COMMANDS} | GROUPS
     found = [f"{group} {name}" for name in names(group)] if group else names()
     width = max(map(len, (name.split()[-1] for name in found)))
-    return "\n".join(f"  {name.split()[-1]:{width}}  {does[name]}" for name in found)
+    lines = []
+    for name in found:
+        if name in SECTIONS:
+            lines += [f"\n{SECTIONS[name]}:"]
+        lines.append(f"  {name.split()[-1]:{width}}  {does[name]}")
+    program = f"kerascnn {group}".strip()
+    lines.append(
+        f"\n`{program} COMMAND --help` shows a command's options and examples."
+    )
+    return "\n".join(lines).strip("\n")
 
 
 if __name__ == "__main__":

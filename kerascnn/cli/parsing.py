@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import errno
 import importlib.util
+import inspect
 import io
+import itertools
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +26,12 @@ from kerascnn.text import check_place, choose, expanded, printable, say
 _WRITTEN = {"explain", "figures", "fix", "out"}
 
 
-def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
+def parse(
+    options: type[Any],
+    arguments: Sequence[str],
+    program: str,
+    examples: Sequence[str] = (),
+) -> Any:
     """Fill a dataclass, whose fields are the options, from command-line arguments."""
     import tyro
 
@@ -46,10 +55,18 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
                 *(option, [*options_known, "--help"], "option"),
                 otherwise=f"see `{program} --help`.",
             )
+    description = None
+    if {"-h", "--help"} & {*arguments}:
+        _join_lines(options)
+        shown = [f"    {example}" for example in examples]
+        lines = "\n".join(["For example:", *shown]) if shown else ""
+        description = f"{inspect.getdoc(options)}\n\n{lines}".strip()
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            filled = tyro.cli(options, args=list(arguments), prog=program)
+            filled = tyro.cli(
+                options, args=list(arguments), prog=program, description=description
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -63,6 +80,21 @@ def parse(options: type[Any], arguments: Sequence[str], program: str) -> Any:
             if field.name in _WRITTEN and value != field.default:
                 check_place(f"--{field.name}", value)
     return filled
+
+
+def _join_lines(options: type[Any]) -> None:
+    """Give tyro each option's text as one paragraph, where it looks first."""
+    # Of a text below a field it keeps the ends of lines that are indented.
+    texts: dict[str, str] = {}
+    for kind in reversed(options.__mro__[:-1]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        for field, below in itertools.pairwise(tree.body):  # type: ignore[attr-defined]
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = ast.literal_eval(below.value)
+                texts[ast.unparse(field.target)] = " ".join(text.split())
+    for field in dataclasses.fields(options):
+        if field.name in texts:
+            field.metadata = {**field.metadata, "help": texts[field.name]}
 
 
 def names(options: type[Any]) -> list[str]:

@@ -45,7 +45,8 @@ def run(recipe: Recipe | str | Path, words: Sequence[str], program: str) -> None
     """Train a recipe, loaded or by its name or file, as command-line options say."""
     from kerascnn.training.options import Command
 
-    options = parsing.parse(Command, words, program)
+    example = f"{program} --epochs 2 --data sample"
+    options = parsing.parse(Command, words, program, [example])
     overrides, given = options.overrides, _names(words)
     # What can be refused is, before Keras and its backend take seconds to be imported.
     if options.seeds is not None and hosts.wanted(*_group(overrides)):

@@ -1,5 +1,7 @@
 """The table of commands: help, README and completion say the same; recipes by path."""
 
+import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -51,7 +53,48 @@ def test_each_command_has_help(command, capsys):
     except SystemExit as stop:
         code = stop.code
     assert code == 0
-    assert f"usage: kerascnn {command.name}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"usage: kerascnn {command.name}" in shown
+    if dataclasses.is_dataclass(command.found):
+        for line in command.examples if command.example else ():
+            assert f"\n    {line}\n" in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run", "fashion_mlp"], *([c.name] for c in commands.COMMANDS if c.name != "run")],
+    ids=lambda words: words[0],
+)
+def test_no_text_of_an_option_is_broken_before_the_width(words, monkeypatch, capsys):
+    """By docstring-parser's reading of what stands below each field."""
+    import docstring_parser
+
+    from kerascnn.training.options import Command
+
+    command = next(c for c in commands.COMMANDS if c.name == words[0])
+    options = Command if words[0] == "run" else command.found
+    if not dataclasses.is_dataclass(options):
+        return
+    monkeypatch.setenv("COLUMNS", "3000")
+    with contextlib.suppress(SystemExit):
+        commands.main([*" ".join(words).split(), "--help"])
+    shown = capsys.readouterr().out
+    kinds = [kind for kind in options.__mro__ if dataclasses.is_dataclass(kind)]
+    said = [
+        p for kind in kinds for p in docstring_parser.parse_from_object(kind).params
+    ]
+    assert len({each.arg_name for each in said}) == len(dataclasses.fields(options))
+    for each in said:
+        assert " ".join(each.description.split()) in shown, each.arg_name
+
+
+def test_each_command_is_in_a_section(capsys):
+    assert commands.main(["--help"]) == 0
+    parts = capsys.readouterr().out.split("\n\n")
+    assert parts[0] == "usage: kerascnn COMMAND ..."
+    heads = [part.splitlines()[0].rstrip(":") for part in parts[1:-1]]
+    assert heads == [*commands.SECTIONS.values()]
+    assert all(len(part.splitlines()) > 1 for part in parts[1:-1])
 
 
 # Completion.
