@@ -28,19 +28,17 @@ SIZE, IMAGES, TESTS = 20, 110, 50
 
 
 def network() -> keras.Model:
-    """What carries state or draws numbers: BatchNorm, Dropout, L2."""
+    """What carries state or draws numbers: BatchNorm and Dropout."""
     image = keras.Input((32, 32, 3))
-    x = layers.Conv2D(4, 3, strides=4, kernel_regularizer="l2")(image)
-    x = layers.BatchNormalization(momentum=0.9)(x)
-    x = layers.Dropout(0.3)(layers.ReLU()(x))
-    return keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+    x = layers.BatchNormalization(momentum=0.9)(layers.Flatten()(image))
+    return keras.Model(image, layers.Dense(10)(layers.Dropout(0.3)(x)))
 
 
 RECIPE = Recipe(
     name="small",
     dataset="cifar10",
     network=network,
-    transform=lambda: [transforms.RandomCrop(padding=2), transforms.pm1()],
+    transform=lambda: [transforms.pm1()],
     optimizer=lambda: keras.optimizers.Adam(1e-3),
     batch_size=SIZE,
     epochs=2,
@@ -96,7 +94,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.few("1-False", "2-True")
+@pytest.mark.few("1-False")
 def test_every_step_has_the_loss_that_it_has_in_memory(
     in_memory, streamed, monkeypatch, cut, accumulate
 ):
@@ -106,14 +104,15 @@ def test_every_step_has_the_loss_that_it_has_in_memory(
         monkeypatch.setattr(placement, "WORTH", 0)
     expected = trained(epoch, in_memory, accumulate=accumulate)
     assert len(expected[0]) == 12
-    assert_same(trained(stream, in_memory, accumulate=accumulate), expected)
-    assert_same(trained(stream, streamed, accumulate=accumulate), expected)
+    # Of arrays too, where the step is another.
+    splits = in_memory if accumulate > 1 else streamed
+    assert_same(trained(stream, splits, accumulate=accumulate), expected)
 
 
 def test_processes_that_decode_make_the_same_batches(in_memory, streamed):
     train, test = in_memory
     evaluated = np.arange(30), np.arange(30, TESTS)
-    for workers in (0, 1, 3):
+    for workers in (0, 2):
         batches = Batches(*streamed, 7, 3, SIZE, evaluated=evaluated, workers=workers)
         try:
             # From the middle of an epoch, to its evaluation, into the next epoch.

@@ -134,17 +134,18 @@ def test_a_file_that_cannot_be_decoded_is_named(pets, tmp_path):
     kept = last.read_bytes()
     try:
         last.write_bytes(whole[: len(whole) // 2])
-        for workers in (0, 1):
-            with pytest.raises(UsageError, match="can't be decoded") as caught:
-                trained(pets, tmp_path / f"{workers}", engine="stream", workers=workers)
+        loaded = data.load(pets, image_size=(16, 16), stream=True)
+        made = batches.Batches(loaded.train, loaded.test, 0, 1, SIZE, workers=1)
+        with pytest.raises(UsageError, match="can't be decoded") as of_worker:
+            list(made.training(0))
+        with pytest.raises(UsageError, match="can't be decoded") as of_run:
+            trained(pets, tmp_path / "run", engine="stream", workers=0)
+        for caught in (of_worker, of_run):
             assert str(caught.value).startswith(str(last))
             assert "kerascnn data check" in str(caught.value)
         assert no_workers()
-        run = trained(
-            *(pets, tmp_path / "skipped"),
-            **{"engine": "stream", "workers": 0, "skip_bad": True, "epochs": 1},
-        )
-        assert run.config["data"]["train_images"] == TRAINED - 1
+        loaded = data.load(pets, image_size=(16, 16), skip_bad=True, stream=True)
+        assert (len(loaded.train), loaded.skipped) == (TRAINED - 1, 1)
     finally:
         last.write_bytes(kept)
 
