@@ -81,9 +81,9 @@ ORDER = {
         *("layers", "model", "__init__"),
     ],
     "engine": [
-        *("__init__", "counts", "plan", "steps", "losses", "finite", "placement"),
-        *("recorder", "executables", "accumulation", "remat", "epoch", "stream"),
-        *("footprint", "fit", "choice", "views"),
+        *("__init__", "counts", "plan", "steps", "losses", "summed", "finite"),
+        *("placement", "recorder", "executables", "accumulation", "remat", "epoch"),
+        *("stream", "footprint", "fit", "choice", "views"),
     ],
     "process": [
         *("__init__", "cores", "settings", "signals", "watch", "hosts"),

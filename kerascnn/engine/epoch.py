@@ -23,7 +23,15 @@ import numpy as np
 
 from kerascnn import data, optim
 from kerascnn.acceleration import counted, stock_operations
-from kerascnn.engine import accumulation, finite, losses, placement, recorder, remat
+from kerascnn.engine import (
+    accumulation,
+    finite,
+    losses,
+    placement,
+    recorder,
+    remat,
+    summed,
+)
 from kerascnn.engine.executables import Executables
 from kerascnn.engine.placement import Images
 from kerascnn.engine.steps import build_metrics
@@ -168,9 +176,9 @@ class Loop:
                     model.reset_metrics()
                 self.hooks.on_epoch_begin(epoch)
                 state = self._train_epoch(epoch)
-                logs = _means(state["sums"])
+                logs = summed.means(state["sums"])
                 if self.foreign:
-                    _write_metrics(model, state["sums"])
+                    summed.write_metrics(model, state["sums"])
                 validation = self._evaluate(epoch, state)
                 del state
                 memory.trim()
@@ -191,7 +199,7 @@ class Loop:
         counter = finite.index(model.optimizer)
         state = read_state(model)
         if self.foreign:
-            state["sums"] = _read_metrics(model)
+            state["sums"] = summed.read_metrics(model)
         self.done = plan.initial_step if epoch == plan.initial_epoch else 0
         if autosave and (measured := autosave.measured()):
             state["sums"] = dict(
@@ -237,7 +245,7 @@ class Loop:
     def _evaluate(self, epoch: int, state: State) -> dict[str, float]:
         """Evaluate a state, or what callbacks make of it; return the metrics."""
         model, autosave = self.model, self.autosave
-        trained = _in_order(state["sums"])
+        trained = summed.in_order(state["sums"])
         model.stop_evaluating = False
         if autosave:
             autosave.before_evaluation()
@@ -247,7 +255,7 @@ class Loop:
         images, batch_size = self.images[1], self.plan.batch_size
         if model.stop_evaluating:
             images = min(images, batch_size)
-        sums = placement.copied(self.mesh, _zeros())
+        sums = placement.copied(self.mesh, summed.zeros())
         for call in self.evaluation_calls(epoch, images):
             # Calls that wait would each have their own memory.
             jax.block_until_ready(sums)
@@ -258,8 +266,8 @@ class Loop:
                 # The evaluation can be had again; the time until the end may be short.
                 autosave.after_step(self.done, lambda: trained)
         if self.foreign:
-            _write_metrics(model, sums)
-        validation = _means(sums)
+            summed.write_metrics(model, sums)
+        validation = summed.means(sums)
         self.hooks.on_test_end(validation)
         return validation
 
@@ -352,14 +360,14 @@ def training_function(
     def steps(
         state: State, images: jax.Array, labels: jax.Array, chosen: placement.Batches
     ) -> State | tuple[State, jax.Array]:
-        chosen, counted_images = placement.of_arguments(chosen)
+        batches, counted_images = placement.of_arguments(chosen)
         whole = len(images) if number is None else number
         partial = counted_images < min(batch_size, PARTIAL * whole)
         stock = mesh is not None and partial
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
-            if len(chosen) == 1:
-                batch = parts(chosen[0], counted_images, True)
+            if len(batches) == 1:
+                batch = parts(batches[0], counted_images, True)
                 state, numbers = step(state, images, labels, *batch)
                 rows = None if numbers is None else numbers[None]
             else:
@@ -368,7 +376,7 @@ def training_function(
                         state, images, labels, *parts(each, counted_images, False)
                     ),
                     state,
-                    chosen,
+                    batches,
                 )
             return state if rows is None else (state, rows)
 
@@ -388,7 +396,7 @@ def _step_function(
             logits, others, penalties = remat.stateless(
                 model, forward, weights, others, images
             )
-        sums = _measure(logits, labels, penalties, *lowered, counted=some)
+        sums = summed.measure(logits, labels, penalties, *lowered, counted=some)
         loss = sums["loss"] / (sums["images"] if some is None else number)
         # The scale of half precision is one of the optimiser's variables.
         pairs = zip(optimizer.variables, slots, strict=True)
@@ -412,7 +420,15 @@ def _step_function(
             return gradient(weights, others, state["optimizer"], *batch, *count)
 
         gradients, (others, sums) = accumulation.gradients(
-            *(of, state["weights"], state["others"], parts, rest, _zeros(), unroll)
+            *(
+                of,
+                state["weights"],
+                state["others"],
+                parts,
+                rest,
+                summed.zeros(),
+                unroll,
+            )
         )
         weights, slots = optimizer.stateless_apply(
             state["optimizer"], gradients, state["weights"]
@@ -465,94 +481,24 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
         labels: jax.Array,
         chosen: placement.Batches,
     ) -> State:
-        chosen, number = placement.of_arguments(chosen)
-        some = (
-            None if number == chosen.shape[1] else jnp.arange(chosen.shape[1]) < number
-        )
+        batches, number = placement.of_arguments(chosen)
+        every = batches.shape[1]
+        some = None if number == every else jnp.arange(every) < number
         with placement.tracing(mesh):
             logits, _, penalties = model.stateless_call(
                 state["weights"],
                 state["others"],
-                images[chosen[0]],
+                images[batches[0]],
                 training=False,
                 return_losses=True,
             )
-            new = _measure(logits, labels[chosen[0]], penalties, *lowered, counted=some)
+            new = summed.measure(
+                logits, labels[batches[0]], penalties, *lowered, counted=some
+            )
             return jax.tree.map(jnp.add, sums, new)
 
     options = {"donate_argnums": 1, **placement.options(mesh)}
     return Executables(evaluate, options)
-
-
-def _measure(
-    logits: jax.Array,
-    labels: jax.Array,
-    penalties: list,
-    smoothing: float,
-    class_weights: list[float] | None,
-    counted: jax.Array | None = None,
-) -> State:
-    """Sum over a batch what is reported as a mean over an epoch."""
-
-    def of_counted(each: jax.Array) -> jax.Array:
-        return each if counted is None else jnp.where(counted, each, 0)
-
-    logits = logits.astype("float32")  # as Keras's losses do under mixed precision
-    entropy = of_counted(losses.crossentropy(labels, logits))
-    images = (
-        jnp.float32(len(labels)) if counted is None else counted.sum(dtype="float32")
-    )
-    total = entropy.sum().astype("float32")  # Keras computes in float64 with x64
-    lowered = total
-    if smoothing or class_weights:
-        each = losses.crossentropy(labels, logits, smoothing, class_weights)
-        lowered = of_counted(each).sum().astype("float32")
-    right = of_counted(logits.argmax(-1) == labels)
-    return {
-        "loss": lowered + images * jnp.float32(sum(penalties)),
-        "accuracy": right.sum(dtype="float32"),
-        "crossentropy": total,
-        "images": images,
-    }
-
-
-# What is measured, in the order of the metrics of `training.build.compile_model`.
-_MEASURED = ("loss", "accuracy", "crossentropy")
-
-
-def _zeros() -> State:
-    # Four arrays of their own: one array given away twice would be an error.
-    return {name: jnp.zeros((), "float32") for name in (*_MEASURED, "images")}
-
-
-def _means(sums: State) -> dict[str, float]:
-    sums = jax.device_get(sums)
-    # Where every step was left out, there is nothing to take a mean of.
-    images = float(sums["images"]) or float("nan")
-    return {name: float(sums[name]) / images for name in _MEASURED}
-
-
-def _metrics(model: keras.Model) -> Iterator[tuple[str, Any, Any]]:
-    """Give name, total and count of each Keras metric: variables, float32 `()`."""
-    variables: list[Any] = model.metrics_variables
-    return zip(_MEASURED, variables[::2], variables[1::2], strict=False)
-
-
-def _read_metrics(model: keras.Model) -> State:
-    """Return the sums that the model's metrics hold: zeros, or a callback's."""
-    # Copies: the first step is given the arrays.
-    sums = {name: np.array(total) for name, total, _ in _metrics(model)}
-    images = np.array(next(count for *_, count in _metrics(model)))
-    return {
-        name: jnp.array(value) for name, value in (sums | {"images": images}).items()
-    }
-
-
-def _write_metrics(model: keras.Model, sums: State) -> None:
-    sums = jax.device_get(sums)
-    for name, total, count in _metrics(model):
-        total.assign(sums[name])
-        count.assign(sums["images"])
 
 
 def steps_together(whole: int) -> int:
@@ -605,18 +551,14 @@ def read_state(model: keras.Model) -> State:
         "weights": [v.value for v in model.trainable_variables],
         "others": [v.value for v in model.non_trainable_variables],
         "optimizer": [v.value for v in model.optimizer.variables],
-        "sums": _zeros(),
+        "sums": summed.zeros(),
     }
 
 
 def _measured(model: keras.Model, state: State) -> list[jax.Array]:
     """Put a state into the model's variables; return the epoch's sums."""
     _write(model, state)
-    return _in_order(state["sums"])
-
-
-def _in_order(sums: State) -> list[jax.Array]:
-    return [sums[name] for name in sorted(sums)]
+    return summed.in_order(state["sums"])
 
 
 def _write(model: keras.Model, state: State) -> None:
