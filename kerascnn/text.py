@@ -23,6 +23,7 @@ EXTRAS = {
     "heic": "pillow-heif",
     "jax": "jax",
     "onnx": "onnx onnxruntime",
+    "stream": "grain",
     "sweep": "optuna",
     "tensorboard": "tensorboardX",
     "tensorflow": "tensorflow",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.data.decoding import RESIZING, Form, all_brought, over_white
+from kerascnn.data.decoding import Form, all_brought, over_white
 from kerascnn.data.listing import TESTS, TRAINS, divided, ordered, place
 from kerascnn.text import one_line, printable
 
@@ -146,15 +147,10 @@ class ArrayFile:
         return [self.folder]
 
     def chunks(self, role: str, form: Form) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield a role's images and labels, some at a time."""
-        every = self._images["train"].shape[1:]
+        """Yield a role's images, grey where all are, and labels, some at a time."""
+        grey = all(images.shape[3] == 1 for images in self._images.values())
+        form = replace(form, channels=form.channels or (1 if grey else 3))
         images, labels = self._images[role], self._labels[role]
-        if form.size is None and images.shape[1:] != every:
-            raise UsageError(
-                f"{self.folder} has training images of {every} and test images of "
-                f"{images.shape[1:]}: take a recipe whose transform begins with "
-                f"{RESIZING}."
-            )
         for start in range(0, len(images), _CHUNK):
             found = self._uint8(images[start : start + _CHUNK])
             found = np.stack(all_brought(found, form, self.changed))

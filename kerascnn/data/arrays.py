@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from kerascnn import UsageError
+from kerascnn.data.decoding import RESIZING
+
 # One digest per array, in this order, makes up the hash of a data set.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -41,6 +44,9 @@ class DataSet:
     that is held out of the training set, or of images that are not used; else it is
     None. `skipped` counts files that are left out because they can't be used. `brought`
     says in a sentence how images were brought to one size and to grey.
+
+    Raises:
+        UsageError: Training and test images are not of one shape.
     """
 
     name: str
@@ -54,6 +60,14 @@ class DataSet:
     notice: str | None = None
     skipped: int = 0
     brought: str | None = None
+
+    def __post_init__(self):
+        train, test = (each.images.shape[1:] for each in (self.train, self.test))
+        if train != test:
+            raise UsageError(
+                f"{self.source} has training images of {train} and test images of "
+                f"{test}: take a recipe whose transform begins with {RESIZING}."
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:

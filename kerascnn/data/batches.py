@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kerascnn import UsageError
+from kerascnn import UsageError, text
 from kerascnn.data.arrays import Split
 from kerascnn.data.selection import order
 from kerascnn.data.streamed import StreamedSplit
@@ -205,7 +205,7 @@ def require() -> None:
     """Raise `UsageError` unless Grain is installed."""
     if importlib.util.find_spec("grain") is None:
         raise UsageError(
-            "images are read as a stream by Grain: pip install 'kerascnn[stream]'. "
+            f"images are read as a stream by Grain: {text.install('stream')}. "
             "Macs with Intel processors have no build of it: make the images fit the "
             "memory there, with a smaller --image-size."
         )

@@ -424,3 +424,43 @@ def test_images_that_metadata_do_not_name_are_counted(tmp_path):
     folder = in_metadata(tmp_path / "pets")
     save(folder / "train" / "extra.png", 1)
     assert data.load(str(folder)).notice.endswith("not used: 1 that no row names.")
+
+
+@pytest.mark.parametrize("kind", ["arrays", "folders"])
+def test_grey_and_coloured_splits_have_as_many_channels(kind, tmp_path):
+    draw = np.random.default_rng(0)
+    grey = draw.integers(0, 256, (4, 6, 6), "uint8")
+    coloured = draw.integers(0, 256, (4, 6, 6, 3), "uint8")
+    found = load_splits(tmp_path, kind, coloured, grey, image_size=(6, 6))
+    assert found.train.images.shape == found.test.images.shape == (4, 6, 6, 3)
+    as_grey = grey[..., None].repeat(3, axis=3)
+    names = [found.classes[n % 2] for n in range(4)]
+    for role, pixels in (("train", coloured), ("test", as_grey)):
+        expected = zip((each.tobytes() for each in pixels), names, strict=True)
+        assert content(found)[role] == {*expected}
+    only = load_splits(tmp_path / "grey", kind, grey, grey)
+    assert only.shape == (6, 6, 1)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "folders"])
+def test_splits_of_two_sizes_are_refused(kind, tmp_path):
+    small, large = (np.zeros((4, n, n, 3), "uint8") for n in (6, 7))
+    with pytest.raises(UsageError, match=r"training images of \(6, 6, 3\) and test"):
+        load_splits(tmp_path, kind, small, large)
+
+
+def load_splits(place, kind, train, test, **options):
+    """Load images of two classes in turn, written as an .npz or as image files."""
+    place.mkdir(exist_ok=True)
+    labels = np.arange(len(train)) % 2
+    if kind == "arrays":
+        np.savez(
+            place / "set.npz", x_train=train, y_train=labels, x_test=test, y_test=labels
+        )
+        return data.load(str(place / "set.npz"), **options)
+    for split, images in (("train", train), ("test", test)):
+        for number, image in enumerate(images):
+            folder = place / "set" / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+    return data.load(str(place / "set"), **options)

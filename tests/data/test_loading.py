@@ -302,7 +302,7 @@ def test_tfrecord_without_tensorflow(tiny, tmp_path, monkeypatch):
     info = tiny() / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"tfrecord form.*kerascnn\[tensorflow\]"):
+    with pytest.raises(UsageError, match=r"tfrecord form.*pip install tensorflow"):
         data.load("tiny", data_dir=tmp_path / "data")
 
 

@@ -125,7 +125,7 @@ def test_tensorboardx_is_imported_without_jax_and_torch(run, monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Finder()])
     monkeypatch.setitem(sys.modules, "torch", torch := types.ModuleType("torch"))
     monkeypatch.delitem(sys.modules, "jax", raising=False)
-    with pytest.raises(UsageError, match=r"pip install 'kerascnn\[tensorboard\]'"):
+    with pytest.raises(UsageError, match=r"pip install tensorboardX"):
         logs.callbacks("csv,tensorboard", run)
     assert seen == {"jax": None, "torch": None}
     assert sys.modules["torch"] is torch
