@@ -396,7 +396,7 @@ BIASED = pytest.mark.parametrize(
 
 
 @BIASED
-@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("relu", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bias_and_relu_equal_numpy(x_shape, kernel_shape, strides, relu):
     x, kernel, bias = arrays(5, x_shape, kernel_shape, kernel_shape[3:])
     padding, strides_pair = "valid", (strides, strides)

@@ -56,7 +56,9 @@ def trained(model, images, batch_size, accumulate):
 
 
 # Of 47 images in batches of 20 the last has 7: parts of 5 and 2, or of 10 and none.
-@pytest.mark.parametrize(("accumulate", "devices"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("accumulate", "devices"), [pytest.param(2, 1, marks=pytest.mark.slow), (4, 2)]
+)
 def test_parts_train_as_the_whole_batch_does(accumulate, devices, monkeypatch):
     whole, expected = trained(compiled(), 47, 20, 1)
     monkeypatch.setattr(placement, "WORTH", 0 if devices > 1 else np.inf)

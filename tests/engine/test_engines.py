@@ -137,7 +137,7 @@ def losses_of_fit(splits) -> list[float]:
 @jax_only
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("accelerated", [False, True])
-@pytest.mark.few("False-True", "True-True")
+@pytest.mark.few("True-True")
 def test_the_loss_is_the_same_at_each_of_50_steps(
     splits, losses_of_fit, monkeypatch, accelerated, cut
 ):

@@ -859,6 +859,7 @@ def other_start(initializer, gamma="ones"):
     ],
     ids=["zeros", "constant", "centre", "gamma"],
 )
+@pytest.mark.few("centre", "gamma")
 def test_other_initial_weights_are_seen(monkeypatch, initializer, gamma, which):
     monkeypatch.setattr(twins, "load", lambda name: TWIN)
     if initializer is None:

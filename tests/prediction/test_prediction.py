@@ -366,7 +366,7 @@ def test_from_python_a_mistake_is_one_line(folder, place, images, said):
 
 def test_from_python_a_run_is_evaluated_and_exported(run, test_set, expected, tmp_path):
     figures = run.evaluate()
-    right = (expected[:640].argmax(-1) == test_set.labels[:640]).mean()
+    right = (expected[:400].argmax(-1) == test_set.labels[:400]).mean()
     assert figures.accuracy == pytest.approx(right)
     file = run.export("keras", tmp_path / "mine.keras")
     again = keras.saving.load_model(file).predict(test_set.images[:5], verbose=0)

@@ -155,7 +155,7 @@ DOORS = ["accelerate", "saved.load_model('gone.keras')", "Run('run').model()"]
     [DOORS[0], *(pytest.param(door, marks=pytest.mark.slow) for door in DOORS[1:])],
     ids=lambda door: door.split("(")[0],
 )
-@pytest.mark.few("accelerate-keras_first", "accelerate-ours_first")
+@pytest.mark.few("accelerate-keras_first")
 def test_a_backend_that_was_not_asked_for_is_said(
     python, tmp_path, before, variables, said, door
 ):

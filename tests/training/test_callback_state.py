@@ -350,6 +350,7 @@ def keeping():
     [keeping, lambda: keras.callbacks.BackupAndRestore("backup")],
     ids=["iterator", "backup"],
 )
+@pytest.mark.few("backup")
 def test_a_resume_with_such_a_callback_needs_force(tmp_path, monkeypatch, callback):
     monkeypatch.chdir(tmp_path)
     case = dataclasses.replace(RECIPE, callbacks=lambda: [callback()])

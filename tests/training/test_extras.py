@@ -129,6 +129,7 @@ def test_engines_train_alike(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.few("epoch")
 def test_such_a_run_goes_on_to_the_bit(tmp_path, monkeypatch, engine):
     whole = training_run.train(RECIPE, options(out=tmp_path / "whole", engine=engine))
     after_step = Autosave.after_step

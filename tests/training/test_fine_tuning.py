@@ -90,6 +90,7 @@ def options(out=None, **more):
     ],
     ids=["all", "another head", "another width"],
 )
+@pytest.mark.few("all", "another head")
 def test_layers_of_the_same_name_and_shape_have_the_file_s_weights(
     trained, chosen, fresh
 ):
@@ -139,6 +140,7 @@ def test_names_that_a_recipe_gives_are_kept_and_inner_networks_seen():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.few("epoch")
 def test_frozen_layers_keep_every_bit_and_the_others_learn(tmp_path, trained, engine):
     run = training_run.train(
         MORE,
