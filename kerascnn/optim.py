@@ -352,8 +352,8 @@ class Optax(keras.Optimizer):
     callbacks change it, have optax keep it in the state with `inject_hyperparams`, as
     in the second example: it is then `optimizer.learning_rate`, a Keras variable as in
     any Keras optimiser. Injected as an optax schedule, it can be read and not set.
-    Without `inject_hyperparams`, or with two, there is none to read or set: Keras's
-    callbacks that do, such as `ReduceLROnPlateau`, then end with an error that says so.
+    Without `inject_hyperparams`, or with two, there is none to read or set: callbacks
+    that do, such as Keras's `ReduceLROnPlateau`, end with an error that says so.
 
     What Keras's optimisers do before a step (loss scaling, clipping, accumulation of
     gradients) and after it (averages of the weights) they do here too. A transformation
@@ -497,27 +497,19 @@ class Optax(keras.Optimizer):
 
     @property
     def learning_rate(self) -> Any:
-        # Keras's callbacks would make a float of None, whose error says nothing.
-        self._check_shows_rate()
-        return shown_rate(self)
+        rate = shown_rate(self)
+        return _HiddenRate() if rate is None else rate
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
-        self._check_shows_rate()
+        if shown_rate(self) is None:
+            raise UsageError(_HIDDEN)
         if not self.settable:
             raise UsageError(
                 "this optax transformation's learning rate follows a schedule: inject "
                 "a number to set it"
             )
         self._learning_rate.assign(learning_rate)
-
-    def _check_shows_rate(self) -> None:
-        if shown_rate(self) is None:
-            raise UsageError(
-                "this optax transformation shows no learning rate to read or to set, "
-                "as callbacks do: build it with optax.inject_hyperparams, as in "
-                "optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3)"
-            )
 
     def get_config(self) -> dict[str, Any]:
         """Return what Keras can write down: all but the transformation."""
@@ -535,6 +527,25 @@ class Optax(keras.Optimizer):
 
 def _no_rate() -> None:
     return None
+
+
+_HIDDEN = (
+    "this optax transformation shows no learning rate to read or to set, as callbacks "
+    "do: build it with optax.inject_hyperparams, as in optax.inject_hyperparams("
+    "optax.adamw)(learning_rate=1e-3)"
+)
+
+
+class _HiddenRate:
+    """Stands for a rate that is not shown, and says so where a number is wanted."""
+
+    # Of None, Keras's callbacks make no number either, but their error says nothing.
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise UsageError(_HIDDEN)
+
+    def __float__(self) -> float:
+        raise UsageError(_HIDDEN)
 
 
 def _injected_learning_rate(transformation: Any) -> tuple[float | None, bool]:
