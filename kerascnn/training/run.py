@@ -127,9 +127,7 @@ def _train(
 ) -> runs.Run:
     """Train a recipe, in a new folder or from where a run has stopped."""
     case = case_of(recipe, overrides)
-    config = _config(case)
-    if budget:
-        config["budget"] = dict(budget)
+    config = _config(case) | ({"budget": dict(budget)} if budget else {})
     with contextlib.ExitStack() as stack:
         start, renewed = None, set()
         if run is None:
@@ -140,8 +138,7 @@ def _train(
             run = stack.enter_context(
                 shared.begun(lambda: runs.Run.create(recipe.name, overrides.out))
             )
-            stack.enter_context(_nothing_left(run))
-            stack.enter_context(run.lock())
+            stack.enter_context(_new(run))
             run.write_config(config)
         else:
             mine = stack.enter_context(shared.own(run))
@@ -294,10 +291,11 @@ def _fit(
 
 
 @contextlib.contextmanager
-def _nothing_left(run: runs.Run) -> Iterator[None]:
-    """Remove the folder of a new run that was refused: the same --out can be taken."""
+def _new(run: runs.Run) -> Iterator[None]:
+    """Lock a new run's folder; remove the folder where the run is refused."""
     try:
-        yield
+        with run.lock():
+            yield
     except room.DoesNotFitError:
         shutil.rmtree(run.folder, ignore_errors=True)
         raise
