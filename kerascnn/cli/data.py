@@ -35,11 +35,9 @@ class Get:
     data_dir: Folder = None
     """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
-    def __post_init__(self):
+    def __call__(self) -> None:
         if self.data_dir is not None:
             text.check_place("--data-dir", self.data_dir)
-
-    def __call__(self) -> None:
         if (folder := prepared(self.name, self.data_dir)) is not None:
             print(f"{self.name} is already prepared in {folder}.")
         else:
@@ -102,11 +100,9 @@ class Import:
     data_dir: Folder = None
     """Where to put it (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
 
-    def __post_init__(self):
+    def __call__(self) -> None:
         if self.data_dir is not None:
             text.check_place("--data-dir", self.data_dir)
-
-    def __call__(self) -> None:
         if (folder := prepared(self.name, self.data_dir)) is not None:
             print(f"{self.name} is already prepared in {folder}: nothing to import.")
         else:

@@ -215,7 +215,7 @@ def test_a_file_name_is_shown_as_it_is_and_in_one_line(capsys):
         raise UsageError("no \x1b[2J or \udcff\nin é.png")
 
     assert parsing.run(program) == 2
-    assert capsys.readouterr().err == "kerascnn: no \\x1b[2J or \\udcff in é.png\n"
+    assert capsys.readouterr().err == "kerascnn: no \\x1b[2J or \\udcff\\nin é.png\n"
 
 
 def test_an_error_of_a_file_is_one_line_and_others_are_not_hidden(capsys):
