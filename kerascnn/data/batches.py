@@ -193,7 +193,9 @@ class _Made:
 
 @functools.lru_cache(maxsize=1)
 def _order(seed: int, epoch: int, images: int) -> np.ndarray:
-    return order(seed, epoch, images)
+    found = order(seed, epoch, images)
+    # Each process that decodes holds it.
+    return found.astype("int32") if images < 2**31 else found
 
 
 def default_workers() -> int:

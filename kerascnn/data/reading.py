@@ -91,9 +91,11 @@ class Prepared:
             )
 
     def places(self, role: str) -> np.ndarray:
-        """Return the numbers of a role's examples in their split, int64 `(n,)`."""
+        """Return the numbers of a role's examples in their split, `(n,)`."""
         split = self.builder.info.splits[self.splits[role]]
-        every = np.arange(split.num_examples)
+        # Of millions of examples, each process that decodes holds these numbers.
+        small = split.num_examples < 2**31
+        every = np.arange(split.num_examples, dtype="int32" if small else "int64")
         return every[self._holds(every, role)] if self.held_out else every
 
     def _holds(self, number: np.ndarray, role: str) -> np.ndarray:
@@ -193,15 +195,11 @@ class Records:
     """The examples of a split in ArrayRecord form, read in any order."""
 
     def __init__(self, prepared: Prepared, split: Any):
-        from tensorflow_datasets import decode
-
         self._prepared, self._split = prepared, split
         self._ends = np.cumsum(split.shard_lengths)
-        skipped: Any = {"image": decode.SkipDecoding()}
+        self._undecoded: Any = None
         with _errors_name(split.filepaths[0], prepared):
-            as_source = prepared.builder.as_data_source
-            self._whole = as_source(split.name)
-            self._undecoded = as_source(split.name, decoders=skipped)
+            self._whole = prepared.builder.as_data_source(split.name)
 
     def read(self, places: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
         """Return images as they are stored, and labels, int32."""
@@ -211,6 +209,12 @@ class Records:
 
     def labels(self, places: Sequence[int]) -> np.ndarray:
         """Return labels, int32, without decoding an image."""
+        from tensorflow_datasets import decode
+
+        if self._undecoded is None:  # each reader holds an index of all examples
+            skipped: Any = {"image": decode.SkipDecoding()}
+            as_source = self._prepared.builder.as_data_source
+            self._undecoded = as_source(self._split.name, decoders=skipped)
         batch = self._examples(self._undecoded, places)
         return self._prepared._labels(batch, self._split.name)
 

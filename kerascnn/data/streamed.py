@@ -41,7 +41,7 @@ class StreamedImages:
 
     Args:
         source: What decodes them.
-        places: Their places in the source, int64 `(n,)`.
+        places: Their places in the source, whole numbers `(n,)`.
         shape: The shape of one, `(height, width, channels)`.
     """
 

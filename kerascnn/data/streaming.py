@@ -40,7 +40,7 @@ def files(own: ImageFiles, form: Form) -> DataSet:
             form,
             str(own.folder),
         )
-        splits.append(_split(source, np.arange(len(listed)), form))
+        splits.append(_split(source, np.arange(len(listed), dtype="int32"), form))
         told += [(role, *_told(file, own.folder), label) for file, label in listed]
     return DataSet(
         name=own.name,
