@@ -139,7 +139,7 @@ def _moments_of_counted(x, counted):
         mean, variance, number = _counted_moments(*part)
         own = jnp.stack([mean, variance, jnp.full_like(mean, number)])
         means, variances, numbers = lax.all_gather(own, BATCH, axis=1)
-        shares = numbers / numbers.sum(0)
+        shares = numbers / numbers.sum(0, keepdims=True)
         mean = (shares * means).sum(0)
         between = (shares * jnp.square(means - mean[None])).sum(0)
         return mean, (shares * variances).sum(0) + between

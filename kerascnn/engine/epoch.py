@@ -358,16 +358,16 @@ def training_function(
         return found, Images(batch[:0], None, 0)
 
     def steps(
-        state: State, images: jax.Array, labels: jax.Array, chosen: placement.Batches
+        state: State, images: jax.Array, labels: jax.Array, batches: placement.Batches
     ) -> State | tuple[State, jax.Array]:
-        batches, counted_images = placement.of_arguments(chosen)
+        chosen, counted_images = placement.of_arguments(batches)
         whole = len(images) if number is None else number
         partial = counted_images < min(batch_size, PARTIAL * whole)
         stock = mesh is not None and partial
         operations = stock_operations() if stock else contextlib.nullcontext()
         with placement.tracing(mesh), operations:
-            if len(batches) == 1:
-                batch = parts(batches[0], counted_images, True)
+            if len(chosen) == 1:
+                batch = parts(chosen[0], counted_images, True)
                 state, numbers = step(state, images, labels, *batch)
                 rows = None if numbers is None else numbers[None]
             else:
@@ -376,7 +376,7 @@ def training_function(
                         state, images, labels, *parts(each, counted_images, False)
                     ),
                     state,
-                    batches,
+                    chosen,
                 )
             return state if rows is None else (state, rows)
 
@@ -479,21 +479,21 @@ def _evaluation_function(model: keras.Model, mesh: Mesh | None) -> Executables:
         sums: State,
         images: jax.Array,
         labels: jax.Array,
-        chosen: placement.Batches,
+        batches: placement.Batches,
     ) -> State:
-        batches, number = placement.of_arguments(chosen)
-        every = batches.shape[1]
+        chosen, number = placement.of_arguments(batches)
+        every = chosen.shape[1]
         some = None if number == every else jnp.arange(every) < number
         with placement.tracing(mesh):
             logits, _, penalties = model.stateless_call(
                 state["weights"],
                 state["others"],
-                images[batches[0]],
+                images[chosen[0]],
                 training=False,
                 return_losses=True,
             )
             new = summed.measure(
-                logits, labels[batches[0]], penalties, *lowered, counted=some
+                logits, labels[chosen[0]], penalties, *lowered, counted=some
             )
             return jax.tree.map(jnp.add, sums, new)
 
