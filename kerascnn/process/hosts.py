@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -167,6 +168,7 @@ def join(group: Group | None) -> None:
         )
         with _without_output():
             _joined = _Joined(group, _watched(group))
+            int(_largest([0])[0])
     except (RuntimeError, OSError, ValueError) as error:
         raise UsageError(
             f"the processes of this run ({group.found}) did not meet within {MEETING} "
@@ -342,7 +344,6 @@ class Agreed:
         self.stop: int | None = None
         self.save = False
         self._handed_in: Any = None
-        self._largest: Any = None
 
     def agree(self) -> None:
         """Take in what was asked for; all processes call it after the same steps."""
@@ -360,17 +361,28 @@ class Agreed:
         self.own.check(message)
 
     def _hand_in(self) -> Any:
-        import jax
-        import numpy as np
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-        if self._largest is None:
-            mesh = Mesh(np.array(jax.devices()), ("devices",))
-            whole = NamedSharding(mesh, PartitionSpec())
-            self._sharding = NamedSharding(mesh, PartitionSpec("devices"))
-            self._largest = jax.jit(lambda x: x.max(0), out_shardings=whole)
-        asked = np.array([[int(self.own.save), self.own.stop or 0]], "int32")
+        asked = [int(self.own.save), self.own.stop or 0]
         self.own.save = False
-        rows = np.repeat(asked, jax.local_device_count(), 0)
-        given = jax.make_array_from_process_local_data(self._sharding, rows)
-        return self._largest(given)
+        return _largest(asked)
+
+
+def _largest(numbers: list[int]) -> Any:
+    """Return the largest of each number over all processes; all call it."""
+    import jax
+    import numpy as np
+
+    function, sharding = _over_all_devices()
+    rows = np.repeat(np.array([numbers], "int32"), jax.local_device_count(), 0)
+    return function(jax.make_array_from_process_local_data(sharding, rows))
+
+
+@functools.cache
+def _over_all_devices() -> tuple[Any, Any]:
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    whole = NamedSharding(mesh, PartitionSpec())
+    function = jax.jit(lambda x: x.max(0), out_shardings=whole)
+    return function, NamedSharding(mesh, PartitionSpec("devices"))

@@ -129,21 +129,7 @@ def _train(
     case = case_of(recipe, overrides)
     config = _config(case) | ({"budget": dict(budget)} if budget else {})
     with contextlib.ExitStack() as stack:
-        start, renewed = None, set()
-        if run is None:
-            config |= _begin_with_weights(case, open_weights)
-            room.check(case)
-            shared.agree(config)
-            shared.begin_alike(case.model)
-            run = stack.enter_context(
-                shared.begun(lambda: runs.Run.create(recipe.name, overrides.out))
-            )
-            stack.enter_context(_new(run))
-            run.write_config(config)
-        else:
-            mine = stack.enter_context(shared.own(run))
-            start, renewed = _go_on(run, mine, case, config, open_weights)
-            run = mine
+        run, start, renewed = _opened(run, case, config, open_weights, stack)
         _announce(case, run.config)
         if start:
             case = _from(start, case)
@@ -201,6 +187,29 @@ def _train(
                     if finished:
                         checkpoint.keep_last(run.folder)
     return shared.ended(run)
+
+
+def _opened(
+    run: runs.Run | None,
+    case: Case,
+    config: dict[str, Any],
+    open_weights: Callable[[str], fine_tuning.Source],
+    stack: contextlib.ExitStack,
+) -> tuple[runs.Run, checkpoint.Checkpoint | None, set[str]]:
+    """Return the run that this process writes, and what `_go_on` says of it."""
+    if run is not None:
+        own = stack.enter_context(shared.own(run))
+        return own, *_go_on(run, own, case, config, open_weights)
+    config |= _begin_with_weights(case, open_weights)
+    room.check(case)
+    shared.agree(config)
+    shared.begin_alike(case.model)
+    own = stack.enter_context(
+        shared.begun(lambda: runs.Run.create(case.recipe.name, case.overrides.out))
+    )
+    stack.enter_context(_new(own))
+    own.write_config(config)
+    return own, None, set()
 
 
 def _announce(case: Case, config: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ RUN = sorted(options("run"))
         # Near to nothing: no guess.
         *((word, NAMES, None) for word in ("zzz", "bake")),
         *((word, NAMES, None) for word in ("help", "version")),
-        *((word, RUN, None) for word in ("--devices", "--gpu", "--optimizer", "--q")),
+        *((word, RUN, None) for word in ("--gpu", "--optimizer", "--q")),
         *((word, RUN, None) for word in ("--optimiser", "--initialiser")),
     ],
 )
