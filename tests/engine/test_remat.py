@@ -80,7 +80,7 @@ def trained(model, engine, rematerialize):
     return [np.array(v) for v in model.variables], history.history
 
 
-@pytest.mark.few("True-epoch", "False-fit")
+@pytest.mark.few("True-epoch")
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_training_is_the_same(engine, fast):
