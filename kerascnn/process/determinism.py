@@ -109,7 +109,9 @@ def require() -> None:
     # JAX then takes only kernels that add in a fixed order, and does not choose among
     # them by timing them; TensorFlow and PyTorch likewise, and they raise an error
     # where there is no such kernel.
-    backend = os.environ["KERAS_BACKEND"]
+    import keras
+
+    backend = keras.backend.backend()
     for name, value in variables(backend).items():
         if os.environ.get(name) != value:
             raise UsageError(
