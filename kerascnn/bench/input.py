@@ -102,13 +102,13 @@ def measured(case: Case, steps: int, rounds: int) -> dict[str, Any]:
             "steps, with --steps, or smaller ones, with --batch."
         )
     train, test = data.limited(case.train, number), data.limited(case.test, 1)
-    held = [Split(*each.batch(slice(None))) for each in (train, test)]
+    held, tested = (Split(*each.batch(slice(None))) for each in (train, test))
     times: dict[str, list[float]] = {"memory": [], "stream": []}
     for turn in range(rounds):
         text.say(f"round {turn + 1} of {rounds}")
         now = dataclasses.replace(plan, epochs=turn + 1, initial_epoch=turn)
         clock = _Clock()
-        epoch.fit(case.model, *held, now, [clock], steps_a_call=1)
+        epoch.fit(case.model, held, tested, now, [clock], steps_a_call=1)
         times["memory"].append(clock.step)
         clock = _Clock()
         stream.fit(case.model, train, test, now, [clock])

@@ -93,17 +93,20 @@ class Batches:
 
     def _from(self, first: int, end: int) -> Iterator[Batch]:
         for number in range(first, end):
-            if self._iterator is None or number != self._next:
-                self._begin(number)
+            iterator = self._iterator
+            if iterator is None or number != self._next:
+                iterator = self._begin(number)
             # Each of the first batches is the first of another process.
             starts = number - self._began < self.workers
             try:
                 with _workers_start() if starts else contextlib.nullcontext():
-                    images, labels = next(self._iterator)
+                    images, labels = next(iterator)
             except UsageError:
+                del iterator
                 self.close()
                 raise
             except RuntimeError as error:
+                del iterator
                 self.close()
                 if "Worker process" not in str(error):
                     raise
@@ -112,6 +115,7 @@ class Batches:
                     f"({error}): go on with `kerascnn resume RUN`, with fewer "
                     "--workers or with none, --workers 0."
                 ) from error
+            del iterator
             self._next = number + 1
             # Copies: a worker's arrays lie in memory that the processes share, which
             # is given back only when nothing refers to it.
@@ -119,7 +123,7 @@ class Batches:
             del images, labels
             yield batch
 
-    def _begin(self, number: int) -> None:
+    def _begin(self, number: int) -> Iterator[Batch]:
         """Have batches made from one on."""
         import grain
 
@@ -137,6 +141,7 @@ class Batches:
             dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)
         self._iterator = iter(dataset)
         self._began = self._next = number
+        return self._iterator
 
     def close(self) -> None:
         """End the processes; a batch that is asked for later begins them anew."""
@@ -177,8 +182,8 @@ class _Made:
     def __len__(self) -> int:
         return self.epochs * self.an_epoch - self.first
 
-    def __getitem__(self, number: int) -> Batch:
-        epoch, place = divmod(number + self.first, self.an_epoch)
+    def __getitem__(self, index: int) -> Batch:
+        epoch, place = divmod(index + self.first, self.an_epoch)
         if place < self.steps:
             start = place * self.batch_size
             chosen = _order(self.seed, epoch, len(self.train))
