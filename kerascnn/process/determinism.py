@@ -64,6 +64,8 @@ def settings(devices: int = 1) -> dict[str, Any]:
         for name in _JAX:
             if hasattr(config, name):
                 found[name] = _plain(getattr(config, name))
+            elif value := config.values.get(name):  # older runs say nothing of it
+                found[name] = _plain(value)
     elif backend == "tensorflow":
         config = sys.modules["tensorflow"].config
         threads = config.threading

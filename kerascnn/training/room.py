@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from kerascnn import UsageError
+from kerascnn.data import Split
 from kerascnn.engine import fit
 from kerascnn.process import machine, memory
 from kerascnn.text import say, size
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # A run that takes more says so, and one that takes more than this part of what is free.
 LARGE, PART = 2e9, 0.5
 _BYTES = 4  # of a float32
+_STREAM = "--engine stream, which holds a few batches of the images"
 # Each device of a CPU has weights and gradients of its own.
 _ONE_DEVICE = "JAX_NUM_CPU_DEVICES=1 in the environment"
 
@@ -39,15 +41,14 @@ def check(case: Case) -> None:
     if case.engine is not fit:
         from kerascnn.engine import placement
 
-        mesh = placement.mesh(case.model, case.plan.batch_size)
+        mesh = placement.mesh(case.model, case.plan.batch_size, case.plan.devices)
         devices = placement.sharing_memory(mesh)
         copies = devices - (placement.free_on_device() is None)
-        splits = case.train, case.test
-        images = sum(each.images.nbytes + each.labels.nbytes for each in splits)
+        images = _images(case)
     weights = _BYTES * case.model.count_params()
     least = devices * _gradients(case) + (devices - 1) * weights + copies * images
     if least > free:
-        ways = ["--limit N, fewer images"] * (copies * images > least / 2)
+        ways = [_STREAM, "--limit N, fewer images"] * (copies * images > least / 2)
         ways += [_ONE_DEVICE] * (devices > 1)
         _refuse(
             case,
@@ -55,6 +56,12 @@ def check(case: Case) -> None:
             f"process holds, and {size(free)} are free",
             _listed(ways),
         )
+
+
+def _images(case: Case) -> int:
+    """Return the bytes of the images that memory holds: none of a stream's."""
+    splits = case.train, case.test
+    return sum(each.images.nbytes for each in splits if type(each) is Split)
 
 
 def admission(case: Case) -> Callable[[int], None]:
@@ -99,7 +106,7 @@ def _advice(case: Case, step: int, free: int) -> str:
     from kerascnn.engine import placement
 
     batch, fixed = case.plan.batch_size, _gradients(case)
-    mesh = placement.mesh(case.model, batch)
+    mesh = placement.mesh(case.model, batch, case.plan.devices)
     fixed = min(step, fixed * placement.sharing_memory(mesh))
     smaller = batch
     while smaller > 1 and fixed + (step - fixed) * smaller / batch > free:
@@ -112,6 +119,8 @@ def _advice(case: Case, step: int, free: int) -> str:
             ways.append(f"--accumulate {parts}, the same batch in parts")
     if not case.plan.rematerialize:
         ways.append("--remat, which computes activations again")
+    if _images(case) >= step - free:
+        ways.append(_STREAM)
     if placement.sharing_memory(mesh) > 1:
         ways.append(_ONE_DEVICE)
     return _listed(ways)

@@ -42,6 +42,7 @@ MET = {
     "cli/lessons.py": ["lessons"],
     "cli/data.py": ["data get", "data import", "data check", "data statistics"],
     "parity/": ["parity"],
+    "bench/input.py": ["bench input"],
     "bench/": ["bench step", "bench epoch", "bench checkpoints"],
     "lessons/": ["lesson"],
     "report/": ["parity", "cookbook", "cookbook add", "learns"],

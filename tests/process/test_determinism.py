@@ -57,3 +57,19 @@ def test_tensorflow_is_asked_for_it(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     determinism.require()
     assert asked == [True]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a flag of JAX")
+@pytest.mark.parametrize("flag", ["jax_disable_most_optimizations", "jax_enable_x64"])
+def test_a_flag_of_jax_decides_what_a_run_that_goes_on_is_compared_by(flag):
+    import jax
+
+    was, found = jax.config.values[flag], []
+    try:
+        for value in (False, True):
+            jax.config.update(flag, value)
+            found.append(determinism.settings())
+    finally:
+        jax.config.update(flag, was)
+    assert found[1][flag] is True
+    assert not found[0].get(flag, False)
