@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -157,14 +156,6 @@ def test_each_option_that_a_message_names_is_one_of_the_command_that_says_it():
             enough = any(has) if file.startswith(ANY) else all(has)
             assert enough, (file, option, line)
     assert named > 30
-
-
-def test_each_extra_that_a_message_names_is_there():
-    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))
-    extras = project["project"]["optional-dependencies"]
-    for file, line in MESSAGES:
-        for names in re.findall(r"kerascnn\[([a-z,]+)\]", line):
-            assert {*names.split(",")} <= {*extras}, (file, line)
 
 
 NAMES = commands.names()
