@@ -171,14 +171,14 @@ def free_on_device() -> int | None:
 
 def used_on_device() -> int | None:
     """Return the bytes in use on JAX's first device; `None` on a CPU."""
-    room = jax.devices()[0].memory_stats()
+    room = jax.local_devices()[0].memory_stats()
     return room and room["bytes_in_use"]
 
 
 def sharing_memory(mesh: Mesh | None) -> int:
-    """Return how many devices of a mesh compute in one memory: those of a CPU."""
+    """Return how many devices of a mesh compute in one memory: a host's CPU's."""
     on_cpu = mesh is not None and jax.default_backend() == "cpu"
-    return mesh.size if mesh is not None and on_cpu else 1
+    return len(mesh.local_devices) if mesh is not None and on_cpu else 1
 
 
 def copied(mesh: Mesh | None, tree: Any) -> Any:

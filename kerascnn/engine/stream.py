@@ -19,6 +19,7 @@ import numpy as np
 from kerascnn.data.batches import Batch, Batches
 from kerascnn.engine import epoch, placement
 from kerascnn.engine.epoch import Call
+from kerascnn.process import hosts
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
@@ -58,6 +59,7 @@ class Loop(epoch.Loop):
             *(train, test, plan.seed, plan.epochs, plan.batch_size, plan.drop_last),
             evaluated=tuple(calls),
             workers=plan.workers,
+            share=(hosts.index(), hosts.number()),
         )
 
     def training_calls(self, epoch: int, together: int = 0) -> Iterator[Call]:
@@ -69,7 +71,9 @@ class Loop(epoch.Loop):
         yield from map(self._call, batches if whole else islice(batches, 1))
 
     def _call(self, batch: Batch) -> Call:
-        images, labels = batch
+        # Of several processes each reads its share. Images, uint8, are few bytes beside
+        # the gradients that every step sends.
+        images, labels = hosts.together(batch) if hosts.is_joined() else batch
         every = np.arange(len(images), dtype="int32")[None]
         arrays = placement.copied(self.mesh, (images, labels))
         return *arrays, placement.cut(self.mesh, every, self.fill)

@@ -271,6 +271,27 @@ def shared(value: Any) -> Any:
     return json.loads(found.astype("uint8").tobytes())
 
 
+def together(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return arrays of which each process holds a part, whole in every process.
+
+    Args:
+        parts: This process's part of each array, as many rows of each; the parts of the
+            processes follow each other. All processes call it.
+    """
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    gathered = multihost_utils.process_allgather
+    rows = np.ravel(gathered(np.int32(len(parts[0]))))
+    found = []
+    for part in parts:
+        padded = np.zeros((rows.max(), *part.shape[1:]), part.dtype)
+        padded[: len(part)] = part
+        every = zip(np.asarray(gathered(padded)), rows, strict=True)
+        found.append(np.concatenate([each[:number] for each, number in every]))
+    return tuple(found)
+
+
 def of_first(arrays: list[Any]) -> list[Any]:
     """Return process 0's arrays, of the same shapes in every process; all call it."""
     from jax.experimental import multihost_utils

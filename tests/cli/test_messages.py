@@ -29,7 +29,7 @@ COMMANDS = {
 # The commands whose users meet the messages of a file, the longest path first.
 MET = {
     "cli/parity.py": ["parity", "backends"],
-    "cli/bench.py": ["bench step", "bench epoch", "bench checkpoints"],
+    "cli/bench.py": [name for name in COMMANDS if name.startswith("bench ")],
     "cli/ladder.py": ["ladder plan", "ladder run"],
     "studies/ladder.py": ["ladder plan", "ladder run", "run"],
     "cli/predict.py": ["predict", "evaluate"],

@@ -11,6 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import kerascnn
 from kerascnn.process import watch
@@ -146,6 +147,27 @@ def test_several_processes_train_as_one(number, recipe, tmp_path):
     }
     own = {"record": "off", "report": False, "devices": 1, "out": tmp_path / "one"}
     check(run, kerascnn.train(recipe, **SHORT, **own))
+
+
+@pytest.mark.slow
+@pytest.mark.needs("grain")
+def test_several_processes_read_a_stream_in_shares(tmp_path):
+    place = tmp_path / "pictures"
+    draw = np.random.default_rng(0)
+    for number in range(40):
+        folder = place / ("train" if number < 30 else "test") / "abc"[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 256, (28, 28), "uint8")
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    # Batches of 7, the last one of 2 images: no parts of equal size.
+    short = {"dataset": str(place), "batch_size": 7, "epochs": 2, "engine": "stream"}
+    command = ["run", "fashion_mlp", *words({**short, "out": tmp_path / "several"})]
+    with Group(3, *command, "--workers", "1") as group:
+        ended = group.ended()
+    assert [code for code, *_ in ended] == [0] * 3, ended
+    own = {"record": "off", "report": False, "devices": 1, "out": tmp_path / "one"}
+    one = kerascnn.train("fashion_mlp", **short, **own, workers=0)
+    check(Run(tmp_path / "several"), one)
 
 
 @pytest.mark.slow
