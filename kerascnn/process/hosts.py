@@ -366,6 +366,10 @@ class Agreed:
         self.save = False
         self._handed_in: Any = None
 
+    def begin(self) -> None:
+        """As `Signals.begin`."""
+        self.own.begin()
+
     def agree(self) -> None:
         """Take in what was asked for; all processes call it after the same steps."""
         import numpy as np

@@ -56,6 +56,7 @@ MET = {
     "data/checking.py": ["data check"],
     "data/archives.py": ["data import"],
     "data/downloading.py": ["run", "data get"],
+    "data/batches.py": ["run"],
     "data/": ["run", "learns", "parity", "data statistics"],
     "cli/recipes.py": ["new", "list", "show"],
     "translations/": ["show", "lessons", "lesson"],
