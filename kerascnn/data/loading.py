@@ -214,7 +214,8 @@ def _large(
     if own and needed > memory:
         raise UsageError(
             f"{said}: a set is held in memory whole, so take a smaller size of image, "
-            "or on JAX read the images as a stream, --engine stream."
+            "or on JAX read the images as a stream, as `kerascnn run RECIPE --engine "
+            "stream` does."
         )
     return None
 
