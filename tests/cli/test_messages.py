@@ -56,7 +56,7 @@ MET = {
     "data/checking.py": ["data check"],
     "data/archives.py": ["data import"],
     "data/downloading.py": ["run", "data get"],
-    "data/batches.py": ["run"],
+    **dict.fromkeys(["data/batches.py", "data/streamed.py"], ["run"]),
     "data/": ["run", "learns", "parity", "data statistics"],
     "cli/recipes.py": ["new", "list", "show"],
     "translations/": ["show", "lessons", "lesson"],
