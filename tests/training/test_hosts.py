@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -169,6 +170,34 @@ def test_several_processes_read_a_stream_in_shares(tmp_path):
     own = {"record": "off", "report": False, "devices": 1, "out": tmp_path / "one"}
     one = kerascnn.train("fashion_mlp", **short, **own, workers=0)
     check(Run(tmp_path / "several"), one)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_process_killed_ten_times_loses_nothing(tmp_path):
+    draw = random.Random(0)
+    short = {**SHORT, "epochs": 400, "checkpoint_minutes": 0}
+    folders = tmp_path / "whole", tmp_path / "killed"
+    begin, again = (
+        ["run", "fashion_mlp", *words({**short, "out": f})] for f in folders
+    )
+    with Group(2, *begin) as group:
+        assert [code for code, *_ in group.ended(900)] == [0, 0]
+    for _ in range(10):
+        run = Run(folders[1])
+        done = len(run.metrics) if (run.folder / "metrics.jsonl").exists() else 0
+        with Group(2, *again) as group:
+            group.wait_for(run.folder, done + 1)
+            time.sleep(draw.uniform(0, 0.3))
+            killed = draw.randrange(2)
+            group.processes[killed].send_signal(signal.SIGKILL)
+            assert group.ended(60)[1 - killed][0] == watch.EXIT_CODE
+        again = ["resume", str(run.folder)]
+    with Group(2, *again) as group:
+        assert [code for code, *_ in group.ended(900)] == [0, 0]
+    whole, run = map(Run, folders)
+    assert run.result["weights_sha256"] == whole.result["weights_sha256"]
+    assert [m["loss"] for m in run.metrics] == [m["loss"] for m in whole.metrics]
 
 
 @pytest.mark.slow
