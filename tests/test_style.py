@@ -55,7 +55,6 @@ KERAS_TRIPS = {
 }
 
 
-@pytest.mark.slow  # takes a minute; Ruff finds undefined names too
 @pytest.mark.needs("tensorflow")  # the package imports both, and pyright follows
 @pytest.mark.needs("torch")
 def test_pyright_finds_no_other_kind_of_error():
