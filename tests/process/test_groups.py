@@ -10,6 +10,7 @@ import pytest
 from kerascnn import UsageError
 from kerascnn.process import hosts, watch
 from kerascnn.process.hosts import Group
+from kerascnn.process.signals import Interrupted, Signals
 
 FROM_ELSEWHERE = (*hosts.VARIABLES, "JOB_COMPLETION_INDEX", "SLURM_STEP_NUM_TASKS")
 
@@ -173,3 +174,13 @@ def test_processes_that_leave_end_nobody_and_strangers_neither(quick):
         each.leave()
     time.sleep(2.5)  # longer than the silence
     assert all(lines.empty() for lines in group.lines)
+
+
+def test_what_a_run_asks_of_its_signals_a_group_s_answer_too():
+    asked = {name for name in vars(Signals) if not name.startswith("_")}
+    group = hosts.Agreed(Signals(print))
+    assert {name for name in asked if callable(getattr(group, name, None))} == asked
+    group.begin()
+    group.stop = 15
+    with pytest.raises(Interrupted):
+        group.check("stopped")
