@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kerascnn.acceleration import BATCH
 from kerascnn.data import Split
-from kerascnn.data.streamed import StreamedSplit
 from kerascnn.engine import epoch, finite, placement
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def footprint(
     record: str,
     accumulate: int = 1,
     rematerialize: bool = False,
+    devices: int | None = None,
+    streamed: bool = False,
 ) -> Footprint:
     """Compile a model's training step on a batch, and return what XLA plans for it.
 
@@ -52,10 +53,12 @@ def footprint(
         record: What of a step is recorded, of `recorder.KINDS`.
         accumulate: In how many parts a batch is computed.
         rematerialize: Compute activations again on the way back.
+        devices: Those that share a batch, as in `placement.mesh`.
+        streamed: The device holds a batch of a split and the next one.
     """
     model.optimizer.build(model.trainable_variables)
     finite.counts(model.optimizer)
-    mesh = placement.mesh(model, batch_size)
+    mesh = placement.mesh(model, batch_size, devices)
     whole = mesh and NamedSharding(mesh, PartitionSpec())
     cut = mesh and NamedSharding(mesh, PartitionSpec(None, BATCH))
 
@@ -64,7 +67,9 @@ def footprint(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), tree
         )
 
-    train, *others = (_on_device(split, batch_size) for split in splits)
+    train, *others = (
+        _batches(each, batch_size) if streamed else each for each in splits
+    )
     state = shaped(epoch.read_state(model))
     images, labels = shaped((train.images, train.labels))
     missing = -batch_size % mesh.size if mesh else 0
@@ -77,18 +82,16 @@ def footprint(
     )
     planned: Any = function.planned(state, images, labels, chosen)
     also = sum(split.images.nbytes + split.labels.nbytes for split in others)
-    devices = mesh.size if mesh else 1
+    number = mesh.size if mesh else 1
     return Footprint(
-        devices,
-        devices * (planned.held + also),
-        devices * planned.besides,
+        number,
+        number * (planned.held + also),
+        number * planned.besides,
     )
 
 
-def _on_device(split: Split, batch_size: int) -> Split:
-    """Return what the device holds of a split: of a stream a batch and the next one."""
-    if not isinstance(split, StreamedSplit):
-        return split
+def _batches(split: Split, batch_size: int) -> Split:
+    """Return arrays as large as a batch of a split and the next one."""
     images = np.empty((2 * batch_size, *split.images.shape[1:]), "uint8")
     return Split(images, np.empty(2 * batch_size, "int32"))
 

@@ -73,7 +73,7 @@ def device(backend: str | None = None) -> str:
         case "jax":
             import jax
 
-            return jax.devices()[0].device_kind
+            return jax.local_devices()[0].device_kind
         case "tensorflow":
             gpus = sys.modules["tensorflow"].config.list_physical_devices("GPU")
             return "gpu" if gpus else "cpu"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerascnn import data, describe
+from kerascnn.data.streamed import StreamedSplit
 from kerascnn.engine import counts, finite
 from kerascnn.engine.recorder import Recorder
 from kerascnn.process import caches, machine, settings
@@ -119,7 +120,7 @@ def memory(
     Raises:
         UsageError: The training can't be begun.
     """
-    from kerascnn.engine import footprint, placement
+    from kerascnn.engine import footprint, placement, stream
 
     with settings.computing(), contextlib.redirect_stdout(io.StringIO()):
         case = case_of(recipe, overrides)
@@ -129,6 +130,7 @@ def memory(
             return footprint.footprint(
                 *(case.model, splits, batch_size, overrides.recorded),
                 *(case.plan.accumulate, case.plan.rematerialize),
+                *(case.plan.devices, case.engine is stream),
             )
 
         first = planned(case.plan.batch_size)
@@ -167,6 +169,13 @@ def key(
 ) -> dict[str, Any]:
     """Return what decides the time of a training's parts, besides the machine."""
     names = ("precision", "engine", "accelerate", "deterministic")
+    # What few trainings have, so that what was measured before they could is found.
+    rare = {
+        "remat": plan.rematerialize,
+        "devices": plan.devices,
+        "freeze": list(options.freeze),
+        "decoding processes": [plan.workers] * isinstance(train, StreamedSplit),
+    }
     return {
         "fingerprint": fingerprint,
         "shape": list(dataset.shape),
@@ -174,7 +183,7 @@ def key(
         "accumulate": plan.accumulate,
         "partial": not plan.drop_last and len(train) % plan.batch_size > 0,
         "record": options.recorded,
-        **({"remat": True} if plan.rematerialize else {}),
+        **{name: value for name, value in rare.items() if value},
         **{name: getattr(options, name) for name in names},
     }
 

@@ -49,8 +49,9 @@ def said(case: Case, placed: dict[str, Any]) -> list[str]:
     elif not placed["filled_up"]:
         from kerascnn.engine import placement
 
-        most = placement.available(case.plan.devices)
-        if devices < most and placement.mesh(case.model, most * batch) is not None:
+        asked = case.plan.devices
+        most = placement.available(asked)
+        if devices < most and placement.mesh(case.model, most * batch, asked):
             found.append(
                 f"{placement.unknown_layer(case.model)} may look at several images at "
                 f"once, so a batch of {batch:,} is not filled up for {most} devices: "

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import keras
 
 from kerascnn import UsageError
-from kerascnn.data import Split
 from kerascnn.engine import fit
 from kerascnn.process import machine, memory
 from kerascnn.text import say, size
@@ -59,9 +58,11 @@ def check(case: Case) -> None:
 
 
 def _images(case: Case) -> int:
-    """Return the bytes of the images that memory holds: none of a stream's."""
-    splits = case.train, case.test
-    return sum(each.images.nbytes for each in splits if type(each) is Split)
+    """Return the bytes of the images that each device holds: none of a stream's."""
+    from kerascnn.engine import stream
+
+    splits = () if case.engine is stream else (case.train, case.test)
+    return sum(each.images.nbytes for each in splits)
 
 
 def admission(case: Case) -> Callable[[int], None]:

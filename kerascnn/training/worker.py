@@ -53,7 +53,8 @@ def ask(
     if recipe:
         places = {name: getattr(own, name) for name in ("out", "resume")}
         given = {name: str(place) for name, place in places.items() if place}
-        words = [str(recipe), json.dumps(resume.record(own) | given)]
+        options = resume.record(own) | given | {"devices": own.devices}
+        words = [str(recipe), json.dumps(options)]
     variables = {**os.environ, **(environment or {})}
     child = processes.Child("kerascnn.training.worker", words, variables)
     with child, concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -82,7 +83,7 @@ def main() -> None:
 
 def _training(name: str, words: str) -> Any:
     options = Overrides(**json.loads(words))
-    prepare.prepared(options.cache_dir)
+    prepare.prepared(options.cache_dir, options.devices)
     from kerascnn import recipe as recipes
     from kerascnn.training import costs
 

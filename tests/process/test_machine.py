@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from kerascnn.process import machine
 
 PEAK = """
 from kerascnn.process import machine
@@ -62,3 +65,11 @@ print(getattr(jax.config, LEAST), jax.config.jax_compilation_cache_dir)
     seconds, folder = found.split(maxsplit=1)
     assert seconds == kept
     assert (folder.strip() == "mine") == ("JAX_COMPILATION_CACHE_DIR" in chosen)
+
+
+def test_the_device_is_one_of_this_process_s_own(monkeypatch):
+    jax = pytest.importorskip("jax")
+    # Of several processes `jax.devices` begins with those of process 0.
+    elsewhere = SimpleNamespace(device_kind="another kind")
+    monkeypatch.setattr(jax, "devices", lambda: [elsewhere, *jax.local_devices()])
+    assert machine.device("jax") == jax.local_devices()[0].device_kind

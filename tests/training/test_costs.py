@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -82,6 +83,60 @@ def test_what_lies_between_two_steps_is_counted_by_hand():
     assert numbers <= found.held <= numbers + 200
     smaller = footprint.footprint(model, (split(500), split(70)), 25, "off")
     assert found.step > smaller.step >= 25 * 64 * 4  # the scaled images, float32
+    streamed = footprint.footprint(
+        model, (split(500), split(70)), 50, "off", streamed=True
+    )
+    # Of both sets two batches, on the device in place of 500 and 70 images.
+    assert found.held - streamed.held == (570 - 4 * 50) * (64 + 4)
+
+
+@on_jax
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_memory_is_that_of_the_devices_that_are_asked_for(devices):
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    x = layers.Rescaling(1 / 255)(image)
+    model = keras.Model(image, layers.Dense(10)(layers.Flatten()(x)))
+    model.compile(optim.adam(1e-3), "sparse_categorical_crossentropy")
+    words = (model, (split(40),), 10, "off")
+    assert footprint.footprint(*words, devices=devices).devices == devices
+
+
+@pytest.mark.parametrize(
+    "other", [{"devices": 2}, {"freeze": ("conv*",)}, {"remat": True}]
+)
+def test_a_training_of_other_cost_is_measured_by_itself(other):
+    def key(options):
+        names = {"devices": options.devices, "rematerialize": options.remat}
+        plan = Plan(epochs=1, batch_size=8, seed=0, **names)
+        small = types.SimpleNamespace(shape=(8, 8, 1))
+        return costs.key("f", options, small, split(16), plan)
+
+    plain, changed = Overrides(record="off"), Overrides(record="off", **other)
+    assert key(changed) != key(plain) == key(Overrides(record="off"))
+
+
+def test_the_process_that_measures_has_the_devices_of_the_run(monkeypatch):
+    given = []
+
+    class Child:
+        process = types.SimpleNamespace(terminate=lambda: None)
+
+        def __init__(self, module, words, environment):
+            given.append(Overrides(**json.loads(words[1])))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ask(self, question):
+            return question
+
+    monkeypatch.setattr(worker.processes, "Child", Child)
+    options = Overrides(devices=3, workers=2, accumulate=2)
+    assert worker.ask("seconds", "fashion_mlp", options) == "seconds"
+    assert given == [options]
 
 
 @pytest.mark.parametrize(("drop_last", "steps"), [(False, 10.5), (True, 10)])

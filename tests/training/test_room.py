@@ -8,12 +8,16 @@ import re
 import keras
 import pytest
 
-from kerascnn import UsageError
+from kerascnn import UsageError, recipe
 from kerascnn.cli import commands
+from kerascnn.data import Split
 from kerascnn.process import machine, memory
 from kerascnn.training import room
+from kerascnn.training.case import case_of
+from kerascnn.training.options import Overrides
 
 WORDS = ["run", "fashion_lenet", "--data", "sample", "--epochs", "1"]
+placement = pytest.importorskip("kerascnn.engine.placement")
 ON_JAX = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="XLA's plan of a step is read on JAX"
 )
@@ -81,6 +85,23 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_compiled(
     assert commands.main([*WORDS, "--out", str(tmp_path / "run")]) == 2
     assert "alone take" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@ON_JAX
+def test_images_that_are_streamed_to_a_small_device_need_no_room_there(monkeypatch):
+    fashion = recipe.load("fashion_lenet")
+    options = Overrides(data="sample", devices=1)
+    held = case_of(fashion, options)
+    # As a device with a memory of its own says it: less than the images take.
+    free = held.train.images.nbytes // 2
+    assert free > 8 * held.model.count_params()
+    monkeypatch.setattr(placement, "free_on_device", lambda: free)
+    with pytest.raises(room.DoesNotFitError, match="--engine stream"):
+        room.check(held)
+    streamed = case_of(fashion, options)
+    assert streamed.engine.__name__.endswith("engine.stream")
+    assert type(streamed.train) is Split
+    room.check(streamed)
 
 
 def test_a_bound_that_is_no_size_is_refused(monkeypatch):
