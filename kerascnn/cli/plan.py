@@ -18,25 +18,25 @@ Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 class Plan:
     """Plan a training of ImageNet on many devices, on paper.
 
-    From the network, the devices' published figures and the share of its peak that a
-    step of this package was measured at: time of a step, bytes of gradients, images
-    and bytes a second, scaling, and what breaks first. Trains nothing.
+    The plan follows from the network, from the devices' published figures, and from
+    the share of a GPU's peak that a step of this package reached: time of a step,
+    bytes of gradients, images and bytes a second, scaling, and what breaks first.
+    Trains nothing.
     """
 
     recipe: Name = "imagenet_vgg16"
     """The recipe, or resnet50, Keras's own."""
     devices: Annotated[str, tyro.conf.arg(metavar="N,N")] = "8,64,512"
-    """Numbers of devices."""
+    """Numbers of devices, each a plan."""
     device: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(plan.DEVICES)}}}")] = (
         "h100"
     )
-    """Which."""
+    """The kind of device."""
     batch_size: int = 64
     """Images a step and device."""
     json: bool = False
     """Print a JSON object: network, device, share of the peak, and steps (devices,
     batch, compute, sent, all_reduce, needs, read, decoded, epoch: seconds, bytes)."""
-
     page: bool = False
     """Write the page with the plans of both networks, recipes/plan.md of a checkout."""
 
@@ -52,7 +52,7 @@ class Plan:
         words = self.devices.split(",")
         if not all(word.strip().isdecimal() and int(word) for word in words):
             raise UsageError(
-                f"--devices {self.devices}: expected numbers, such as 8,64,512."
+                f"--devices {self.devices}: expected numbers above 0, such as 8,64,512."
             )
         return [int(word) for word in words]
 

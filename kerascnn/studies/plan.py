@@ -1,29 +1,34 @@
 """What a training on many devices takes, on paper: compute, gradients, images.
 
-Data parallel: each device computes `batch` images of a step, and all add up their
-gradients before they update the same weights. With B bytes of gradients, n devices, of
-which g share fast links, and m = n / g groups:
+The training is data parallel: each device computes the gradients of its own images,
+all devices add up their gradients, and each updates its copy of the weights. B is the
+bytes of the gradients, n the number of devices, g how many of them fast links join, and
+m = n / g the number of such groups.
 
-- Compute: images x operations / (share x peak). An operation is a multiplication or an
-  addition; a training step takes three times those of a forward pass
-  (`engine.counts.training_operations`). The share of the peak is measured: that of this
-  package's step on a GPU, `recipes/bench.jsonl`.
-- All-reduce in a ring: each device sends 2 (n - 1) / n x B bytes
-  (https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md). Inside each
-  group by its links, 2 (g - 1) / g x B; then between groups, each device its own part
-  of the sum, 2 (m - 1) / m x B / g. The bytes are the same together; latency is left
-  out.
-- Scaling: compute / (compute + all-reduce) where nothing overlaps, compute /
-  max(compute, all-reduce) where all does. XLA's latency-hiding scheduler lies between.
-- Reading: images a second x the mean bytes of an image's file, by all hosts together;
-  decoding: images a second of a host / its cores.
-- Memory of a device: four float32 numbers a weight (weight, gradient, Adam's two), and
-  each result twice, in bfloat16.
+- Compute: a device's images x operations / (share x peak). An operation is a
+  multiplication or an addition, and a training step takes three times the operations of
+  a forward pass (`engine.counts.training_operations`). The share of the peak is what a
+  step of this package reached on a GPU, in `recipes/bench.jsonl`.
+- All-reduce, in a ring: each device sends 2 (n - 1) / n x B bytes
+  (https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md). Of them
+  2 (g - 1) / g x B go by the fast links of its group, and 2 (m - 1) / m x B / g to
+  other groups, because there each device sends its own part of the group's sum.
+  Latency is left out.
+- Scaling, the share of the devices' speed that is left: compute / (compute +
+  all-reduce) where one follows the other, compute / max(compute, all-reduce) where they
+  overlap. XLA's latency-hiding scheduler overlaps a part. An epoch's time is the mean
+  of both.
+- Read: images a second x the mean bytes of an image's file, by all hosts together. A
+  core decodes: images a second of a host / its cores.
+- Memory of a device: four float32 numbers for each weight (weight, gradient, Adam's
+  two moments), and the results of all layers with their gradients, in bfloat16.
 
-What breaks first is the largest ratio of need to supply; above 1 the training waits,
-or, for the batch, loses accuracy: up to 8,192 images a step it keeps that of 256 (Goyal
-et al. 2017, https://arxiv.org/abs/1706.02677). That a core decodes and resizes 300
-images a second is assumed.
+Four supplies bound a training: the time to send gradients while a device computes, the
+cores that decode, the memory, and the largest batch. The one of which the largest part
+is needed breaks first. Above 100% the training waits for it or does not fit; a larger
+batch costs accuracy, because 8,192 images a step are the most that were shown to keep
+the accuracy of 256 (Goyal et al. 2017, https://arxiv.org/abs/1706.02677). A core is
+assumed to decode and resize 300 images a second.
 """
 
 from __future__ import annotations
@@ -53,13 +58,13 @@ class Device:
     Args:
         name: What it is called.
         flops: The peak of dense matrix products in bfloat16, operations a second.
-        float32: That of float32 inputs (on NVIDIA's: TensorFloat-32).
+        float32: The peak with float32 inputs (on NVIDIA's: TensorFloat-32).
         memory: Bytes.
         linked: Devices that its fast links join.
         inside: Bytes a second that it sends by these links.
         outside: Bytes a second that it sends to other groups, by its part of a network.
         host: Devices of a host.
-        cores: A host's.
+        cores: Cores of a host.
         sources: Where the figures are published.
     """
 
@@ -134,15 +139,16 @@ class Step:
     """A training step on a number of devices; times in seconds, sizes in bytes.
 
     Attributes:
-        devices: How many.
-        batch: Images of all of them.
+        devices: The number of devices.
+        batch: Images of all devices.
         compute: A device's time for its images.
-        sent: What each device sends of gradients.
-        all_reduce: The time of that.
-        needs: For each thing that may break, its ratio of need to supply.
+        sent: Bytes of gradients that each device sends.
+        all_reduce: The time to send them.
+        needs: The part of each supply that is needed: all-reduce, decoding, batch,
+            memory.
         read: Bytes of image files a second, of all hosts.
         decoded: Images a second that each core decodes.
-        epoch: The time of one, as fast as the mean of both ways of scaling allows.
+        epoch: An epoch's time: the mean of that with overlap and that without.
     """
 
     devices: int
@@ -163,7 +169,7 @@ class Step:
 
     @property
     def breaks_first(self) -> str:
-        """What has the largest ratio of need to supply."""
+        """The supply of which the largest part is needed."""
         return max(self.needs, key=lambda name: self.needs[name])
 
 
@@ -273,9 +279,9 @@ def table(
                 f"{fastest:,.0f}",
                 f"{size(at.read)}/s",
                 f"{at.decoded:,.0f}/s",
-                duration(at.epoch),
+                duration(at.epoch) if at.epoch >= 10 else f"{at.epoch:.2g} s",
                 duration(net.epochs * at.epoch),
-                f"{at.breaks_first}: {need:.2g} of what there is",
+                f"{at.breaks_first}, {need:.0%} needed",
             ]
         )
     return HEAD, rows
@@ -286,13 +292,14 @@ def said(name: str, device: str, batch: int) -> str:
     net, chosen = network(name), DEVICES[device]
     share, whence = share_of_peak(chosen)
     return (
-        f"{name}: {net.parameters:,} parameters, {net.operations / 1e9:.3g} billion "
-        f"operations an image in training, {net.epochs} epochs of "
-        f"{IMAGENET.number:,} images ({size(IMAGENET.stored)}). {chosen.name}, "
-        f"{batch} images each: bfloat16 at {share:.0%} of {chosen.flops / 1e12:.4g} "
-        f"TFLOP/s ({whence}); {size(chosen.inside)}/s between "
-        f"{chosen.linked} devices, {size(chosen.outside)}/s beyond them; "
-        f"{chosen.cores} cores for {chosen.host}."
+        f"{name} has {net.parameters:,} parameters, and training takes "
+        f"{net.operations / 1e9:.3g} billion operations an image: {net.epochs} epochs "
+        f"of ImageNet's {IMAGENET.number:,} images ({size(IMAGENET.stored)}). Each "
+        f"{chosen.name} takes {batch} images a step, in bfloat16, at {share:.0%} of "
+        f"its {chosen.flops / 1e12:.4g} TFLOP/s ({whence}). It sends "
+        f"{size(chosen.inside)}/s to the {chosen.linked} that its fast links join, "
+        f"{size(chosen.outside)}/s to others; a host has {chosen.host} of them and "
+        f"{chosen.cores} cores."
     )
 
 
@@ -308,9 +315,9 @@ def page(
     """Return the planning page of the documentation, as Markdown."""
     parts = [
         "# ImageNet on many devices",
-        "A plan on paper, made by `kerascnn plan`: no such training was run. Each "
+        "`kerascnn plan` computed these plans on paper: no such training was run. Each "
         "figure follows from the network, from the devices' published figures, and "
-        "from the share of its peak that a step of this package was measured at.",
+        "from the share of a GPU's peak that a step of this package reached.",
     ]
     for name in networks:
         parts.append(f"## {name}")

@@ -99,7 +99,7 @@ def test_the_page_is_the_command_s(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--devices", "8,few"], "--devices 8,few: expected numbers"),
+        (["--devices", "8,few"], "--devices 8,few: expected numbers above 0"),
         (["--device", "h10"], "did you mean"),
         (["resnet_50"], "resnet_50"),
         (["--batch-size", "0"], "--batch-size"),
