@@ -29,6 +29,8 @@ PARTS = {
         for name, lead in {
             "data": "Data",
             "own_images": "Your own images",
+            "large_sets": "Sets larger than memory",
+            "fine_tuning": "Fine-tuning",
             "nothing_lost": "Nothing lost",
             "memory": "Memory",
             "recorded": "Inside a training",
@@ -41,6 +43,7 @@ PARTS = {
             "models": "Models",
             "own_model": "Your own model",
             "backends": "GPU, other backends",
+            "devices": "Several devices, several hosts",
             "own_recipe": "Your own recipe",
         }.items()
     },
