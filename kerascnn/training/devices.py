@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerascnn.engine import fit
-from kerascnn.process import hosts
+from kerascnn.process import cores, hosts, machine
 
 if TYPE_CHECKING:
     from kerascnn.training.case import Case
@@ -39,10 +39,18 @@ def said(case: Case, placed: dict[str, Any]) -> list[str]:
     if devices > 1:
         processes = placed["processes"]
         of = f" of {processes} processes" * (processes > 1)
+        each = placed["images_per_device"]
         found.append(
-            f"Batches of {batch:,} on {devices} devices{of}: "
-            f"{placed['images_per_device']:,} images each."
+            f"Batches of {batch:,} on {devices} devices{of}: {each:,} "
+            f"image{'s' * (each > 1)} each."
         )
+        asked, number = case.plan.devices or 0, cores.available()
+        if asked > number and machine.device() == "cpu":
+            found.append(
+                f"--devices {asked} are more than this process's {number} "
+                f"core{'s' * (number > 1)}: each holds a copy of the weights, and none "
+                "makes a step faster."
+            )
     if case.engine is fit:
         if idle := _idle():
             found.append(f"Keras's `fit` trains on one device: {idle} more are idle.")

@@ -100,21 +100,21 @@ class Overrides:
     the images are decoded as they are needed, so that memory holds a few batches;
     fit: keras.Model.fit; auto: epoch where it can, stream where memory is too small."""
     workers: Integer = None
-    """Processes that decode the images of a stream; 0: this one does (default: half of
-    the cores). No number of the training depends on it."""
+    """Processes that decode the images of a stream; 0: the training process decodes
+    them (default: half of the cores). Losses and weights do not depend on them."""
     devices: Integer = None
     """Devices, of each process, that share every batch (default: all GPUs; of a CPU
-    the cores, up to four, where that pays). The numbers are one device's but for
-    rounding."""
+    the cores, up to four, where that pays). Losses and weights are one device's but
+    for rounding."""
     coordinator: Annotated[str | None, _arg(metavar="HOST:PORT")] = None
     """Train with several processes, on one host or several, that all run this command:
     the address of process 0 and a free port there (default: KERASCNN_COORDINATOR, or
     what SLURM's srun or Open MPI's mpirun say)."""
     num_processes: Integer = None
-    """Of how many processes (default: KERASCNN_NUM_PROCESSES)."""
+    """How many processes train together (default: KERASCNN_NUM_PROCESSES)."""
     process_id: Integer = None
-    """Which of them this one is, from 0 (default: KERASCNN_PROCESS_ID, or Kubernetes'
-    JOB_COMPLETION_INDEX). Process 0 writes the run."""
+    """This process's number among them, from 0 (default: KERASCNN_PROCESS_ID, or
+    Kubernetes' JOB_COMPLETION_INDEX). Process 0 writes the run."""
     accelerate: bool = True
     """Fast convolution gradients on a CPU (JAX)."""
     backend: Backend = None
@@ -189,6 +189,11 @@ class Overrides:
         if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
             raise UsageError(
                 f"--workers {self.workers}: expected 0 to {_MOST_WORKERS}."
+            )
+        if self.workers is not None and self.engine in ("epoch", "fit"):
+            raise UsageError(
+                f"--workers decode the images of a stream, and --engine {self.engine} "
+                "keeps them in memory: leave one of the two out."
             )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed {self.seed}: expected 0 to {2**32 - 1}.")

@@ -21,7 +21,7 @@ LARGE, PART = 2e9, 0.5
 _BYTES = 4  # of a float32
 _STREAM = "--engine stream, which holds a few batches of the images"
 # Each device of a CPU has weights and gradients of its own.
-_ONE_DEVICE = "JAX_NUM_CPU_DEVICES=1 in the environment"
+_ONE_DEVICE = "--devices 1"
 
 
 class DoesNotFitError(UsageError):

@@ -293,6 +293,8 @@ def test_what_run_takes_is_taken_or_refused_by_name(command, capsys):
         (["--data", "sample", "--data-dir", "sets"], "leave out --data-dir or --data"),
         (["--dataset", "./pets", "--data", "full"], "--data full is for the sets of"),
         (["--dataset", "./pets", "--data-dir", "x"], "is for the sets of tensorflow"),
+        (["--workers", "1", "--engine", "epoch"], "--engine epoch keeps them"),
+        (["--workers", "0", "--engine", "fit"], "--engine fit keeps them"),
     ],
 )
 def test_an_option_that_would_say_nothing_is_refused(
