@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ def check(case: Case) -> None:
         _refuse(
             case,
             f"weights, gradients and images alone take {size(least)} more than the "
-            f"process holds, and {size(free)} are free",
+            f"{size(_held())} that the process holds, and {size(free)} are free"
+            f"{_bound()}",
             _listed(ways),
         )
 
@@ -82,7 +84,7 @@ def _admit(case: Case, step: int) -> None:
     whole = f"{size(held + step)} of memory in batches of {batch}"
     parts = f"{size(step)} for a step besides the {size(held)} that it holds"
     if step > free:
-        said = f"it takes {whole} ({parts}), and {size(free)} are free"
+        said = f"it takes {whole} ({parts}), and {size(free)} are free{_bound()}"
         _refuse(case, said, _advice(case, step, free))
     elif held + step > LARGE or step > PART * free:
         print(
@@ -151,6 +153,12 @@ def _free() -> int | None:
         return None
     memory.trim()
     return machine.free_memory()
+
+
+def _bound() -> str:
+    """Name the user's own bound, where it holds: on a CPU."""
+    words = os.environ.get("KERASCNN_MEMORY")
+    return f" (KERASCNN_MEMORY={words})" if words and machine.device() == "cpu" else ""
 
 
 def _held() -> int:

@@ -83,7 +83,9 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_compiled(
     monkeypatch.setattr(room, "admission", lambda case: pytest.fail("went on"))
     monkeypatch.setenv("KERASCNN_MEMORY", "1MB")
     assert commands.main([*WORDS, "--out", str(tmp_path / "run")]) == 2
-    assert "alone take" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "alone take" in said
+    assert "0 kB are free (KERASCNN_MEMORY=1MB)" in said
     assert not (tmp_path / "run").exists()
 
 
