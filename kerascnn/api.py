@@ -87,7 +87,7 @@ def train(
         budget: A time, such as `"10min"`, within which the run ends, by fewer epochs.
         batch_size: Images a step (default: the recipe's).
         accumulate: Compute a step in so many parts, in the memory of one (JAX).
-        remat: Compute blocks' activations again on the way back, not keep them (JAX).
+        remat: Compute activations again in the backward pass, not keep them (JAX).
         learning_rate: The optimiser's, before any decay (default: the recipe's).
         seed: Decides the initial weights, the order of the images and random draws.
         limit: Use the first so many training and test images only.

@@ -31,9 +31,9 @@ _BEFORE = 5
 class Input:
     """Time a training step on a stream beside the same step on images in memory.
 
-    Both train the recipe on the same images, in turns. The input's share of the time of
-    a step is what the stream's step takes longer, by the time that it takes: waiting
-    for images, and the cores that decode.
+    Both train the recipe on the same images, in turns. The input's share is the part of
+    the stream's step by which that step takes longer, because it waits for images and
+    because the processes that decode take cores.
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = (

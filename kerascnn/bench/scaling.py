@@ -15,10 +15,11 @@ class Scaled:
     Attributes:
         scaling: `"strong"`, the same batch for all, or `"weak"`, the same batch for
             each device.
-        devices: Their number.
+        devices: The number of devices.
         batch: Images a step, of all devices together.
-        images_per_second: Of all devices together.
-        efficiency: Images a second and device, by those of the fewest devices.
+        images_per_second: Images a second, of all devices together.
+        efficiency: A device's images a second, divided by the same figure on the
+            fewest devices.
         result: The times.
     """
 
@@ -37,8 +38,8 @@ def measured(
 
     Args:
         recipe: The recipe's name.
-        batch: Images a step; of weak scaling on the fewest devices.
-        numbers: Of devices. Of a CPU each process is kept to so many cores.
+        batch: Images a step; in weak scaling, on the fewest devices.
+        numbers: Numbers of devices. On a CPU each process keeps to so many cores.
         rounds: Turns of each.
     """
     found, missing = [], []

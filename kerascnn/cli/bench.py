@@ -231,10 +231,11 @@ class Scale:
     devices: Annotated[
         str | None, tyro.conf.arg(metavar="1,2,4,8", help_behavior_hint="")
     ] = None
-    """Time steps on these numbers of devices, GPUs or cores, in processes of their own:
-    one batch for all of them (strong scaling), and one for each (weak)."""
+    """Time steps on these numbers of GPUs or cores, each in a process of its own: with
+    the same batch (strong scaling), and with a batch that grows with the number
+    (weak)."""
     batch: int = 256
-    """Images a step, with --devices; of weak scaling on the fewest devices."""
+    """Images a step, with --devices; in weak scaling, on the fewest devices."""
     rounds: int = 3
     """Turns of each case; the medians are shown."""
     json: bool = False
@@ -257,8 +258,8 @@ class Scale:
         cores = available()
         table = Table(
             title=f"{self.recipe}: one training step by the number of devices",
-            caption=f"{machine()}, {cores} cores; efficiency: images a second and "
-            "device, by those of the fewest devices",
+            caption=f"{machine()}, {cores} cores; efficiency: a device's images a "
+            "second, divided by those on the fewest devices",
         )
         for column in ("scaling", "devices", "batch", "step", "images/s", "efficiency"):
             table.add_column(column, justify="right")

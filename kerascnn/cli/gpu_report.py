@@ -80,9 +80,9 @@ def _operations(name: str) -> int:
 class GpuReport:
     """Time the training steps on a GPU, beside stock Keras and PyTorch's fastest forms.
 
-    Steps and epochs, mixed_bfloat16 with the images' channels padded, CUDA graphs with
-    convolutions and loops in them, and what makes a run deterministic: one contender at
-    a time. Writes report.md, and results.jsonl after each.
+    The report compares steps and epochs, mixed_bfloat16 with the images' channels
+    padded, CUDA graphs with convolutions and loops in them, and deterministic runs. One
+    contender runs at a time; results.jsonl keeps each, and report.md shows all.
     """
 
     time: Annotated[str, tyro.conf.arg(metavar="TIME")] = "25min"
@@ -94,7 +94,7 @@ class GpuReport:
     plan: bool = False
     """Print what would be timed, and time nothing."""
     out: Folder = None
-    """Where to (default: runs/gpu-report/<time>)."""
+    """The report's folder (default: runs/gpu-report/<time>)."""
 
     def __post_init__(self):
         text.check_positive(self, "rounds")

@@ -342,8 +342,8 @@ def training_function(
     `recorder.row` has them. State and images are on each device of the mesh, the
     batches cut. With `accumulate`, a step computes this part of `batch_size` images at
     a time, and updates the weights by the gradient of all; with `rematerialize`, the
-    way back computes activations again. `number` is that of the set's images, where
-    the images given are a part.
+    backward pass computes activations again. `number` is that of the set's images,
+    where the images given are a part.
     """
     # XLA's own convolutions are slow inside a loop on a CPU.
     unroll = accumulate > 1 and not placement.is_fast_in_a_loop(model)

@@ -52,7 +52,7 @@ def footprint(
         batch_size: Images a step.
         record: What of a step is recorded, of `recorder.KINDS`.
         accumulate: In how many parts a batch is computed.
-        rematerialize: Compute activations again on the way back.
+        rematerialize: Compute activations again in the backward pass.
         devices: Those that share a batch, as in `placement.mesh`.
         streamed: The device holds a batch of a split and the next one.
     """

@@ -29,7 +29,7 @@ class Plan:
     initial_epoch: int = 0
     initial_step: int = 0
     accumulate: int = 1  # parts of a batch, whose gradients are added up
-    rematerialize: bool = False  # activations, on the way back
+    rematerialize: bool = False  # activations, in the backward pass
     workers: int = 0  # processes that decode the images of a stream
     devices: int | None = None  # of each process, that share a batch
 

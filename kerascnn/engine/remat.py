@@ -1,8 +1,8 @@
-"""A network's activations computed again on the way back, instead of kept.
+"""Activations that the backward pass computes again, instead of keeping them.
 
-The network is cut into stretches where one array alone goes on. Of each stretch the
-forward pass keeps the input; the way back computes the stretch once more from it: Chen
-et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
+The network is cut into stretches, where one array alone leads on. The forward pass
+keeps the input of each stretch, and the backward pass computes the stretch again from
+it: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def stateless(
 
 
 class Forward:
-    """The forward pass of a training that keeps the inputs of stretches alone.
+    """The forward pass of a training that keeps only the inputs of stretches.
 
     It is called in a `keras.StatelessScope`, as the model would be.
 
@@ -74,7 +74,7 @@ class Forward:
         x = self._before(images, training=training)
         for stretch in self.stretches[:-1]:
             x = _computed_again(stretch, x)
-        # The way back begins with the last stretch: nothing would be gained.
+        # The backward pass begins with the last stretch, whose results are there.
         return self.stretches[-1](x, training=training)
 
 
@@ -95,7 +95,7 @@ def _computed_again(stretch: Any, x: Any) -> Any:
 
 
 def _kept(stretch: Any) -> Callable[..., Any]:
-    """Return a stretch's stateless call, whose way back computes it once more."""
+    """Return a stretch's stateless call, which its backward pass computes again."""
 
     def call(trained: list, others: list, x: Any) -> Any:
         return stretch.stateless_call(

@@ -52,8 +52,8 @@ class Overrides:
     once, by the gradient of all: a step takes the memory of a part. BatchNorm takes its
     mean and variance of each part."""
     remat: bool = False
-    """Compute the activations of all blocks but the last again on the way back, instead
-    of keeping them: less memory, more time (JAX)."""
+    """Compute activations again in the backward pass instead of keeping them, but for
+    the last block's (rematerialisation): less memory, more time (JAX)."""
     learning_rate: Number = None
     """The optimiser's learning rate, before any decay."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0

@@ -1,4 +1,4 @@
-"""Activations that are computed again on the way back: the same training, less kept."""
+"""Activations computed again in the backward pass: the same training, less kept."""
 
 import itertools
 
