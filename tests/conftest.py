@@ -82,7 +82,7 @@ def require(package):
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks who is slow
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Leave the cases that a test's `few` does not name to the slow suite."""
     found = {}
     for item in items:
@@ -91,9 +91,9 @@ def pytest_collection_modifyitems(items):
             found.setdefault((name, marker.args), []).append(item.callspec.id)
             if item.callspec.id not in marker.args:
                 item.add_marker(pytest.mark.slow)
+    asked_for = any("[" in word for word in config.args)  # some cases, by their names
     for (name, few), cases in found.items():
-        # One case alone was asked for by name.
-        if len(cases) > 1 and (gone := set(few) - set(cases)):
+        if not asked_for and (gone := set(few) - set(cases)):
             raise pytest.UsageError(f"{name} has no case {', '.join(sorted(gone))}")
 
 

@@ -12,7 +12,6 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from kerascnn import optim
 from kerascnn.recipe import check_parameters
 from kerascnn.report import markdown as pieces
 from kerascnn.report import records, wording
@@ -135,6 +134,8 @@ def measured(name: str, say: Callable[..., str] = _in_english) -> str:
 def _settings(
     recipe: Recipe, say: Callable[..., str] = _in_english
 ) -> list[tuple[str, str]]:
+    from kerascnn import optim
+
     optimizer = recipe.optimizer()
     rate = optim.shown_rate(optimizer)
     rate = "" if rate is None else say(" at {rate}", rate=f"{float(rate):g}")

@@ -138,5 +138,5 @@ def test_the_command_writes_it_and_leaves_what_stands_there(
     assert "or --card" in said[2]
     assert commands.main([*words, "--out", "card.md"]) == 0
     assert json.loads((run.folder / "config.json").read_text())  # is as it was
-    with pytest.raises(UsageError, match="there is no run"):
+    with pytest.raises(UsageError, match="is no run"):
         card.write(Run(tmp_path), tmp_path / "none.md")
