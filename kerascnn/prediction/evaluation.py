@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -65,9 +66,8 @@ def evaluate(
     else:
         shape = predictor.shape
         size = None if None in shape[:2] else shape[:2]
-        found = data.load(
-            dataset, choice, data_dir, None, size, channels=shape[2], exact=True
-        )
+        form: dict[str, Any] = {"channels": shape[2], "exact": True, "stream": None}
+        found = data.load(dataset, choice, data_dir, None, size, **form)
         name, split = found.name, found.test
         labels = _labels(predictor, found)
     probabilities = predictor.probabilities(split.images, with_views)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_set_s_figures_are_scikit_learn_s(run, test_set, expected, capfd):
 
 
 def test_folders_are_evaluated_by_the_names_of_their_classes(
-    run, tmp_path, test_set, expected, capfd
+    run, tmp_path, test_set, expected, capfd, monkeypatch
 ):
     names = run.config["data"]["classes"]
     chosen = ["Trouser", "Bag"]  # another order than the run's, and not all of it
@@ -240,6 +241,11 @@ def test_folders_are_evaluated_by_the_names_of_their_classes(
     found = json.loads(capfd.readouterr().out)
     right = np.mean(expected.argmax(1)[numbers] == test_set.labels[numbers])
     assert found["accuracy"] == pytest.approx(right)
+    # The same where the memory does not hold the images.
+    known, pages = os.sysconf, {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", lambda name: pages.get(name) or known(name))
+    assert commands.main(["evaluate", str(run.folder), *words]) == 0
+    assert json.loads(capfd.readouterr().out) == found
     (tmp_path / "set" / "train" / "Bag").rename(tmp_path / "set" / "train" / "Bags")
     (tmp_path / "set" / "test" / "Bag").rename(tmp_path / "set" / "test" / "Bags")
     assert commands.main(["evaluate", str(run.folder), *words]) == 2
