@@ -16,6 +16,7 @@ from rich.table import Table
 from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
 from kerascnn.bench import against, measure, scaling
+from kerascnn.cli import parsing
 from kerascnn.engine import counts as counting
 from kerascnn.process import estimate, settings
 from kerascnn.process import machine as this_machine
@@ -244,7 +245,7 @@ class Scale:
     def __post_init__(self):
         text.check_positive(self, "rounds", "batch")
         if self.devices is not None:
-            parsed_numbers(self.devices)
+            parsing.parsed_numbers(self.devices, "1,2,4,8")
 
     def by_devices(self, numbers: list[int]) -> None:
         """Print the table by the number of devices."""
@@ -280,7 +281,7 @@ class Scale:
 
     def __call__(self) -> None:
         if self.devices is not None:
-            self.by_devices(parsed_numbers(self.devices))
+            self.by_devices(parsing.parsed_numbers(self.devices, "1,2,4,8"))
             return
         cases = [
             *(("cifar_vgg", batch, "batch") for batch in (32, 64, 128, 256, 512)),
@@ -318,14 +319,6 @@ class Scale:
         for grows, result, batch, operations in rows:
             table.add_row(grows, *_cells(result, batch, operations))
         Console().print(table)
-
-
-def parsed_numbers(words: str) -> list[int]:
-    """Return the numbers that `"1,2,4"` means, each once, the least first."""
-    parts = words.split(",")
-    if not all(part.strip().isdigit() and int(part) for part in parts):
-        raise UsageError(f"--devices {words}: expected numbers, such as 1,2,4,8.")
-    return sorted({int(part) for part in parts})
 
 
 # Lecture 4's base net and its wider forms; lecture 3's nets by number of convolutions.

@@ -108,6 +108,14 @@ def names(options: type[Any]) -> list[str]:
     return found
 
 
+def parsed_numbers(words: str, example: str) -> list[int]:
+    """Return the numbers that `--devices 1,2,4` means, each once, the least first."""
+    parts = words.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--devices {words}: expected numbers, such as {example}.")
+    return sorted({int(part) for part in parts})
+
+
 def check_words(words: Sequence[str]) -> None:
     """Check that no word is empty: as a path it would mean the present folder."""
     # A word is, after a variable of the shell that is not set.

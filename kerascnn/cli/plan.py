@@ -9,6 +9,7 @@ import tyro
 
 from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
+from kerascnn.cli import parsing
 from kerascnn.studies import plan
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
@@ -49,12 +50,7 @@ class Plan:
 
     def numbers(self) -> list[int]:
         """Return the numbers of devices."""
-        words = self.devices.split(",")
-        if not all(word.strip().isdecimal() and int(word) for word in words):
-            raise UsageError(
-                f"--devices {self.devices}: expected numbers above 0, such as 8,64,512."
-            )
-        return [int(word) for word in words]
+        return parsing.parsed_numbers(self.devices, "8,64,512")
 
     def __call__(self) -> None:
         if self.page:

@@ -7,7 +7,7 @@ import pytest
 
 from kerascnn import UsageError
 from kerascnn.bench import measure, scaling
-from kerascnn.cli import bench, commands
+from kerascnn.cli import commands, parsing
 
 
 def result(name: str, seconds: float) -> measure.Result:
@@ -59,10 +59,10 @@ def test_the_table_says_where_devices_share_cores(timed, capsys):
     assert "cores share these cores" in " ".join(out.split())
 
 
-@pytest.mark.parametrize("words", ["", "0", "1,x", "1,-2"])
+@pytest.mark.parametrize("words", ["", "0", "1,x", "1,-2", "1,²"])
 def test_what_is_no_number_of_devices_is_refused(words):
     with pytest.raises(UsageError, match="expected numbers, such as 1,2,4,8"):
-        bench.parsed_numbers(words)
+        parsing.parsed_numbers(words, "1,2,4,8")
 
 
 @pytest.mark.slow
