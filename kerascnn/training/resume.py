@@ -111,7 +111,8 @@ def _options(run: Run, given: Overrides, names: Collection[str] | None) -> Overr
     # The set that was trained on, also if another is here by now.
     own["data"] = "sample" if config["data"]["sample"] else "auto"
     own["backend"] = config["environment"]["backend"]
-    if config.get("engine") == "stream":  # also where memory would hold the images by now
+    # Also where memory would hold the images by now.
+    if config.get("engine") == "stream":
         own["engine"] = "stream"
     plain = Overrides()
     if names is None:
