@@ -111,7 +111,8 @@ def resume(words: Sequence[str], program: str) -> None:
     elif {"-h", "--help"} & set(words):
         print(f"usage: {program} RUN [options]\n\n{resume.__doc__}")
         print("RUN is the run's folder. Its own options hold, and --force, --on-nan,")
-        print("--checkpoint-minutes, --data-dir and --cache-dir can be given anew.")
+        print("--checkpoint-minutes, --workers, --devices, --data-dir, --cache-dir and")
+        print("the processes (--coordinator ...) can be given anew.")
         print("A finished run trains on to N epochs in all; how it had ended is kept.")
     else:
         raise UsageError(f"expected the folder of a run: `{program} RUN`.")

@@ -29,6 +29,7 @@ DECIDING += ("precision", "engine", "accelerate", "deterministic", "class_weight
 DECIDING += ("accumulate", "remat", "label_smoothing")
 # What a run that goes on may be given anew.
 ANEW = {"data_dir", "cache_dir", "checkpoint_minutes", "on_nan"}
+ANEW |= {"devices", "workers"}
 
 
 def train(recipe: Recipe, options: Command, given: Collection[str]) -> None:
@@ -136,13 +137,15 @@ def _case(recipe: Recipe, overrides: Overrides) -> dict[str, Any]:
 
 def _case_of(run: Run) -> dict[str, Any] | None:
     """Return the same of a run on disk, `None` of one that is not comparable."""
+    from kerascnn.training import resume
+    from kerascnn.training.options import Overrides
+
     try:
         config = run.config
         if {"force", "trained_on_after"} & {*config["overrides"]}:  # on the way
             return None
-        # Older runs have none of these.
-        plain = {"class_weights": False, "accumulate": 1, "remat": False}
-        options = plain | config["options"]
+        # Older runs have not recorded options that came later.
+        options = resume.record(Overrides()) | config["options"]
         return {
             "fingerprint": config["fingerprint"],
             "data": config["data"]["sha256"],

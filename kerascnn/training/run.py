@@ -419,8 +419,10 @@ def _go_on(
     if other := resume.spread(before, config):
         say(other)
     going_on |= {"devices": config["placement"]["devices"]}
+    # A stream goes on as one, and was asked for as it was.
+    asked = {} if changed else {"engine": before["options"]["engine"]}
     resumed = {
-        "options": config["options"],
+        "options": config["options"] | asked,
         "recipe_file": config["recipe_file"],  # which may have been moved
         "resumed": [*before.get("resumed", []), going_on],
     }

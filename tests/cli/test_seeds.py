@@ -4,6 +4,7 @@ import json
 import shutil
 import statistics
 
+import keras
 import pytest
 import scipy.stats
 
@@ -44,14 +45,21 @@ def test_what_has_finished_is_not_trained_again_and_what_stopped_goes_on(
     shutil.copytree(trained[0], folder)
     end = Run(folder / "seed-3").result
     words = [*WORDS, "--seeds", "0,3", "--out", str(folder)]
+    config = Run(folder / "seed-0").config
+    for name in ("class_weights", "label_smoothing", "remat"):  # as of an older version
+        del config["options"][name]
+    Run(folder / "seed-0").write_config(config)
     with unchanged(folder):
         assert commands.main(words) == 0
     assert "Seed 3, 2 of 2: trained already" in capsys.readouterr().out
+    devices = ["--devices", "2"] * (keras.backend.backend() == "jax")
     for name in ("result.json", "model.keras"):  # killed at its end
         (folder / "seed-3" / name).unlink()
     with unchanged(folder / "seed-0"):
-        assert commands.main(words) == 0
+        assert commands.main([*words, *devices]) == 0
     assert "Going on with" in capsys.readouterr().err
+    if devices:
+        assert Run(folder / "seed-3").config["resumed"][-1]["devices"] == 2
     assert Run(folder / "seed-3").result["weights_sha256"] == end["weights_sha256"]
 
 

@@ -186,6 +186,21 @@ def test_a_set_that_memory_does_not_hold_becomes_a_stream(
         case.case_of(RECIPE, Overrides(dataset=pets, engine="fit"))
 
 
+@jax_only
+def test_what_became_a_stream_goes_on_as_one_and_was_not_asked_for(
+    pets, tmp_path, monkeypatch
+):
+    known, pages = os.sysconf, {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}
+    own = {"workers": 0, "record": "off", "report": False}
+    with monkeypatch.context() as small:
+        small.setattr(os, "sysconf", lambda name: pages.get(name) or known(name))
+        trained(pets, tmp_path / "run", epochs=1, **own)
+    run = kerascnn.train(RECIPE, resume=tmp_path / "run", epochs=2, report=False)
+    assert (run.config["engine"], run.result["epochs"]) == ("stream", 2)
+    # So that the same command, with several seeds, knows the run.
+    assert run.config["options"]["engine"] == "auto"
+
+
 def test_a_stream_has_what_a_set_in_memory_has(pets):
     settings = {"image_size": (16, 16), "channels": 3, "exact": True}
     memory = data.load(pets, **settings)
