@@ -129,7 +129,7 @@ def _from_images(
     if images.held_out:
         notice += (
             f"; nothing there says which are test images, so {SHARE_WORDS} of each "
-            "class is, chosen by the images' pixels: others that are added move none"
+            "class is, chosen by the images' pixels: images added later move none"
         )
     if images.unused:
         notice += f"; not used: {images.unused}"

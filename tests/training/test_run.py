@@ -18,7 +18,7 @@ from kerascnn import UsageError, api, data, recipe
 from kerascnn.cli import commands
 from kerascnn.engine import choice, fit
 from kerascnn.engine import epoch as epoch_module
-from kerascnn.process import cores
+from kerascnn.process import cores, machine
 from kerascnn.runs import Run
 from kerascnn.training import build, checkpoint
 from kerascnn.training import case as training_case
@@ -202,14 +202,19 @@ def test_a_batch_larger_than_the_set_is_made_smaller_and_said(tmp_path, capsys):
 
 @pytest.mark.parametrize("there", [1, 2])
 def test_more_devices_than_cores_are_said(tmp_path, capsys, monkeypatch, there):
-    monkeypatch.setattr(cores, "available", lambda: there)
-    if keras.backend.backend() != "jax" or keras.distribution.list_devices("gpu"):
-        pytest.skip("the cores are JAX's devices")
+    if keras.backend.backend() != "jax" or machine.device() != "cpu":
+        pytest.skip("cores are devices of JAX on a CPU")
     if len(keras.distribution.list_devices()) < 2:
         pytest.skip("JAX has one device")
+    monkeypatch.setattr(cores, "available", lambda: there)
     words = ["--data", "sample", "--limit", "2", "--epochs", "1", "--devices", "2"]
     options = [*words, "--record", "off", "--no-report", "--out", str(tmp_path / "run")]
-    assert commands.main(["run", "fashion_mlp", *options]) == 0
+
+    def fit(*_, **__):
+        raise UsageError("enough")
+
+    monkeypatch.setattr(epoch_module, "fit", fit)
+    assert commands.main(["run", "fashion_mlp", *options]) == 2
     said = capsys.readouterr().out
     assert "Batches of 2 on 2 devices: 1 image each." in said
     assert ("--devices 2 are more than this process's 1 core" in said) is (there == 1)
