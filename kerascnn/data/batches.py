@@ -208,9 +208,14 @@ def default_workers() -> int:
     return max(1, min(_MOST, cores.available() // 2))
 
 
+def is_installed() -> bool:
+    """Whether Grain, which makes batches ahead, is installed."""
+    return importlib.util.find_spec("grain") is not None
+
+
 def require() -> None:
     """Raise `UsageError` unless Grain is installed."""
-    if importlib.util.find_spec("grain") is None:
+    if not is_installed():
         raise UsageError(
             f"images are read as a stream by Grain: {text.install('stream')}. "
             "Macs with Intel processors have no build of it: make the images fit the "

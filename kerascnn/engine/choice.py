@@ -40,7 +40,11 @@ def choose_engine(
     if wanted == "auto" and not streams:
         streams = not epoch_module.fits(train_split, test_split)
         if streams:
-            print("The images do not fit the device's memory twice: they are streamed.")
+            found = "The images do not fit the device's memory twice"
+            if not batches.is_installed():
+                print(f"{found}: training with `fit`.")
+                return fit
+            print(f"{found}: they are streamed.")
     picky = [c for c in recipe.callbacks() if epoch_module.wants_batches(c)]
     if wanted != "fit" and picky:
         name = type(picky[0]).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -139,7 +140,7 @@ def _listed(ways: list[str]) -> str:
 
 def _gradients(case: Case) -> int:
     trained = case.model.trainable_variables
-    return sum(_BYTES * variable.value.size for variable in trained)
+    return sum(_BYTES * math.prod(variable.shape) for variable in trained)
 
 
 def _free() -> int | None:

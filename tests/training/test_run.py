@@ -16,7 +16,8 @@ import pytest
 import kerascnn
 from kerascnn import UsageError, api, data, recipe
 from kerascnn.cli import commands
-from kerascnn.engine import choice, fit
+from kerascnn.data import batches as batches_module
+from kerascnn.engine import choice, fit, stream
 from kerascnn.engine import epoch as epoch_module
 from kerascnn.process import cores, machine
 from kerascnn.runs import Run
@@ -384,8 +385,12 @@ def test_engines_are_chosen_by_backend_callbacks_and_memory(monkeypatch, capsys)
         choice.choose_engine("epoch", picky, *splits)
 
     monkeypatch.setattr(epoch_module, "fits", lambda *splits: False)
-    assert choice.choose_engine("auto", mlp, *splits) is fit
-    assert "memory" in capsys.readouterr().out
+    for installed, engine in ((True, stream), (False, fit)):
+        monkeypatch.setattr(
+            batches_module, "is_installed", lambda found=installed: found
+        )
+        assert choice.choose_engine("auto", mlp, *splits) is engine
+        assert "memory" in capsys.readouterr().out
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     assert choice.choose_engine("auto", mlp, *splits) is fit
