@@ -44,9 +44,7 @@ def test_every_recipe_is_the_same():
 @pytest.mark.optimised
 @pytest.mark.parametrize("engine", make.ENGINES)
 @pytest.mark.parametrize("name", make.RUNS)
-@pytest.mark.few(
-    "fashion_mlp-epoch", "fashion_mlp-fit", "fashion_lenet-epoch", "small-fit"
-)
+@pytest.mark.few("fashion_mlp-epoch", "fashion_mlp-fit", "fashion_lenet-epoch")
 def test_a_short_run_ends_with_the_same_weights(name, engine):
     assert of_this_machine("weights")[f"{name} {engine}"] == make.weights(name, engine)
 
@@ -77,7 +75,7 @@ def test_a_compiled_step_has_the_same_structure(name):
 @needs_jax
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", make.STEPS)
-@pytest.mark.few("fashion_lenet", "fashion_mlp")
+@pytest.mark.few("fashion_mlp")
 def test_a_compiled_step_has_as_much_code(name):
     assert not differences(of_this_machine("steps")[name], make.step(name))
 

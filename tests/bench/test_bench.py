@@ -41,6 +41,7 @@ def test_what_plain_torch_does_not_transform_is_refused(rule, message):
         plain_torch.transform([rule])
 
 
+@pytest.mark.slow
 def test_plain_torch_is_plain():
     """Keras and JAX would be 200 MB of a process that is to have PyTorch alone."""
     program = """

@@ -451,6 +451,7 @@ print("tensorflow" in sys.modules)
     assert (answer.stdout, answer.stderr) == ("False\n", "")
 
 
+@pytest.mark.slow
 def test_tfds_itself_prepares_the_same_set(cifar, tmp_path):
     """Its own code, with TensorFlow and into TFRecord, which this reads too."""
     pytest.importorskip("tensorflow")

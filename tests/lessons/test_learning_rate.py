@@ -91,6 +91,7 @@ def test_decay_settles_where_a_constant_rate_does_not():
     assert decayed[-5:].mean() < constant[-5:].mean() / 5
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     losses = {}

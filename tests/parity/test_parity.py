@@ -626,6 +626,7 @@ def test_command_prints_a_table_and_json(capsys):
     assert {"forward", "gradient", "trace"} <= {c["part"] for c in result["checks"]}
 
 
+@pytest.mark.slow
 def test_many_recipes_are_compared_at_once(capsys, monkeypatch):
     words = ["parity", "cifar_mlp", "fashion_mlp", "--steps", "2", "--jobs", "2"]
     assert main([*words, "--json"]) == 0

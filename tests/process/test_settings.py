@@ -128,7 +128,7 @@ MANY = [
 
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("many", MANY, ids=["64 bits", "16 bits"])
-@pytest.mark.few("64 bits-fit", "16 bits-epoch")
+@pytest.mark.few("16 bits-epoch")
 def test_a_run_trains_as_under_keras_s_defaults(trained, engine, many, capsys):
     train, expected = trained
     if keras.backend.backend() != "jax" and engine == "epoch":

@@ -135,6 +135,7 @@ def test_a_mistake_in_the_last_recipe_is_said_before_the_first_trains(
     assert "cifar10 is away." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_found_is_kept_for_the_cookbook(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(records, "FOLDER", tmp_path)
     load = data.load

@@ -398,6 +398,7 @@ def test_engines_are_chosen_by_backend_callbacks_and_memory(monkeypatch, capsys)
         choice.choose_engine("epoch", mlp, *splits)
 
 
+@pytest.mark.slow
 def test_what_jax_compiled_is_kept_for_the_next_start(tmp_path, monkeypatch):
     """The second run finds the training step that the first one compiled.
 

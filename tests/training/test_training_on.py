@@ -68,6 +68,7 @@ def falling(steps):
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, steps))
 
 
+@pytest.mark.slow
 def test_a_schedule_of_the_run_s_steps_is_that_of_the_longer_run(tmp_path, capsys):
     case = dataclasses.replace(RECIPE, optimizer=falling, callbacks=list)
     run = begun(tmp_path / "run", case, record="light")
