@@ -24,6 +24,7 @@ from typing import Any
 # for which a process that hears of another's error goes on, because it may come to the
 # same error by itself.
 BEAT, SILENCE, GRACE = 4.0, 20.0, 4.0
+GO_ON = ": `kerascnn resume RUN`, begun in each process, goes on"
 # What a process ends with whose group has lost another one.
 EXIT_CODE = 4
 
@@ -159,7 +160,7 @@ class Watch:
         if peer.process < 0:
             peer.left = True
             return
-        self._all_stop(f"process {peer.process} ({peer.name}) {what}", 0)
+        self._all_stop(f"process {peer.process} ({peer.name}) {what}{GO_ON}", 0)
 
     def _failed(self, peer: _Peer, error: str) -> None:
         self._all_stop(f"process {peer.process} ({peer.name}) ended: {error}", GRACE)

@@ -136,7 +136,7 @@ def test_a_connection_that_ends_is_a_process_that_has_died(quick):
     peer.socket.shutdown(socket.SHUT_RDWR)
     for place in (0, 1):
         line = group.lines[place].get(timeout=10)
-        assert line == "process 2 (host2) has died"
+        assert line == f"process 2 (host2) has died{watch.GO_ON}"
 
 
 def test_process_0_s_death_is_seen_by_all(quick):
@@ -146,14 +146,15 @@ def test_process_0_s_death_is_seen_by_all(quick):
         peer.left = True
         peer.socket.shutdown(socket.SHUT_RDWR)
     for place in (1, 2):
-        assert group.lines[place].get(timeout=10) == "process 0 (host0) has died"
+        line = group.lines[place].get(timeout=10)
+        assert line == f"process 0 (host0) has died{watch.GO_ON}"
 
 
 def test_a_silent_process_is_taken_for_dead(quick, monkeypatch):
     group = Watched()
     monkeypatch.setattr(group.watches[1], "_send", lambda *_: None)
     line = group.lines[0].get(timeout=10)
-    assert line == "process 1 (host1) has not been heard of for 1 s"
+    assert line == f"process 1 (host1) has not been heard of for 1 s{watch.GO_ON}"
     assert group.lines[2].get(timeout=10) == line
 
 
