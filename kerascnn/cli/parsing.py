@@ -112,7 +112,9 @@ def parsed_numbers(words: str, example: str) -> list[int]:
     """Return the numbers that `--devices 1,2,4` means, each once, the least first."""
     parts = words.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--devices {words}: expected numbers, such as {example}.")
+        raise UsageError(
+            f"--devices {words}: expected numbers above 0, such as {example}."
+        )
     return sorted({int(part) for part in parts})
 
 

@@ -61,7 +61,7 @@ def test_the_table_says_where_devices_share_cores(timed, capsys):
 
 @pytest.mark.parametrize("words", ["", "0", "1,x", "1,-2", "1,²"])
 def test_what_is_no_number_of_devices_is_refused(words):
-    with pytest.raises(UsageError, match="expected numbers, such as 1,2,4,8"):
+    with pytest.raises(UsageError, match="expected numbers above 0, such as 1,2,4,8"):
         parsing.parsed_numbers(words, "1,2,4,8")
 
 
