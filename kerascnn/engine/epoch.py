@@ -82,8 +82,9 @@ def fit(
     before the first step, with the bytes that it takes on all devices of one memory
     besides what is held by then, and may raise.
     """
-    loop = Loop(model, train, test, plan, callbacks, steps_a_call, autosave, recorder)
-    loop.admit = admit
+    loop = Loop(
+        model, train, test, plan, callbacks, steps_a_call, autosave, recorder, admit
+    )
     loop.run()
 
 
@@ -106,6 +107,7 @@ class Loop:
         steps_a_call: int | None,
         autosave: Autosave | None,
         recorder: Recorder | None,
+        admit: Callable[[int], object] | None,
     ):
         if steps_a_call is None:
             on_cpu = jax.default_backend() == "cpu"
@@ -134,7 +136,7 @@ class Loop:
         self.foreign = not all(map(needs_no_state, callbacks))
         self.steppers = [c for c in callbacks if needs_no_state(c)]
         self.done = 0
-        self.admit: Callable[[int], object] | None = None
+        self.admit = admit
         if self.foreign:
             build_metrics(model)
         self.hooks = keras.callbacks.CallbackList(

@@ -43,8 +43,7 @@ def fit(
     Memory holds a few batches. `plan.workers` processes decode, and no bit of the
     training depends on their number.
     """
-    loop = Loop(model, train, test, plan, callbacks, 1, autosave, recorder)
-    loop.admit = admit
+    loop = Loop(model, train, test, plan, callbacks, 1, autosave, recorder, admit)
     with contextlib.closing(loop):
         loop.run()
 

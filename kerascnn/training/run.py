@@ -130,7 +130,7 @@ def _train(
     config = _config(case) | ({"budget": dict(budget)} if budget else {})
     with contextlib.ExitStack() as stack:
         run, start, renewed = _opened(run, case, config, open_weights, stack)
-        _announce(case, run.config)
+        _announce(case, run.config, config["placement"])
         if start:
             case = _from(start, case)
         _forecast(case)
@@ -212,9 +212,9 @@ def _opened(
     return own, None, set()
 
 
-def _announce(case: Case, config: dict[str, Any]) -> None:
+def _announce(case: Case, config: dict[str, Any], placed: dict[str, Any]) -> None:
     """Print what the user must know of the images and settings of a run."""
-    used = devices.said(case, devices.placed(case))
+    used = devices.said(case, placed)
     for line in [*runs.trained_on(config), *runs.fine_tuned(config), *used]:
         print(line, flush=True)
     dataset, plan = case.dataset, case.plan
