@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kerascnn import UsageError
+from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
 from kerascnn.process import hosts
 from kerascnn.process.signals import Interrupted
@@ -74,6 +74,7 @@ def train(
     report: bool = True,
     resume: Folder = None,
     force: bool = False,
+    quiet: bool = False,
 ) -> Run:
     """Train a recipe and write its run folder.
 
@@ -127,6 +128,7 @@ def train(
         resume: The folder of a run to go on with; options given here replace its own.
         force: Train also where memory is short by XLA's plan; go on with `resume` also
             where recipe, data, device or versions have changed.
+        quiet: Print the result, warnings and errors alone.
 
     Returns:
         The finished run: `run.show()`, `run.model()`, `run.history`, `run.result`.
@@ -153,6 +155,7 @@ def resume(
     checkpoint_minutes: float | None = None,
     on_nan: Literal["stop", "skip"] | None = None,
     force: bool = False,
+    quiet: bool = False,
 ) -> Run:
     """Go on with a run that was stopped, to the bits that it would have reached.
 
@@ -166,6 +169,7 @@ def resume(
         run: The run or its folder.
         epochs: Of the whole run, those before its end included.
         force: Go on also where what decides its numbers has changed.
+        quiet: Print the result, warnings and errors alone.
 
     Returns:
         The finished run.
@@ -178,12 +182,13 @@ def resume(
     given = {name: value for name, value in locals().items() if value is not None}
     folder = run.folder if isinstance(run, Run) else run
     given["resume"] = folder
-    del given["run"]
+    del given["run"], given["quiet"]
     from kerascnn.training.options import Overrides
     from kerascnn.training.resume import recipe_of
 
     options = Overrides(**given)
-    return _quietly(recipe_of(Run(options.resume)), options, given)
+    with text.quietly(quiet):
+        return _from_python(recipe_of(Run(options.resume)), options, given)
 
 
 def predict(
@@ -266,24 +271,24 @@ def completed(
 
 def _report(run: Run) -> None:
     """Write a finished run's page and name it; the run stands also where that fails."""
-    from kerascnn.text import one_line, say
-
     try:
         print(f"  page            {run.report()}", flush=True)
     except Exception as error:
         command = f"kerascnn report {shlex.quote(str(run.folder))}"
-        say(f"The page was not written ({one_line(error)}). `{command}` tries again.")
+        why = text.one_line(error)
+        text.warn(f"The page was not written ({why}). `{command}` tries again.")
 
 
-def _trained(recipe: Recipe | str | Path, **options: Any) -> Run:
+def _trained(recipe: Recipe | str | Path, quiet: bool, **options: Any) -> Run:
     from kerascnn.training.options import Overrides
 
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe)
-    return _quietly(recipe, Overrides(**options))
+    with text.quietly(quiet):
+        return _from_python(recipe, Overrides(**options))
 
 
-def _quietly(
+def _from_python(
     recipe: Recipe, overrides: Overrides, given: Collection[str] | None = None
 ) -> Run:
     """Train without signal handlers, and put back what was set before."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,10 +120,34 @@ def one_line(error: BaseException, most: int = 500) -> str:
 
 
 silent = False  # whether another process of the same run speaks
+quiet = False  # whether only results, warnings and errors are printed
+
+
+@contextlib.contextmanager
+def quietly(wanted: bool = True) -> Iterator[None]:
+    """Print no progress and no notices in a block, if that is wanted."""
+    global quiet
+    before, quiet = quiet, quiet or wanted
+    try:
+        yield
+    finally:
+        quiet = before
+
+
+def show(line: str) -> None:
+    """Print a line of a computation's progress, or of what it works on."""
+    if not quiet:
+        print(line, flush=True)
 
 
 def say(line: str) -> None:
     """Tell the user something beside the results: on standard error."""
+    if not quiet:
+        warn(line)
+
+
+def warn(line: str) -> None:
+    """Tell the user what the results may suffer from: on standard error."""
     if not silent:
         print(line, file=sys.stderr, flush=True)
 

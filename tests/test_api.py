@@ -88,7 +88,8 @@ PATH_OR_TEXT = str | os.PathLike[str] | None
 def test_train_takes_every_option_of_the_command_line():
     hints = typing.get_type_hints(api.train)
     options = typing.get_type_hints(Overrides)
-    recipe, *given = inspect.signature(api.train).parameters.values()
+    recipe, *given, quiet = inspect.signature(api.train).parameters.values()
+    assert quiet.name == "quiet"
     assert recipe.name == "recipe"
     assert [p.name for p in given] == [f.name for f in dataclasses.fields(Overrides)]
     for parameter, field in zip(given, dataclasses.fields(Overrides), strict=True):
@@ -272,7 +273,7 @@ def interrupt(monkeypatch):
 
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("place", [(0, 1), (1, 1)])
-@pytest.mark.few("place0-epoch", "place1-fit")
+@pytest.mark.few("place0-epoch")
 def test_ctrl_c_leaves_a_run_to_go_on_with(
     tmp_path, monkeypatch, interrupt, engine, place
 ):
@@ -407,6 +408,7 @@ print(json.dumps(after))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ten_trainings_take_no_more_than_two(tmp_path):
     """Memory and arrays are level once what is compiled is kept."""

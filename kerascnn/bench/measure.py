@@ -10,7 +10,7 @@ from typing import Any
 
 from kerascnn import UsageError, processes
 from kerascnn.process.estimate import Estimate
-from kerascnn.text import say
+from kerascnn.text import say, warn
 
 BACKENDS = {"kerascnn": "jax", "torch": "torch"}
 
@@ -120,7 +120,7 @@ def compare(
     """Let contenders (name, label, words) take turns; return results and failures."""
     ready, missing = [], []
     if (load := _load()) > 1:
-        say(
+        warn(
             f"in the last minute {load:.1f} programs were at work here: where they go "
             "on, the figures are no good."
         )

@@ -287,7 +287,7 @@ COMMANDS = (
     Command(
         "cookbook add",
         "takes a finished run into the cookbook, and renders it",
-        "report.cookbook:Add",
+        "page.cards:Add",
         "RUN",
     ),
     Command(
@@ -410,7 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     went wrong, 4 where another process of a run has died, 130 after Ctrl-C, 141 where
     nobody reads on, 143 after SIGTERM.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    words, quiet = parsing.told(given)
 
     def program() -> None:
         if arguments is None:
@@ -418,14 +419,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if _computes(words):
                 restart_for_memory()
         parsing.check_words(words)
-        if list(words) == ["--version"]:
+        if words == ["--version"]:
             print(f"kerascnn {__version__}")
         else:
             if words[:1] != ["doctor"]:  # which says what is missing, and the rest
                 check_backend()
             _dispatch(words)
 
-    return hosts.ended(parsing.run(program))
+    return hosts.ended(parsing.run(program, quiet))
 
 
 def _computes(words: Sequence[str]) -> bool:
@@ -470,7 +471,8 @@ def _help(group: str) -> str:
         lines.append(f"  {name.split()[-1]:{width}}  {does[name]}")
     program = f"kerascnn {group}".strip()
     lines.append(
-        f"\n`{program} COMMAND --help` shows a command's options and examples."
+        f"\n`{program} COMMAND --help` shows a command's options and examples.\n"
+        f"-q, --quiet, with any command: {parsing.ALONE}."
     )
     return "\n".join(lines).strip("\n")
 

@@ -78,7 +78,7 @@ def follow() -> dict[str, list[str]]:
         if command.name in OURS:
             words = [*shipped.names(), *words]
         words = [*(recipe.names() if "RECIPE" in places else ()), *words]
-        found[command.name] = [*sorted(places & {"RUN", "SET"}), *words]
+        found[command.name] = [*sorted(places & {"RUN", "SET"}), *words, "--quiet"]
     return found | {group: commands.names(group) for group in commands.GROUPS}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from kerascnn import UsageError, suggestions
 from kerascnn.process import signals
 from kerascnn.process.backend import check_backend, restart_for_memory, say_loading
-from kerascnn.text import check_place, choose, expanded, printable, say
+from kerascnn.text import check_place, choose, expanded, printable, quietly, warn
 
 # Options that say where something is written.
 _WRITTEN = {"explain", "figures", "fix", "out"}
@@ -52,7 +52,7 @@ def parse(
                     f"{hint}"
                 )
             choose(
-                *(option, [*options_known, "--help"], "option"),
+                *(option, [*options_known, "--help", "--quiet"], "option"),
                 otherwise=f"see `{program} --help`.",
             )
     description = None
@@ -60,7 +60,8 @@ def parse(
         _join_lines(options)
         shown = [f"    {example}" for example in examples]
         lines = "\n".join(["For example:", *shown]) if shown else ""
-        description = f"{inspect.getdoc(options)}\n\n{lines}".strip()
+        parts = inspect.getdoc(options), lines, f"-q, --quiet: {ALONE}."
+        description = "\n\n".join(filter(None, parts))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -118,6 +119,15 @@ def parsed_numbers(words: str, example: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+QUIET = {"-q", "--quiet"}
+ALONE = "print results, warnings and errors alone"
+
+
+def told(words: Sequence[str]) -> tuple[list[str], bool]:
+    """Return a command's words without -q, --quiet, and whether it was there."""
+    return [word for word in words if word not in QUIET], bool(QUIET & {*words})
+
+
 def check_words(words: Sequence[str]) -> None:
     """Check that no word is empty: as a path it would mean the present folder."""
     # A word is, after a variable of the shell that is not set.
@@ -132,16 +142,20 @@ def _joined(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def run(program: Callable[[], object]) -> int:
-    """Run a program; return its exit code, and say a user's mistake in a line."""
+def run(program: Callable[[], object], quiet: bool = False) -> int:
+    """Run a program; return its exit code, and say a user's mistake in a line.
+
+    With `quiet` it prints results, warnings and errors alone.
+    """
     _replace_what_cannot_be_encoded()
     try:
-        _finish(program)
+        with quietly(quiet):
+            _finish(program)
     except UsageError as mistake:
         print(f"kerascnn: {_joined(str(mistake))}", file=sys.stderr)
         return mistake.exit_code
     except KeyboardInterrupt as stop:
-        say(f"kerascnn: {str(stop) or 'stopped.'}")
+        warn(f"kerascnn: {str(stop) or 'stopped.'}")
         return getattr(stop, "exit_code", 130)
     except BrokenPipeError:
         # The reader has left (`kerascnn list | head`): nothing more to say.
@@ -186,7 +200,8 @@ def begin_program(package: str, computes: bool = False) -> None:
         signals.stop_quietly()
         if computes:
             restart_for_memory()
-        say_loading()
+        with quietly(told(sys.argv)[1]):
+            say_loading()
 
 
 def _replace_what_cannot_be_encoded() -> None:

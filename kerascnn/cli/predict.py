@@ -75,7 +75,7 @@ class Predict:
             places = [piped if str(p) == "-" else p for p in self.images]
             failed = self.predict(run, places)
         if failed:
-            text.say(f"{failed:,} image{'s' * (failed > 1)} could not be read.")
+            text.warn(f"{failed:,} image{'s' * (failed > 1)} could not be read.")
             raise SystemExit(1)
 
     def predict(self, run: Run, places: list[Path]) -> int:
@@ -94,7 +94,7 @@ class Predict:
             scaled += sum(picture.scaled for picture in pictures)
             for picture in pictures:
                 if picture.image is None:
-                    text.say(picture.wrong)
+                    text.warn(picture.wrong)
             for group in files.of_one_size(pictures):
                 self.predict_some(predictor, group, printed)
         printed.close()
@@ -105,7 +105,7 @@ class Predict:
                 f"centre and scaled to {height} x {width} pixels."
             )
         if printed.unlike and not self.invert:
-            text.say(
+            text.warn(
                 f"{printed.unlike:,} image{'s' * (printed.unlike > 1)} unlike those "
                 "that the network was trained on: do not rely on what it says of them"
                 + "; --invert turns bright into dark" * printed.inverted

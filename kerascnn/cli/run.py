@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     """Train a recipe, then exit the process with the code of `commands.main`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    words, quiet = parsing.told(given)
 
     def program() -> None:
         if arguments is None:
             signals.stop_quietly()
             restart_for_memory()
         check_backend()
-        words = sys.argv[1:] if arguments is None else arguments
         run(recipe, words, recipe.command)
 
-    sys.exit(hosts.ended(parsing.run(program)))
+    sys.exit(hosts.ended(parsing.run(program, quiet)))
 
 
 def run(recipe: Recipe | str | Path, words: Sequence[str], program: str) -> None:

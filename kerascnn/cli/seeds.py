@@ -71,18 +71,18 @@ def _trained(
         run = _begun(case, recipe.name, seed, options.out)
         line = f"\nSeed {seed}, {number} of {len(seeds)}"
         if run and run.finished:
-            print(f"{line}: trained already, {run.folder}", flush=True)
+            text.show(f"{line}: trained already, {run.folder}")
             trained.append(run)
             continue
-        print(f"{line}:", flush=True)
+        text.show(f"{line}:")
         try:
             trained.append(_train(recipe, options, seed, run, given))
         except NotFiniteError as error:
-            text.say(f"Seed {seed}: {error}")
+            text.warn(f"Seed {seed}: {error}")
             failure = error
         except KeyboardInterrupt:
             done = f"{len(trained)} of {len(seeds)} seeds are trained"
-            text.say(f"{done}: the same command goes on with seed {seed}.")
+            text.warn(f"{done}: the same command goes on with seed {seed}.")
             raise
     return trained, failure
 

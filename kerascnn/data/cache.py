@@ -29,7 +29,7 @@ from kerascnn.data.folders import is_prepared
 from kerascnn.data.image_sets import ImageFiles
 from kerascnn.data.reading import Prepared, read
 from kerascnn.process.caches import cache_directory
-from kerascnn.text import one_line, say
+from kerascnn.text import one_line, warn
 
 # Raised whenever the decoding or the layout of the cache changes.
 _FORMAT = 3
@@ -53,7 +53,7 @@ def decoded(
         pass  # nothing is cached
     # NumPy has Python parse an array's header, and that raises what it likes.
     except Exception as error:
-        say(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
+        warn(f"The cache {place} is damaged ({one_line(error)}): decoding again.")
     prepared = own or read(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def decoded(
         _remove_outdated(place, folder, form)
         return _open(place)
     except OSError as error:
-        say(
+        warn(
             f"The cache {place.parent} cannot be written ({error.strerror or error}): "
             f"{prepared.name} is decoded into memory, at every start."
         )

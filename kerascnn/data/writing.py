@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kerascnn import UsageError
+from kerascnn import UsageError, text
 from kerascnn.data.archives import Splits
 from kerascnn.data.official import OFFICIAL
 from kerascnn.data.reading import quiet
@@ -67,7 +67,7 @@ def progress_bars() -> Iterator[None]:
     """Let tfds draw progress bars if there is a terminal, and print nothing else."""
     import tensorflow_datasets
 
-    tensorflow_datasets.display_progress_bar(sys.stderr.isatty())
+    tensorflow_datasets.display_progress_bar(sys.stderr.isatty() and not text.quiet)
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

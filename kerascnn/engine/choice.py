@@ -11,6 +11,7 @@ from kerascnn import UsageError
 from kerascnn.data import batches
 from kerascnn.data.streamed import StreamedSplit
 from kerascnn.engine import fit
+from kerascnn.text import show
 
 if TYPE_CHECKING:
     from kerascnn.data import Split
@@ -42,9 +43,9 @@ def choose_engine(
         if streams:
             found = "The images do not fit the device's memory twice"
             if not batches.is_installed():
-                print(f"{found}: training with `fit`.")
+                show(f"{found}: training with `fit`.")
                 return fit
-            print(f"{found}: they are streamed.")
+            show(f"{found}: they are streamed.")
     picky = [c for c in recipe.callbacks() if epoch_module.wants_batches(c)]
     if wanted != "fit" and picky:
         name = type(picky[0]).__name__
@@ -53,7 +54,7 @@ def choose_engine(
                 f"--engine {wanted} calls no hook for single batches, and the callback "
                 f"{name} has one: leave the engine out, or pass --engine fit."
             )
-        print(f"The callback {name} has a hook for batches: training with `fit`.")
+        show(f"The callback {name} has a hook for batches: training with `fit`.")
         return fit
     if wanted == "fit":
         return fit

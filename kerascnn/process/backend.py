@@ -74,7 +74,7 @@ def say_loading() -> None:
     child = processes.PARENT in os.environ
     if "keras" not in sys.modules and signals.is_program() and not child:
         name = _NAMES[os.environ["KERAS_BACKEND"]]
-        print(f"Loading Keras and {name} ...", file=sys.stderr, flush=True)
+        text.say(f"Loading Keras and {name} ...")
 
 
 def spare_tensorflow() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError, optim
 from kerascnn.process import machine, signals
-from kerascnn.text import duration
+from kerascnn.text import duration, show
 from kerascnn.training import costs
 from kerascnn.training.options import Overrides, parsed_seconds
 
@@ -64,7 +64,7 @@ def fitted(recipe: Recipe, overrides: Overrides) -> tuple[Overrides, dict[str, A
         )
     predicted = before + after + epochs * epoch
     said = _said(recipe, overrides.budget, epochs, plan.epochs, predicted)
-    print(said, flush=True)
+    show(said)
     chosen = {
         "given": overrides.budget,
         "seconds": seconds,

@@ -16,6 +16,7 @@ from kerascnn.data.decoding import RESIZING
 from kerascnn.engine import losses
 from kerascnn.process import settings
 from kerascnn.process.backend import spare_tensorflow
+from kerascnn.text import show
 from kerascnn.training import fine_tuning
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def compiled(
         ) from error
     logits, classes = kept.output_shape[-1], len(dataset.classes)
     if logits > classes:
-        print(
+        show(
             f"{recipe.name}'s network has {logits} logits for {classes} classes: the "
             "others learn to stay low."
         )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from kerascnn import optim
+from kerascnn import optim, text
 from kerascnn.process import machine
 from kerascnn.process.estimate import LOOK, WORTH
-from kerascnn.text import duration, notebook, say
+from kerascnn.text import duration, notebook, say, show
 from kerascnn.training import build
 from kerascnn.training.screens import Notebook, Terminal, sparkline
 
@@ -169,6 +169,8 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None):
         """Open the bar or the line, where there is a screen for one."""
+        if text.quiet:
+            return
         from rich.console import Console
 
         console = Console()
@@ -184,7 +186,7 @@ class Progress(keras.callbacks.Callback):
         self._since, self._shown = None, 0.0
         self._trained += 1
         if self._screen is None and self._compiles:
-            print("The first epoch begins with compiling: a minute or so.", flush=True)
+            show("The first epoch begins with compiling: a minute or so.")
         self._show(step=0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None):
@@ -208,7 +210,7 @@ class Progress(keras.callbacks.Callback):
         )
         self._compiles = False
         if self._screen is None:
-            print(line, flush=True)
+            show(line)
         else:
             self._screen.ended(line)
 

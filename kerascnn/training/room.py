@@ -13,7 +13,7 @@ import keras
 from kerascnn import UsageError
 from kerascnn.engine import fit
 from kerascnn.process import machine, memory
-from kerascnn.text import say, size
+from kerascnn.text import show, size, warn
 
 if TYPE_CHECKING:
     from kerascnn.training.case import Case
@@ -88,16 +88,13 @@ def _admit(case: Case, step: int) -> None:
         said = f"it takes {whole} ({parts}), and {size(free)} are free{_bound()}"
         _refuse(case, said, _advice(case, step, free))
     elif held + step > LARGE or step > PART * free:
-        print(
-            f"{case.recipe.name} takes {whole}: {parts}; {size(free)} are free.",
-            flush=True,
-        )
+        show(f"{case.recipe.name} takes {whole}: {parts}; {size(free)} are free.")
 
 
 def _refuse(case: Case, said: str, advice: str) -> None:
     name = case.recipe.name
     if case.overrides.force:
-        say(f"{name} may not fit the memory: {said}. --force trains it all the same.")
+        warn(f"{name} may not fit the memory: {said}. --force trains it all the same.")
         return
     raise DoesNotFitError(
         f"{name} does not fit the memory: {said}. {advice}; --force trains it all the "

@@ -29,7 +29,7 @@ from kerascnn.process import (
 )
 from kerascnn.process.backend import say_missed_backend, spare_tensorflow
 from kerascnn.process.signals import Signals
-from kerascnn.text import one_line, say
+from kerascnn.text import one_line, say, show, warn
 from kerascnn.training import (
     build,
     checkpoint,
@@ -96,7 +96,7 @@ def train(
     shared.join(overrides)
     with shared.together(), settings.computing(say):
         # Before it is entered it notes nothing.
-        signals = Signals(say)
+        signals = Signals(warn)
         heard = signals if listen else contextlib.nullcontext(signals)
         try:
             if overrides.resume is None:
@@ -216,32 +216,30 @@ def _announce(case: Case, config: dict[str, Any], placed: dict[str, Any]) -> Non
     """Print what the user must know of the images and settings of a run."""
     used = devices.said(case, placed)
     for line in [*runs.trained_on(config), *runs.fine_tuned(config), *used]:
-        print(line, flush=True)
+        show(line)
     dataset, plan = case.dataset, case.plan
     if dataset.notice:
-        print(dataset.notice, flush=True)
+        show(dataset.notice)
     sizes = len(case.train), len(case.test)
     if not dataset.notice or sizes != (len(dataset.train), len(dataset.test)):
-        print(
+        show(
             f"{dataset.name} {dataset.version}: {sizes[0]:,} training and "
-            f"{sizes[1]:,} {case.evaluated} images, from {dataset.source}",
-            flush=True,
+            f"{sizes[1]:,} {case.evaluated} images, from {dataset.source}"
         )
     balance = images.imbalance(dataset, case.class_weights)
     for line in (dataset.brought, case.images.said, balance):
         if line:
-            print(line, flush=True)
+            show(line)
     if isinstance(case.train, StreamedSplit):
         many = plan.workers
         by = "1 process decodes" if many == 1 else f"{many} processes decode"
         by = by if many else "this process decodes"
-        print(f"The images are read as a stream: {by} them.", flush=True)
+        show(f"The images are read as a stream: {by} them.")
     asked = case.overrides.batch_size or case.recipe.batch_size
     if plan.batch_size == len(case.train) < asked:
-        print(
+        show(
             f"A batch of {asked:,} is larger than the training set: batches of "
-            f"{plan.batch_size:,}.",
-            flush=True,
+            f"{plan.batch_size:,}."
         )
     choosing = [] if case.held_out else choosing_by(case.callbacks)
     if choosing:
@@ -254,7 +252,7 @@ def _announce(case: Case, config: dict[str, Any], placed: dict[str, Any]) -> Non
     changed = fitted(case.recipe, case.overrides, plan)
     if changed and dataset.sample:
         own = " ".join(f"--{option} {value}" for option, value in changed.items())
-        print(
+        show(
             f"Settings that fit a sample: {plan.epochs} epoch"
             f"{'s' * (plan.epochs != 1)} in batches of "
             f"{plan.batch_size}; the recipe's own: {own}."
@@ -268,7 +266,7 @@ def _forecast(case: Case) -> None:
         *(case.recipe.name, case.model, case.plan, *splits), memory=case.engine is fit
     )
     if large:
-        print(large, flush=True)
+        show(large)
 
 
 def _fit(
@@ -403,7 +401,7 @@ def _go_on(
     read, and `own` written, which is another in a process that does not write the run.
     """
     before = run.config
-    start = checkpoint.newest(run.folder, say)
+    start = checkpoint.newest(run.folder, warn)
     # The checkpoint holds what was made of the weights; the file may be gone by now.
     began = {name: before[name] for name in ("began_with",) if name in before}
     config |= began if start else _begin_with_weights(case, open_weights)
@@ -513,7 +511,7 @@ def _with_views(case: Case) -> dict[str, float]:
     images = case.test.images
     if isinstance(images, StreamedImages):
         if images.nbytes > _VIEWED:
-            say(
+            warn(
                 f"The mean of several views is left out: {len(images):,} images of a "
                 "stream are too many to be held at once."
             )

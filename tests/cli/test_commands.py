@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import os
 import re
+import select
+import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +116,7 @@ def test_each_command_is_in_a_section(capsys):
         ("run fashion_mlp --ep", ["--epochs"]),
         ("run fashion_mlp --data sample --li", ["--limit"]),
         ("new mine --fr", ["--from"]),
-        ("data get --", ["--data-dir"]),
+        ("data get --", ["--data-dir", "--quiet"]),
         ("resume run --fo", ["--force"]),
         ("cookbook --c", ["--check"]),
         ("report runs/f", ["runs/fashion_mlp/20261124-101500"]),
@@ -151,6 +154,69 @@ def test_bash_completes(line, offered, tmp_path):
     )
     assert done.stdout.split() == offered
     assert not done.stderr
+
+
+OFFERED = {
+    "run fashion_m": ["fashion_mlp"],
+    "run fashion_mlp --dataset fa": ["fashion_mnist"],
+    "run fashion_mlp --dataset my": ["my_set"],
+    "export cifar10 --to s": ["savedmodel", "stablehlo"],
+    "bench st": ["step"],
+}
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
+def test_zsh_completes(tmp_path):
+    (tmp_path / "sets" / "my_set").mkdir(parents=True)
+    (tmp_path / "completion").write_text(completion.zsh())
+    outside, inside = os.openpty()  # zsh completes in a terminal alone
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "sets"), "TERM": "dumb"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+
+    def answered(keys, *words):
+        os.write(outside, keys.encode())
+        seen, until = "", time.monotonic() + 20
+        while not all(word in seen for word in words):
+            assert select.select([outside], [], [], until - time.monotonic())[0], seen
+            seen += os.read(outside, 65_536).decode()
+
+    try:
+        answered("PROMPT=a''sks:; autoload -U compinit && compinit -u -D\n", "asks:")
+        answered("source ./completion; print rea''dy\n", "ready", "asks:")
+        for line, offered in OFFERED.items():
+            one = len(offered) == 1
+            whole = [f"{line[: line.rindex(' ')]} {offered[0]}"] if one else offered
+            answered(f"kerascnn {line}" + "\t" * (2 - one), *whole)
+            answered("\x15")  # Ctrl-U takes the line away
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(inside)
+        os.close(outside)
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
+def test_fish_completes(tmp_path):
+    (tmp_path / "sets" / "my_set").mkdir(parents=True)
+    (tmp_path / "completion").write_text(completion.fish())
+    for line, offered in OFFERED.items():
+        done = subprocess.run(
+            ["fish", "-c", f"source completion; complete -C 'kerascnn {line}'"],
+            env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "sets")},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        )
+        assert done.stdout.split() == offered, line
+        assert not done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
