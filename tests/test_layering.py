@@ -102,7 +102,7 @@ ORDER = {
     ],
     "page": [
         *("__init__", "findings", "pictures", "charts", "looking", "evidence"),
-        *("panel", "recorded", "panels", "document", "figures", "comparison"),
+        *("panel", "recorded", "panels", "document", "figures", "cards", "comparison"),
         "lessons",
     ],
     "parity": [

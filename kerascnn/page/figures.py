@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 GREY = "#6b7480"
 
 
-def write(evidence: Evidence, folder: Path, svg: bool = False) -> list[Path]:
-    """Write the figures into a folder, made if need be.
+def write(
+    evidence: Evidence,
+    folder: Path,
+    svg: bool = False,
+    names: Collection[str] | None = None,
+    dots: int = 200,
+) -> list[Path]:
+    """Write figures into a folder, made if need be.
 
     Args:
         evidence: What is known of the run.
         folder: Where to.
-        svg: Write SVG instead of PNG, 200 dots an inch.
+        svg: Write SVG instead of PNG.
+        names: Of `FIGURES`; all, if none are given.
+        dots: An inch of a PNG has.
 
     Returns:
         The files; what a run has nothing for is left out.
@@ -39,11 +47,11 @@ def write(evidence: Evidence, folder: Path, svg: bool = False) -> list[Path]:
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, draw in FIGURES.items():
-            figure = draw(evidence)
+        for name in FIGURES if names is None else names:
+            figure = FIGURES[name](evidence)
             if figure is not None:
                 path = folder / f"{name}.{'svg' if svg else 'png'}"
-                figure.savefig(path, dpi=200)
+                figure.savefig(path, dpi=dots)
                 files.append(path)
     except OSError as error:
         raise UsageError(

@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-import shutil
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from kerascnn import UsageError, describe, recipe
 from kerascnn.report import (
@@ -43,7 +40,7 @@ Course: {source}
 
 Ours: after the last epoch, mean ± standard deviation over the seeds that learned. The
 gap is in percentage points.
-{peeking}{curve}{notes}
+{peeking}{curve}{pictures}{notes}
 ## What changes
 
 {changes}
@@ -84,6 +81,13 @@ RUNGS += (*("course: training", "ours", "gap"), "time", "machine")
 RUNS = ("seed", "test", "best epoch", "training", "time", "machine", "software")
 RUNS += ("engine", "begun")
 DASH = "–"
+# The figures of a run that a card shows, where its folder has them, and what they show.
+PICTURES = {
+    "confusion": "How often images of a class, a row, were taken for each class",
+    "mistakes": "The test images that it was surest of and wrong about",
+    "grad_cam": "Where it saw the class that it named: warm places count for it",
+    "filters": "The first layer's filters",
+}
 
 
 @dataclasses.dataclass
@@ -110,38 +114,6 @@ class Cookbook:
                 page.write_text(text, "utf-8")
         if self.check and stale:
             raise SystemExit(1)
-
-
-@dataclasses.dataclass
-class Add:
-    """Take finished runs into the cookbook, and render it."""
-
-    runs: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")
-    ]
-    """The runs' folders. If one can't be taken in, none is."""
-
-    def __call__(self) -> None:
-        if not self.runs:
-            raise UsageError("expected runs: `kerascnn cookbook add RUN...`.")
-        taken: list[tuple[Run, dict[str, Any]]] = []
-        for run in map(Run, self.runs):
-            record = record_of(run)
-            if record in [
-                *records.read(f"{record['recipe']}/runs"),
-                *(r for _, r in taken),
-            ]:
-                raise UsageError(f"{run.folder} is in the cookbook already.")
-            taken.append((run, record))
-        for run, record in taken:
-            folder = records.FOLDER / record["recipe"]
-            records.add(f"{folder.name}/runs", record)
-            known = records.read(f"{folder.name}/runs")
-            known = records.counted(known, record["fingerprint"])
-            if record == known[0]:
-                shutil.copyfile(run.folder / "curve.png", folder / "curve.png")
-            print(f"{folder.name}, seed {record['seed']}: {_run(record)[1]}")
-        Cookbook()()
 
 
 # The fingerprint stands for the description; the other fields say the options.
@@ -234,6 +206,7 @@ def _card(
         source=": ".join(filter(None, (item.course.source, item.course.says))),
         peeking=_peeking(runs),
         curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
+        pictures=_pictures(item.name),
         notes=f"\n## Of the runs\n\n{notes}"
         if (notes := records.notes(item.name))
         else "",
@@ -241,9 +214,19 @@ def _card(
         deviations=(deviations[:1].upper() + deviations[1:]) or DASH,
         parameters=item.parameters,
         epochs=item.epochs,
-        environment=markdown.table(RUNS, map(_run, runs)) if runs else DASH,
+        environment=markdown.table(RUNS, map(run_row, runs)) if runs else DASH,
         fingerprint=fingerprint,
     )
+
+
+def _pictures(name: str) -> str:
+    """Show the figures that a recipe's first run has left in its folder."""
+    shown = [
+        f"![{says}]({figure}.png)\n\n{says}.\n"
+        for figure, says in PICTURES.items()
+        if (records.FOLDER / name / f"{figure}.png").exists()
+    ]
+    return "\n## What it has learned\n\n" + "\n".join(shown) if shown else ""
 
 
 def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list[str]:
@@ -283,11 +266,12 @@ def _rung(item: recipe.Outline, runs: list[dict[str, Any]]) -> list[str]:
     peeking = DASH if bonus is None else f"{100 * bonus:+.2f}"
     figures = [*_cells(item, runs, "test"), peeking, *_cells(item, runs, "train")]
     figures[0] = figures[0] if item.course.test else item.course.says or DASH
-    place = _run(runs[0])[4:6] if runs else [DASH, DASH]
+    place = run_row(runs[0])[4:6] if runs else [DASH, DASH]
     return [markdown.card(item.name), f"{item.parameters:,}", *figures, *place]
 
 
-def _run(record: dict[str, Any]) -> list[str]:
+def run_row(record: dict[str, Any]) -> list[str]:
+    """Return a run's cells below `RUNS`."""
     result, environment = record["result"], record["environment"]
     machine, versions = environment["device"], environment["versions"]
     seen = result.get("test_accuracy_with_views")

@@ -15,8 +15,9 @@ from typing import Any
 from kerascnn import UsageError, data, describe, text
 from kerascnn import recipe as recipes
 from kerascnn.engine import counts
+from kerascnn.page import cards
 from kerascnn.process.estimate import Estimate
-from kerascnn.report import cookbook, ladder, records
+from kerascnn.report import ladder, records
 from kerascnn.runs import Run
 from kerascnn.training import build, costs, worker
 from kerascnn.training.case import plan_of
@@ -207,7 +208,7 @@ def train(
                     f"{process.returncode}, unfinished; its lines above say why."
                 )
             return False
-    cookbook.Add((place,))()
+    cards.Add((place,))()
     return True
 
 

@@ -5,14 +5,16 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from kerascnn import describe, recipe
 from kerascnn.bench import measure
 from kerascnn.cli import commands
-from kerascnn.report import headline, markdown, records, speed, staircase
+from kerascnn.report import cookbook, headline, markdown, records, speed, staircase
 from kerascnn.runs import Run
 
 NAMES = ["cifar_mlp", "fashion_mlp"]
@@ -442,3 +444,32 @@ def test_readme_s_headline_is_the_mean_of_the_speed_run_s_seeds(folder):
     assert "94.20 ± 0.20 %** of the test images right after 8 epochs" in said
     assert "93.40 ± 0.40 % with one. That is the mean of 3 seeds" in said
     assert "a median of 10 min 50 s on 2 cores of an A Chip" in said
+
+
+def test_the_first_run_leaves_pictures_on_the_card(
+    folder, finish, fingerprints, lenet, monkeypatch, capsys
+):
+    monkeypatch.setattr(recipe, "names", lambda: ["fashion_lenet"])
+    # What is taken in is a run of the whole set, which is not here; the pictures are of
+    # one of the sample.
+    described = describe.describe(recipe.load("fashion_lenet"))
+    as_recipe = {"fingerprint": describe.fingerprint(described)}
+    whole = Run(Path(finish(recipe="fashion_lenet", **as_recipe)))
+    record = cookbook.record_of(whole)
+    monkeypatch.setattr(cookbook, "record_of", lambda run: record)
+    assert commands.main(["cookbook", "add", str(lenet.folder)]) == 0
+    card = (folder / "fashion_lenet/README.md").read_text()
+    assert "## What it has learned" in card
+    for name in ("confusion", "mistakes", "grad_cam", "filters"):
+        assert f"]({name}.png)" in card
+        with Image.open(folder / "fashion_lenet" / f"{name}.png") as picture:
+            assert max(picture.size) > 200
+        assert (folder / "fashion_lenet" / f"{name}.png").stat().st_size < 200_000
+    assert "no pictures" not in capsys.readouterr().err
+
+
+def test_a_run_without_weights_has_a_card_without_pictures(folder, finish, capsys):
+    assert commands.main(["cookbook", "add", finish()]) == 0
+    assert "fashion_mlp's card has no pictures: " in capsys.readouterr().err
+    card = (folder / "fashion_mlp/README.md").read_text()
+    assert "What it has learned" not in card
