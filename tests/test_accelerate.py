@@ -219,6 +219,17 @@ def test_an_input_has_its_original_s_settings(convert, setting):
     assert plain.get_config() == image.get_config()
 
 
+@pytest.mark.few(
+    "more_loss-sequential",
+    "more_loss-functional",
+    "trained_with_noise-functional",
+    "other_test_step-sequential",
+    "other_test_step-functional",
+    "own_call-sequential",
+    "own_call-functional",
+    "other_arguments-functional",
+    "own_compile-functional",
+)
 @pytest.mark.parametrize("make", [sequential, functional])
 @pytest.mark.parametrize(
     "kind",
@@ -358,6 +369,24 @@ CHANGES = {
 }
 
 
+@pytest.mark.few(
+    "LoRA",
+    "activation",
+    "no activation",
+    "no bias",
+    "dtype",
+    "convolution_op",
+    "call",
+    "epsilon",
+    "momentum",
+    "frozen",
+    "call of BatchNorm",
+    "pool size",
+    "padding",
+    "rate",
+    "L2",
+    "activity",
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_to_one_layer_counts_in_both_models(change):
     name, write = CHANGES[change]
@@ -467,6 +496,23 @@ class OwnMetric(keras.metrics.Mean):
         super().update_state(logits + self.shift)
 
 
+@pytest.mark.few(
+    "sequential-<lambda>0",
+    "sequential-<lambda>1",
+    "sequential-<lambda>2",
+    "sequential-<lambda>3",
+    "sequential-<lambda>4",
+    "sequential-<lambda>6",
+    "functional-<lambda>0",
+    "functional-<lambda>1",
+    "functional-<lambda>2",
+    "functional-<lambda>3",
+    "functional-<lambda>4",
+    "functional-<lambda>5",
+    "functional-<lambda>6",
+    "functional-<lambda>7",
+    "functional-<lambda>8",
+)
 @pytest.mark.parametrize(
     "words",
     [
@@ -585,7 +631,7 @@ def compilations():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.few("winograd", "dropout")
+@pytest.mark.few("dropout")
 def test_three_hundred_eager_calls_compile_nothing_new(name, compilations):
     fast = accelerate(single(name))
     x = RNG.standard_normal((2, 8, 8, 16), np.float32)

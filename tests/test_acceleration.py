@@ -268,7 +268,7 @@ def test_the_last_block_of_a_slice_ends_with_the_slice(batch):
     ],
     ids=["tiles", "pieces", "strided", "rows"],
 )
-@pytest.mark.few("tiles", "rows")
+@pytest.mark.few("rows")
 def test_batches_may_be_slices_of_a_set_inside_one_program(
     x_shape, kernel_shape, strides
 ):
@@ -423,6 +423,7 @@ def test_bias_and_relu_equal_numpy(x_shape, kernel_shape, strides, relu):
         assert relative_error(one, other) < tolerance
 
 
+@pytest.mark.few("False")
 @pytest.mark.parametrize("relu", [True, False])
 def test_derivatives_with_bias_and_relu_equal_those_of_the_parts(relu):
     x, kernel, bias = arrays(7, (2, 5, 5, 16), (3, 3, 16, 16), (16,))
@@ -845,6 +846,7 @@ def test_batch_normalization_equals_numpy(shape, offset, error):
         assert relative_error(value, expected) < error
 
 
+@pytest.mark.slow
 def test_derivatives_of_higher_order_of_batch_normalization():
     x, gamma, beta, *tangents = arrays(21, *[(6, 4, 4, 5), (5,), (5,)] * 2)
 

@@ -251,6 +251,7 @@ def test_a_constant_image_has_no_edges_at_its_border_either():
         np.testing.assert_array_equal(numpy_of(detect(flat)), np.zeros((1, 5, 5, 2)))
 
 
+@pytest.mark.slow
 def test_a_model_of_detectors_is_plain_keras_with_nothing_to_train(tmp_path):
     image = keras.Input((8, 9, 3))
     grey = edges.grey()(image)

@@ -44,7 +44,7 @@ def test_every_recipe_is_the_same():
 @pytest.mark.optimised
 @pytest.mark.parametrize("engine", make.ENGINES)
 @pytest.mark.parametrize("name", make.RUNS)
-@pytest.mark.few("fashion_mlp-epoch", "fashion_mlp-fit", "fashion_lenet-epoch")
+@pytest.mark.few("fashion_mlp-epoch")
 def test_a_short_run_ends_with_the_same_weights(name, engine):
     assert of_this_machine("weights")[f"{name} {engine}"] == make.weights(name, engine)
 

@@ -146,6 +146,7 @@ def test_nan_stays_and_passes_no_gradient_through_relu():
     assert (np.delete(gradient, 3) > 0).all()
 
 
+@pytest.mark.few("plain-False")
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(
     "known",
@@ -314,7 +315,7 @@ RELU = {"convolution": lambda: conv(activation="relu")}
         *("strided", "few channels"),
     ],
 )
-@pytest.mark.few("relu", "strides said", "overlapping", "a layer between")
+@pytest.mark.few("relu", "overlapping")
 def test_layers_that_fit_are_joined_and_all_compute_as_in_keras(
     make, at_once, monkeypatch
 ):

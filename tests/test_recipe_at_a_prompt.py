@@ -153,6 +153,7 @@ def test_partials_with_other_values_have_other_fingerprints():
     assert len(found) == 2
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same():
     program = (
         f"{TYPED}\nfrom kerascnn import describe; print(describe._source(activation))"

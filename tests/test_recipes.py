@@ -868,6 +868,7 @@ def in_plain_keras(program, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_made_of_keras_s_own_parts(tmp_path):
     for name in NAMES:
         fixed = [x for x in recipes.load(name).transform() if not build.is_random(x)]
@@ -937,13 +938,7 @@ for path in pathlib.Path(sys.argv[1]).glob("*.keras"):
         for name in NAMES
     ],
 )
-@pytest.mark.few(
-    "fashion_mlp",
-    "fashion_down_resize",
-    "cifar_edges",
-    "fashion_lenet",
-    "cifar_sigmoid_3",
-)
+@pytest.mark.few("fashion_mlp", "fashion_lenet")
 def test_a_training_step_changes_every_weight_and_stays_finite(name):
     images = images_of(name, 2)
     labels = np.array([3, 7], "int32")

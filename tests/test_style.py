@@ -55,6 +55,7 @@ KERAS_TRIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.needs("tensorflow")  # the package imports both, and pyright follows
 @pytest.mark.needs("torch")
 def test_pyright_finds_no_other_kind_of_error():

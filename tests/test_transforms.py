@@ -474,6 +474,7 @@ def test_other_backend(backend, passes_on):
     passes_on(backend, f"{__file__}::TestOnEveryBackend")
 
 
+@pytest.mark.slow
 def test_saved_scaling_needs_keras_only(tmp_path):
     model = keras.Sequential(
         [keras.Input((4, 4, 3), dtype="uint8"), transforms.standard("cifar10")]

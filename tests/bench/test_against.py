@@ -177,6 +177,7 @@ def test_slower_is_an_interval_wholly_above_three_percent(low, high, slower):
     assert found.slower is slower
 
 
+@pytest.mark.slow
 def test_each_side_sets_its_process_up_itself(monkeypatch, tmp_path):
     """What `kerascnn bench` has set for itself is no part of the other's start."""
     program = """

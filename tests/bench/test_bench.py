@@ -61,7 +61,7 @@ print({"keras", "jax", "tensorflow"} & set(sys.modules))
 
 
 @pytest.mark.parametrize("name", ["fashion_lenet", "cifar_vgg_more_aug", "cifar_edges"])
-@pytest.mark.few("fashion_lenet")
+@pytest.mark.slow
 def test_steps_are_taken_on_the_scaled_batch(name):
     """As the other contenders get it, without random transforms."""
     batch = with_keras.scaled_batch(recipe.load(name), 16)
@@ -140,6 +140,7 @@ def test_contenders_take_turns_and_report_json(capsys, monkeypatch):
     assert answer["missing"] == []
 
 
+@pytest.mark.slow
 def test_the_cost_of_checkpoints_is_measured(capsys):
     words = ["bench", "checkpoints", "fashion_mlp", "--images", "2048"]
     words += ["--rounds", "2", "--epochs", "2"]

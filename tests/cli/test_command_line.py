@@ -138,6 +138,7 @@ def test_a_misspelt_recipe_after_m_is_pythons_own_line():
     assert "No module named kerascnn.recipes.fashion_mpl" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_package_of_the_users_that_imports_a_recipe_starts_as_ever(tmp_path):
     package = tmp_path / "mine"
     package.mkdir()
@@ -270,6 +271,7 @@ def test_an_unknown_home_folder_in_the_environment(
     assert capsys.readouterr().err.startswith("kerascnn: ~nosuchuser/x: the home")
 
 
+@pytest.mark.few("-list", "---help", "-diff --help")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize(
     "words",
@@ -334,6 +336,7 @@ def test_help_of_the_cookbook_names_both_forms(capsys):
     assert "cookbook add RUN..." in text
 
 
+@pytest.mark.slow
 @pytest.mark.needs("torch")
 def test_a_recipe_run_as_a_file_starts_again_on_jax(tmp_path):
     """It imports Keras before this package, and Keras chooses what its file says."""

@@ -231,6 +231,7 @@ def test_the_record_can_be_read_by_people(load, tmp_path):
     assert record["hash"] == loaded.hash
 
 
+@pytest.mark.slow
 @pytest.mark.full_data
 def test_the_second_start_takes_less_than_a_second(full_data):
     full_data("cifar10")  # decodes it, if no earlier run has

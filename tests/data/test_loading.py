@@ -332,6 +332,7 @@ print("tensorflow_datasets" in sys.modules, "tensorflow" in sys.modules)
     assert answer.stderr == ""  # no advice on OpenCV, no progress bar off a terminal
 
 
+@pytest.mark.slow
 @pytest.mark.full_data
 @pytest.mark.parametrize(
     ("name", "train", "classes"),

@@ -238,19 +238,20 @@ def test_the_map_says_what_the_network_says_of_covered_places(page, run, photo):
     drop(page, photo)
     pixels = files.picture(photo, SHAPE).image
     ring = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    covered = pixels.copy()
-    covered[11:18, 11:18] = np.sort(ring.ravel())[ring.size // 2]  # the 4th of 7 places
-    expected = run.predict(np.stack([pixels, covered]))
+    edge = np.sort(ring.ravel())[ring.size // 2]
+    images = np.stack([pixels] * 3)
+    rows = 11, 14  # of 7 places the 4th, and the one below
+    for image, row in zip(images[1:], rows, strict=True):
+        image[row : row + 7, 11:18] = edge
+    expected = run.predict(images)
     best = expected[0].argmax()
-    page.value("document.querySelector('#heat').focus()")
-    page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
-    said = page.value("document.querySelector('#heat-at').textContent")
     name = run.config["data"]["classes"][best]
-    assert said.startswith(
-        f"Covered in the middle: {name} {100 * expected[1, best]:.1f}%"
-    )
-    page.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown")
-    assert page.value("document.querySelector('#heat-at').textContent") != said
+    page.value("document.querySelector('#heat').focus()")
+    for key, shares in zip(("ArrowRight", "ArrowDown"), expected[1:], strict=True):
+        page.send("Input.dispatchKeyEvent", type="keyDown", key=key)
+        said = page.value("document.querySelector('#heat-at').textContent")
+        share = f"{100 * shares[best]:.1f}%"
+        assert said.startswith(f"Covered in the middle: {name} {share}"), key
     page.value("document.querySelector('#heat').blur()")
     assert page.value("document.querySelector('#heat-at').textContent") == ""
 

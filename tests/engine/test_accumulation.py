@@ -130,6 +130,7 @@ def test_what_does_not_fit_is_a_line(tmp_path, options, said):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_says_so(tmp_path):
     short = {"data": "sample", "limit": 40, "batch_size": 20, "epochs": 1}
     run = kerascnn.train("fashion_mlp", **short, accumulate=4, out=tmp_path / "run")

@@ -142,7 +142,7 @@ def test_all_layers_that_draw_are_among_those_tried():
 
 
 @pytest.mark.parametrize("kind", RANDOM, ids=NAMES)
-@pytest.mark.few("RandomCrop", "RandomFlip", "fast Dropout")
+@pytest.mark.few("RandomFlip", "RandomCrop")
 def test_what_is_drawn_of_an_image_does_not_depend_on_the_batch_s_size(kind):
     options = {"padding": 2} if kind is transforms.RandomCrop else {}
     options |= {"degrees": 20} if kind is transforms.RandomRotation else {}
@@ -162,7 +162,7 @@ def test_what_is_drawn_of_an_image_does_not_depend_on_the_batch_s_size(kind):
 
 @pytest.mark.parametrize("counted", [17, 3, 1])
 @pytest.mark.parametrize("stock", [True, False])
-@pytest.mark.few("True-17", "False-3")
+@pytest.mark.few("True-17")
 def test_batch_normalization_counts_images_that_are_there(counted, stock):
     """Value and gradients are those of stock Keras that sees these images alone."""
     rng = np.random.default_rng(1)

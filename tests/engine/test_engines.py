@@ -188,6 +188,7 @@ def test_mixed_precision_trains_the_same(splits):
     assert value == pytest.approx(reference.epochs[0]["val_crossentropy"], rel=0.02)
 
 
+@pytest.mark.slow
 @jax_only
 def test_weights_and_metrics_are_the_same_with_many_steps_a_call(splits):
     """As on a GPU: four steps in one compiled loop, the last two and the rest alone."""
@@ -317,7 +318,7 @@ def test_a_second_fit_compiles_nothing(splits, monkeypatch):
 
 @jax_only
 @pytest.mark.parametrize("scale", [2.0**15, 2.0**12])
-@pytest.mark.few("4096.0")
+@pytest.mark.slow
 def test_the_scale_of_half_precision_changes_no_update(splits, scale):
     """It changes as a run goes on: after an overflow, and after many steps without."""
     recipe = dataclasses.replace(
@@ -340,6 +341,7 @@ def test_the_scale_of_half_precision_changes_no_update(splits, scale):
         np.testing.assert_allclose(one, other, atol=2e-3 * max(1e-3, abs(one).max()))
 
 
+@pytest.mark.slow
 @jax_only
 def test_the_gradients_are_judged_once_not_for_each_new_value():
     def operations(depth):

@@ -122,7 +122,7 @@ def without_guard(kind, step):
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
-@pytest.mark.few("fit-gradient", "epoch-loss")
+@pytest.mark.few("epoch-loss")
 def test_the_step_is_left_out(engine, kind):
     last = STEPS - 1
     expected = without_guard(kind, last)

@@ -91,6 +91,7 @@ def trained(begun: int = 0, model: keras.Model | None = None):
     return model, logs.kept[-1]
 
 
+@pytest.mark.slow
 def test_one_device_and_two_train_the_same(cut, monkeypatch):
     two, logs = trained()
     monkeypatch.setattr(placement, "WORTH", np.inf)
@@ -101,6 +102,7 @@ def test_one_device_and_two_train_the_same(cut, monkeypatch):
     assert logs == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
     images = []
     convolution = acceleration.convolution._convolution
@@ -126,6 +128,7 @@ def test_a_small_last_batch_runs_the_stock_operations(cut, monkeypatch):
             _, expected = trained(1, fast)
 
 
+@pytest.mark.slow
 def test_the_weights_are_one_device_s_afterwards_and_train_on(cut):
     model, _ = trained()
     assert {len(v.value.sharding.device_set) for v in model.variables} == {1}
@@ -168,6 +171,7 @@ def test_devices_exchange_only_what_is_of_all_images(cut):
     assert "f32[20,16,16,16]" not in text
 
 
+@pytest.mark.slow
 def test_other_computations_fill_a_batch_up_too(cut):
     model, images = compiled(), split(33).images
     # Batches of 7 and one of 5, on two devices.
@@ -244,6 +248,7 @@ def training(model: keras.Model, images: int):
     return function.lower(*arguments).compile(), arguments
 
 
+@pytest.mark.slow
 def test_a_batch_s_gradient_in_parts_is_that_of_the_whole(cut, monkeypatch):
     """Of stock Keras, which takes the batch at once."""
     model, data = singly(), split(48)
@@ -271,6 +276,7 @@ def test_a_batch_s_gradient_in_parts_is_that_of_the_whole(cut, monkeypatch):
     assert float(state["sums"]["images"]) == 48
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_takes_the_memory_of_a_part(cut, monkeypatch):
     """And of the gradients' sums, but keeps no kernel's transform between parts."""
     monkeypatch.setattr(placement, "_is_computed_singly", lambda model: parted)

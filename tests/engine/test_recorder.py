@@ -226,6 +226,7 @@ def test_layers_of_another_graph_are_left_out():
     assert found["moving_mean"].shape == (EPOCHS, 1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JAX, reason="half precision is JAX's here")
 def test_a_scaled_loss_is_recorded_as_it_is():
     scaled = keras.optimizers.LossScaleOptimizer
@@ -319,6 +320,7 @@ def equal(one, other):
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
+@pytest.mark.few("epoch")
 def test_a_run_that_goes_on_records_what_an_undisturbed_one_does(
     tmp_path, stop_at, full
 ):

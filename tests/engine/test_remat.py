@@ -80,9 +80,9 @@ def trained(model, engine, rematerialize):
     return [np.array(v) for v in model.variables], history.history
 
 
-@pytest.mark.few("True-epoch")
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.slow
 def test_the_training_is_the_same(engine, fast):
     """Weights, moving statistics, masks and losses, in both engines."""
     engine = {"epoch": epoch, "fit": fit}[engine]
@@ -95,6 +95,7 @@ def test_the_training_is_the_same(engine, fast):
     assert others == {name: pytest.approx(v, rel=1e-4) for name, v in losses.items()}
 
 
+@pytest.mark.slow
 def test_a_step_takes_less_memory():
     """Of equal blocks, one at a time is there on the way back; nothing is computed."""
     taken = []

@@ -132,6 +132,7 @@ def test_processes_that_decode_make_the_same_batches(in_memory, streamed):
                 np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.few("2")
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_of_a_batch_add_up_to_it(in_memory, streamed, count):
     settings = {"seed": 3, "epochs": 2, "batch_size": SIZE}

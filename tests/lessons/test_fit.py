@@ -78,6 +78,7 @@ def test_stages():
     assert [moment.step for moment in named.values()] == [0, 40, 90, 200]
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = {}

@@ -99,6 +99,7 @@ def test_probabilities():
     assert lesson.probabilities(np.array([1000.0, 0.0])).tolist() == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Processor time, since the machine may be busy with other things.

@@ -66,6 +66,7 @@ def test_without_l2_two_equal_inputs_keep_what_they_have():
     assert lesson.two_equal_inputs(0.0).tolist() == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trained = []

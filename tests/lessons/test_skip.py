@@ -104,6 +104,7 @@ def test_chain(skip):
     assert lesson.chain(0.25, 12, skip) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     measured = {}

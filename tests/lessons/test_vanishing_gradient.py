@@ -107,6 +107,7 @@ def test_differences_of_logits():
     assert lesson.differences_of_logits(model, logits) == pytest.approx((2, 2))
 
 
+@pytest.mark.slow
 def test_sigmoids_send_back_the_same_for_other_images_with_these_labels():
     split = data.load("cifar10", data="sample").train
     images, labels = split.images[:4].astype("float32") / 255, split.labels[:4]
@@ -132,6 +133,7 @@ def test_other_backends_are_told_so(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_main(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Processor time, since the machine may be busy with other things.

@@ -29,6 +29,7 @@ def test_mcnemar_s_test_is_the_sum_of_the_splits_as_uneven(gained, lost):
     assert comparison.mcnemar(gained, lost) == pytest.approx(sum(shares))
 
 
+@pytest.mark.slow
 def test_images_that_change_are_those_of_the_models(lenet, mlp):
     first, second = comparison.beside([lenet, mlp])
     a, b = evidence.outcome_of(lenet).right, evidence.outcome_of(mlp).right
@@ -130,6 +131,7 @@ def test_two_groups_of_seeds_are_told_apart_by_welch_s_test(first, other, said):
         assert f"95 % interval {gap - half:+.2f} to {gap + half:+.2f}" in sentence
 
 
+@pytest.mark.slow
 def test_runs_on_other_images_are_refused(lenet, tmp_path, capsys):
     kinds = {
         "cifar_mlp": {},

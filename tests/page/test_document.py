@@ -269,6 +269,7 @@ def test_report_writes_page_and_figures(lenet, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0] == str(out)
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_of_transforms_too(found, tmp_path):
     drawn = np.stack([found.shown] * 3, 1)
     seen = dataclasses.replace(found, augmented=drawn)
@@ -305,6 +306,7 @@ def test_other_data_than_the_run_s_are_refused(lenet, tmp_path):
         Run(folder).report()
 
 
+@pytest.mark.slow
 def test_a_run_with_held_out_images_shows_those(tmp_path):
     options = OPTIONS | {"limit": None, "validation": 0.1}
     run = kerascnn.train("fashion_mlp", **options, out=tmp_path / "run")

@@ -325,6 +325,7 @@ def test_a_number_that_torchvision_also_shares_may_be_shared():
     assert compared_transforms.shared(np.array(3.0), theirs[:, 1]) == 1
 
 
+@pytest.mark.few("0-60-edges")
 @pytest.mark.parametrize(("place", "off", "name"), [(1, 2, "inside"), (0, 60, "edges")])
 def test_resizing_is_one_level_off_at_most_but_at_its_edges(
     place, off, name, monkeypatch
@@ -535,7 +536,7 @@ def test_zero_itself_has_pytorch_s_derivative():
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="tiles are JAX's")
 @pytest.mark.parametrize("broken", [True, False])
-@pytest.mark.few("True")
+@pytest.mark.slow
 def test_a_derivative_at_zero_that_is_rounding_s_is_found(monkeypatch, broken):
     """Two convolutions in tiles, of which rounding takes zeros for more than zero."""
 

@@ -114,13 +114,8 @@ OWN_RECIPE = textwrap.dedent("""
 OURS, KERAS = "from kerascnn import optim, transforms", "import keras"
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        pytest.param((OURS, KERAS), id="ours", marks=pytest.mark.slow),
-        pytest.param((KERAS, OURS), id="keras"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(OURS, KERAS), (KERAS, OURS)], ids=["ours", "keras"])
 def test_a_recipe_of_ones_own_trains_on_jax(python, tmp_path, order):
     if order[0] == KERAS:
         pytest.importorskip("tensorflow")
@@ -155,7 +150,7 @@ DOORS = ["accelerate", "saved.load_model('gone.keras')", "Run('run').model()"]
     [DOORS[0], *(pytest.param(door, marks=pytest.mark.slow) for door in DOORS[1:])],
     ids=lambda door: door.split("(")[0],
 )
-@pytest.mark.few("accelerate-keras_first")
+@pytest.mark.slow
 def test_a_backend_that_was_not_asked_for_is_said(
     python, tmp_path, before, variables, said, door
 ):

@@ -116,6 +116,7 @@ def test_it_says_what_it_did_also_after_keras_was_imported(before):
     assert "GLIBC_TUNABLES" not in environment
 
 
+@pytest.mark.slow
 @on_jax
 def test_what_comes_too_late_or_is_the_users_is_left_and_said():
     did, devices, _ = reported("import jax; jax.devices()")
@@ -151,6 +152,7 @@ train(
 """
 
 
+@pytest.mark.slow
 @on_jax
 def test_four_ways_to_train_give_the_same_weights(tmp_path):
     file = PACKAGE / "recipes" / f"{RECIPE}.py"

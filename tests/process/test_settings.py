@@ -128,7 +128,7 @@ MANY = [
 
 @pytest.mark.parametrize("engine", ["epoch", "fit"])
 @pytest.mark.parametrize("many", MANY, ids=["64 bits", "16 bits"])
-@pytest.mark.few("16 bits-epoch")
+@pytest.mark.slow
 def test_a_run_trains_as_under_keras_s_defaults(trained, engine, many, capsys):
     train, expected = trained
     if keras.backend.backend() != "jax" and engine == "epoch":
@@ -195,6 +195,7 @@ def test_another_number_of_parameters_is_refused(use, tmp_path):
     build.network(unstated)
 
 
+@pytest.mark.slow
 def test_keras_json_changes_no_run(tmp_path):
     """A process that has one trains as this process does."""
     config = {"image_data_format": "channels_first", "floatx": "float64"}
@@ -249,6 +250,7 @@ def test_whatever_computes_sets_aside_what_keras_cannot_compute_under(name, caps
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.few("run")
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="the devices are JAX's")
 @pytest.mark.parametrize(
     "words",

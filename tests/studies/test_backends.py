@@ -110,6 +110,7 @@ def test_weights_are_the_recipe_s_drawn_by_numpy(name, deviation):
     assert kernel.std() == pytest.approx(deviation, rel=0.17)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("tensorflow")
 @pytest.mark.needs("torch")
 def test_command_compares_and_draws(tmp_path, capsys):
@@ -207,19 +208,15 @@ def conform(backend, *words):
     ("trained_on", "loaded_on"),
     [
         ("jax", ["torch"]),
-        pytest.param("jax", ["tensorflow"], marks=pytest.mark.slow),
-        pytest.param("tensorflow", ["jax", "torch"], marks=pytest.mark.slow),
-        pytest.param("torch", ["jax", "tensorflow"], marks=pytest.mark.slow),
+        ("jax", ["tensorflow"]),
+        ("tensorflow", ["jax", "torch"]),
+        ("torch", ["jax", "tensorflow"]),
     ],
 )
 @pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(QUICK, id="quick"),
-        pytest.param(NAMES, id="all", marks=pytest.mark.slow),
-        pytest.param(LARGEST, id="largest", marks=pytest.mark.slow),
-    ],
+    "names", [QUICK, NAMES, LARGEST], ids=["quick", "all", "largest"]
 )
+@pytest.mark.slow
 def test_what_one_backend_trains_another_loads(names, trained_on, loaded_on, tmp_path):
     conform(trained_on, str(tmp_path), "train", *names)
     for backend in loaded_on:

@@ -66,6 +66,7 @@ def kerascnn(capfd):
     return run
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_of_measured_steps_and_worked_through(book, kerascnn):
     words = "--data-dir", book, "--seeds", 1
     code, out, err = kerascnn("plan", *words, "--json")

@@ -173,10 +173,7 @@ CASES += [(guards, "fit")]  # which wants each batch's logs
 @pytest.mark.parametrize(
     ("make", "engine"), CASES, ids=lambda x: getattr(x, "__name__", x)
 )
-@pytest.mark.few(
-    "stopping-epoch-inside",
-    "averages-fit-inside",
-)
+@pytest.mark.few("stopping-epoch-inside")
 def test_kerass_callbacks_go_on_to_the_bit(tmp_path, make, engine, place):
     def case(folder):
         folder.mkdir(exist_ok=True)

@@ -193,6 +193,7 @@ def test_a_run_without_jit_has_the_numbers_of_one_with(tmp_path, engine):
     assert metrics[0] == [pytest.approx(pair, rel=1e-4) for pair in metrics[1]]
 
 
+@pytest.mark.slow
 def test_an_epoch_with_64_bit_types_has_the_numbers_of_fit(tmp_path):
     """Of several steps: the second takes what the first returns."""
     metrics = []

@@ -101,6 +101,7 @@ def test_first_weights_follow_from_the_training_images(run):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_schedule_is_told_the_steps_of_the_whole_run(tmp_path):
     told = []
 
@@ -129,7 +130,7 @@ def test_engines_train_alike(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.few("epoch")
+@pytest.mark.slow
 def test_such_a_run_goes_on_to_the_bit(tmp_path, monkeypatch, engine):
     whole = training_run.train(RECIPE, options(out=tmp_path / "whole", engine=engine))
     after_step = Autosave.after_step

@@ -254,13 +254,9 @@ def kill_often(place, engine, kills, seed, start=start, begun=3.0):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize(
     ("engine", "kills"),
-    [
-        *(("epoch", 2), ("fit", 2)),
-        pytest.param("epoch", 14, marks=pytest.mark.slow),
-        pytest.param("fit", 6, marks=pytest.mark.slow),
-    ],
+    [("epoch", 2), ("fit", 2), ("epoch", 14), ("fit", 6)],
 )
-@pytest.mark.few("epoch-2")
+@pytest.mark.slow
 def test_runs_killed_again_and_again_end_as_those_that_were_not(
     place, whole, fork, engine, kills
 ):
@@ -476,6 +472,7 @@ def test_a_stop_during_the_imports_is_one_line(place, module, number, code):
     assert (done.returncode, done.stderr) == (code, said)
 
 
+@pytest.mark.slow
 def test_usr1_during_the_imports_changes_nothing(place):
     done = python(place, IMPORTING, SEND=f"tyro {int(signal.SIGUSR1)}")
     assert (done.returncode, done.stderr) == (0, LOADING)
@@ -483,7 +480,7 @@ def test_usr1_during_the_imports_changes_nothing(place):
 
 
 @pytest.mark.parametrize(("number", "code"), [*STOPS, (signal.SIGUSR1, 0)])
-@pytest.mark.few("15-143")
+@pytest.mark.slow
 def test_a_signal_while_images_are_decoded(place, number, code):
     name = f"decoding-{code}"
     words = ["--data", "sample", "--limit", "100", "--epochs", "1", "--out", name]
@@ -493,6 +490,7 @@ def test_a_signal_while_images_are_decoded(place, number, code):
     assert Run(place / name).finished == (code == 0)
 
 
+@pytest.mark.slow
 def test_a_library_keeps_its_handlers():
     code = """
 import signal
@@ -556,7 +554,7 @@ run_recipe.main(small.RECIPE)
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS)
-@pytest.mark.few("2-130")
+@pytest.mark.slow
 def test_a_stop_before_the_first_step_ends_at_once_and_loses_nothing(
     place, number, code
 ):
@@ -1387,6 +1385,7 @@ def test_the_command_to_go_on_can_be_pasted(tmp_path, heard, capsys):
     assert f"kerascnn resume '{out}'\n" in capsys.readouterr().err
 
 
+@pytest.mark.few("lambda")
 @pytest.mark.parametrize(
     "callback",
     [

@@ -166,6 +166,7 @@ def stopped(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", HOW_MANY)
 def test_a_damaged_record_is_a_line(examples, stopped, tmp_path, capfd, unchanged):
     """`resume` up to the data, and the comparison with what would go on."""

@@ -146,7 +146,7 @@ class Killer(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.few("epoch")
+@pytest.mark.slow
 def test_a_stop_in_an_evaluation_is_heard_at_once(tmp_path, monkeypatch, engine):
     case = dataclasses.replace(
         RECIPE, callbacks=lambda: [*RECIPE.callbacks(), Killer()]
@@ -202,7 +202,7 @@ def test_a_checkpoint_written_beside_the_training_is_of_one_step(
 
 
 @pytest.mark.parametrize(("case", "engine"), CASES, ids=NAMES)
-@pytest.mark.few("<lambda>-fit", "optax_adamw-epoch")
+@pytest.mark.few("optax_adamw-epoch")
 def test_a_run_goes_on_to_the_bit(tmp_path, stop_at, case, engine):
     """Stopped between two epochs, and inside one."""
     whole = training_run.train(case, options(tmp_path / "whole", engine=engine))

@@ -55,6 +55,7 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits(
     assert commands.main([*WORDS, "--batch-size", smaller, "--out", out]) == 0
 
 
+@pytest.mark.slow
 @ON_JAX
 def test_force_trains_all_the_same(monkeypatch, tmp_path, capsys):
     bounded(monkeypatch, 1e6)
@@ -64,6 +65,7 @@ def test_force_trains_all_the_same(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 @ON_JAX
 def test_a_large_run_says_what_it_takes(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(room, "LARGE", 0)

@@ -153,9 +153,8 @@ def test_a_run_on_the_sample_leaves_its_whole_record(tmp_path, backend):
     assert accuracy == pytest.approx(result["test_accuracy"], abs=0.002)
 
 
-@pytest.mark.parametrize(
-    "engine", ["epoch", pytest.param("fit", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["epoch", "fit"])
 def test_the_same_seed_gives_the_same_weights(tmp_path, engine):
     """Ten steps, with the order of the images and the first weights drawn from it.
 
@@ -176,6 +175,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, engine):
     assert weights[0] == weights[1] != weights[2]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("torch")
 def test_backend_option_starts_the_process_again(tmp_path):
     options = ["--data", "sample", "--epochs", "1", "--backend", "torch"]
@@ -425,12 +425,12 @@ def test_what_jax_compiled_is_kept_for_the_next_start(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"accelerate": False}, id="plain", marks=pytest.mark.slow),
+        pytest.param({"accelerate": False}, id="plain"),
         pytest.param({"accelerate": True}, id="fast"),
         pytest.param({"engine": "fit"}, id="fit"),
     ],
 )
-@pytest.mark.few("fast")
+@pytest.mark.slow
 def test_half_precision_scales_the_loss(tmp_path, options, monkeypatch):
     """Else gradients below 6e-8 would be zero in float16."""
     models, compiled = [], build.compiled

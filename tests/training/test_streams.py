@@ -186,6 +186,7 @@ def test_a_set_that_memory_does_not_hold_becomes_a_stream(
         case.case_of(RECIPE, Overrides(dataset=pets, engine="fit"))
 
 
+@pytest.mark.slow
 @jax_only
 def test_what_became_a_stream_goes_on_as_one_and_was_not_asked_for(
     pets, tmp_path, monkeypatch

@@ -92,6 +92,12 @@ def test_a_run_records_whatever_a_callback_puts_in_the_logs(tmp_path, engine):
         assert 0 < record["accuracy"] < 1
 
 
+@pytest.mark.few(
+    "values0-without0-None-epoch",
+    "values0-without0-0.25-fit",
+    "values1-without1-None-fit",
+    "values1-without1-0.25-epoch",
+)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("validation", [None, 0.25])
 @pytest.mark.parametrize(
