@@ -154,6 +154,8 @@ def resume(
     cache_dir: Folder = None,
     checkpoint_minutes: float | None = None,
     on_nan: Literal["stop", "skip"] | None = None,
+    workers: int | None = None,
+    devices: int | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Run:
