@@ -363,8 +363,10 @@ class Run:
                         shutil.copy2(self.folder / name, partial / name)
                         sync(partial / name)
                 partial.rename(kept)
-            for path in [*self.folder.glob("model*"), self.folder / "demo.html"]:
-                if path.exists() and path.name not in _OF_THE_END:  # what it exported
+            # What it exported, and the card.
+            others = [self.folder / name for name in ("demo.html", "README.md")]
+            for path in [*self.folder.glob("model*"), *others]:
+                if path.exists() and path.name not in _OF_THE_END:
                     shutil.move(path, kept / path.name)
             (self.folder / "result.json").unlink()
         return kept

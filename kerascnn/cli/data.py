@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -120,6 +122,9 @@ class Check:
     they are read become PNG, and those that can't be used are left out."""
 
     def __call__(self) -> None:
+        if line := checking.of_arrays(self.folder):
+            print(line)
+            return
         found = checking.check(self.folder)
         for line in (*found.faults, *found.problems):
             print(text.printable(found.relative(line)))
@@ -132,6 +137,8 @@ class Check:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in totals)
         if found.kinds:
             print(f"{len(found.kinds):,} images can be used: {kinds}.")
+            classes = [f"{name} {n:,}" for name, n in found.classes.items()]
+            print(f"Classes: {text.printable(', '.join(classes))}.")
         if any(" " in kind for kind, _ in totals):
             print(f"{decoding.RULE}.")
         if len(found.sizes) > 1:
@@ -141,7 +148,8 @@ class Check:
             out = len(found.problems) + len(found.listing.refused)
             print(
                 f"{self.fix} holds a copy: {copied:,} images as they are, "
-                f"{converted:,} converted to PNG; {out:,} left out."
+                f"{converted:,} converted to PNG; {out:,} left out. To train on it: "
+                f"--dataset {shlex.quote(os.path.join('.', self.fix))}"
             )
         wrong = []
         faults = found.listing.faults if self.fix else found.faults
@@ -156,12 +164,13 @@ class Check:
 
 
 def _say_sizes(found: checking.Findings) -> None:
-    (height, width), rarest = min(found.sizes.items(), key=lambda each: len(each[1]))
-    first = text.printable(found.relative(str(rarest[0])))
+    by_area = sorted(found.sizes, key=lambda size: (size[0] * size[1], size))
+    (low, narrow), (high, wide) = by_area[0], by_area[-1]
+    first = text.printable(found.relative(str(found.sizes[by_area[0]][0])))
     print(
-        f"They have {len(found.sizes):,} sizes: each is cut to its centre and scaled "
-        "to the one that a recipe takes, or to that of --image-size.\nThe rarest is "
-        f"{height} by {width}: {len(rarest):,} of them, {first} first."
+        f"They have {len(found.sizes):,} sizes, from {low} by {narrow} ({first}) to "
+        f"{high} by {wide}: each is cut to its centre and scaled to the one that a "
+        "recipe takes, or to that of --image-size."
     )
 
 

@@ -34,6 +34,10 @@ class Doctor:
     """Images a step (default: the recipe's)."""
     dataset: Annotated[str | None, tyro.conf.arg(metavar="SET")] = None
     """Another set, as `kerascnn run` has it."""
+    image_size: Integer = None
+    """Bring the images to N x N pixels, as `kerascnn run` has it."""
+    skip_bad: bool = False
+    """Leave images out that can't be read, as `kerascnn run` has it."""
     data: Literal["auto", "full", "sample"] = "auto"
     """Which images, as `kerascnn run` has it."""
     data_dir: Folder = None
@@ -49,7 +53,7 @@ class Doctor:
     compiling, whole, batch_size, images), backends (seconds an epoch), fastest."""
 
     def __post_init__(self):
-        text.check_positive(self, "batch_size")
+        text.check_positive(self, "batch_size", "image_size")
         if self.recipe:
             recipes.check(self.recipe)
 
@@ -96,6 +100,8 @@ class Doctor:
         options = Overrides(
             batch_size=self.batch_size,
             dataset=self.dataset,
+            image_size=self.image_size,
+            skip_bad=self.skip_bad,
             data=self.data,
             data_dir=self.data_dir,
             precision=self.precision,

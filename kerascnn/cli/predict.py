@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 PIPED = "standard input"  # what a message calls an image that has no name
 Where = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Images = Annotated[
-    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE|FOLDER|-")
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="IMAGE|FOLDER|-", help_behavior_hint=""),
 ]
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
 Set = Annotated[str | None, tyro.conf.arg(metavar="SET", help_behavior_hint="")]

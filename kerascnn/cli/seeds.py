@@ -288,8 +288,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     if (course := found["course"]) is not None:
         first = found["runs"][0]
         part = " on the full set" * (first["sample"] or "limit" in first["changed"])
-        gap = f"{100 * (mean - course):+.1f} points"
-        said.append(f"the course's{part}: {course:.1%}, a gap of {gap}")
+        gap = f", a gap of {100 * (mean - course):+.1f} points"
+        said.append(f"the course's{part}: {course:.1%}" + gap * (not part))
     return [f"{line[0].upper()}{line[1:]}." for line in said]
 
 

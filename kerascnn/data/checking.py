@@ -49,10 +49,30 @@ class Findings:
         """How many images there are of each kind."""
         return Counter(self.kinds.values())
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """How many images that can be used each class has."""
+        files = [each for role in self.listing.files.values() for each in role]
+        numbers = Counter(label for file, label in files if file in self.kinds)
+        return {name: numbers[i] for i, name in enumerate(self.listing.classes)}
+
     def relative(self, words: str) -> str:
         """Write paths in a text as they are seen from the folder."""
         folder = self.path if self.path.is_dir() else self.path.parent
         return words.replace(f"{folder}{os.sep}", "")
+
+
+def of_arrays(path: str | os.PathLike) -> str:
+    """Check a set of arrays; return a line on it, or nothing if the path is no such.
+
+    Raises:
+        UsageError: The file can't be read or holds something else.
+    """
+    path = expanded(path)
+    if path.suffix.lower() != array_files.ENDING or not path.is_file():
+        return ""
+    array_files.ArrayFile(path)  # which says what is wrong with it
+    return f"{path} holds arrays, and nothing is wrong with them."
 
 
 def check(path: str | os.PathLike) -> Findings:
@@ -62,9 +82,6 @@ def check(path: str | os.PathLike) -> Findings:
         UsageError: There is no set of image files.
     """
     path = expanded(path).absolute()
-    if path.suffix.lower() == array_files.ENDING and path.is_file():
-        array_files.ArrayFile(path)  # which says what is wrong with it
-        raise UsageError(f"{path} holds arrays, and nothing is wrong with them.")
     found = Findings(path, listed(path))
     for file, (size, kind) in _looked_at(found.listing):
         found.images += 1

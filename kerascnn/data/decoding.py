@@ -7,7 +7,7 @@ import re
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,19 @@ RULE = (
 )
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def made_of_files(shape: Sequence[int]) -> str:
+    """Say how a file becomes an image of a shape, for whoever does without `decode`."""
+    height, width, channels = shape
+    grey = " It is grey: 0.299 red + 0.587 green + 0.114 blue, rounded."
+    return (
+        f"{RULE}. An image of another size is cut to its centre, in the proportions of "
+        f"{height} x {width}, and scaled by a bilinear filter that averages where it "
+        "shrinks (Pillow's `ImageOps.fit` with `Resampling.BILINEAR`)."
+        + grey
+        * (channels == 1)
+    )
 
 
 def decode(file: Path) -> np.ndarray:

@@ -87,7 +87,7 @@ def check_no_path(name: str) -> None:
     path = expanded(name)
     if os.path.isdir(path):
         raise UsageError(
-            f"{name} is a folder here: to train on its images, write "
+            f"{name} is a folder here: to use its images, write "
             f"{os.path.join('.', name)}."
         )
     if os.path.exists(path):

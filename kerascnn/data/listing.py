@@ -14,7 +14,7 @@ TESTS = ("test", "testing", "validation", "valid", "val", "eval", "dev")
 ROLES = "train/CLASS/ and test/CLASS/"
 # Where nothing says which images are test images, this share of them is.
 TEST_SHARE = 0.2
-SHARE_WORDS = "a fifth"
+SHARE_WORDS = "about a fifth"
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerascnn import UsageError, runs
+from kerascnn.data import decoding
 from kerascnn.data.loading import is_path
 from kerascnn.page import evidence
 from kerascnn.text import duration
@@ -52,8 +53,10 @@ on {set_name}.
 import keras
 
 model = keras.saving.load_model("model.keras")
-logits = model.predict(images)  # images: uint8, (n, height, width, channels), raw
+logits = model.predict(images)  # images: uint8, (n, {shape}), raw
 ```
+
+{made}
 
 The logits are of these classes, in this order:
 
@@ -119,6 +122,8 @@ def card(run: Run) -> str:
         split=split,
         metrics="".join(metrics),
         count=len(data["classes"]),
+        shape=", ".join(map(str, data["image"])),
+        made=decoding.made_of_files(data["image"]),
         figures=_table(config, result, found, split),
         notes="".join(f"- {line}\n" for line in _notes(config, result)),
         classes=", ".join(f"`{each}`" for each in data["classes"]),
@@ -171,7 +176,9 @@ def _command(config: dict[str, Any]) -> str:
     """Return the command that does the run again, without folders of this machine."""
     words = shlex.split(evidence.command(config))
     return " ".join(
-        word if word == "&&" else shlex.quote(Path(word).name if "/" in word else word)
+        word
+        if word == "&&"
+        else shlex.quote(f"./{Path(word).name}" if "/" in word else word)
         for word in words
     )
 

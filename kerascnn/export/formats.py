@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerascnn import UsageError, data
+from kerascnn.data import decoding
 from kerascnn.page import evidence, looking
 from kerascnn.prediction.shipped import Shipped
 from kerascnn.process import settings
@@ -151,6 +152,7 @@ def _description(
             "dtype": "uint8",
             "shape": ["n", *model.input_shape[1:]],
             "preprocessing": "none: raw pixels, channels last; the model does the rest",
+            "of_files": decoding.made_of_files(model.input_shape[1:]),
         },
         "output": {"name": "logits", "dtype": "float32", "shape": ["n", "classes"]},
         "test_accuracy": result.get("test_accuracy"),
@@ -241,8 +243,8 @@ model(images[:1])
 model.export(out, format=kind, verbose=False)
 import tensorflow as tf
 if kind == "tf_saved_model":
-    logits = tf.saved_model.load(out).serve(tf.constant(images))
-    logits = np.asarray(logits)
+    read = tf.saved_model.load(out)  # whose variables live as long as it does
+    logits = np.asarray(read.serve(tf.constant(images)))
 else:
     reader = tf.lite.Interpreter(model_path=out)
     place = reader.get_input_details()[0]["index"]
@@ -333,7 +335,9 @@ def _torch(run: Run, model: Any, file: Path, images: np.ndarray) -> np.ndarray:
         model, run.config["recipe"], names, stem=file.stem
     )
     file.write_text(text, "utf-8")
-    save_file(tensors, file.with_suffix(".safetensors"), {"format": "pt"})
+    beside = file.with_suffix(".safetensors")
+    save_file(tensors, beside, {"format": "pt"})
+    beside.chmod(file.stat().st_mode)  # which safetensors keeps to the owner
     return _elsewhere("torch", "PyTorch", _TORCH, [str(file)], images)
 
 

@@ -314,9 +314,13 @@ def _other_images(first: dict, other: dict) -> str | None:
             for config in (first, other)
         ]
         return " and ".join(names)
-    names = ["validation", "limit"] + ["seed"] * bool(first.get("validation"))
-    for name in names:
-        values = first.get(name), other.get(name)
+    held_out = first.get("validation")
+    for name in ["validation", *(["limit", "seed"] if held_out else [])]:
+        values = other.get(name), first.get(name)
         if values[0] != values[1]:
             return f"--{name} {values[0]} and {values[1]}"
+    # Of a test set the first are evaluated, as many as --limit says and there are.
+    numbers = [] if held_out else [c["data"].get("test_images") for c in (other, first)]
+    if len(set(numbers)) > 1:
+        return f"{numbers[0]} and {numbers[1]} test images"
     return None

@@ -244,6 +244,11 @@ def _data(
         folders[1],
         **form,
     )
+    if found.sample and not sample:
+        raise UsageError(
+            f"the run was trained on the full {name}, which is not here: `kerascnn "
+            f"data get {name}` fetches it, and TFDS_DATA_DIR names another place."
+        )
     if found.hash != recorded["sha256"]:
         raise UsageError(
             f"{name} is no longer what the run was trained on: the images found here "

@@ -163,7 +163,10 @@ def _settings(
             if recipe.views
             else []
         ),
-        ("after", recipe.after or say("nothing: the ladder starts here")),
+        (
+            "after",
+            recipe.after or say("nothing: the ladder, or a branch of it, starts here"),
+        ),
         ("changes", ", ".join(sorted(recipe.changes)) or "-"),
         ("command", recipe.command),
     ]

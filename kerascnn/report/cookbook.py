@@ -84,7 +84,7 @@ DASH = "–"
 # The figures of a run that a card shows, where its folder has them, and what they show.
 PICTURES = {
     "confusion": "How often images of a class, a row, were taken for each class",
-    "mistakes": "The test images that it was surest of and wrong about",
+    "mistakes": "Its worst mistakes: the images whose true class it believed in least",
     "grad_cam": "Where it saw the class that it named: warm places count for it",
     "filters": "The first layer's filters",
 }
@@ -226,7 +226,7 @@ def _pictures(name: str) -> str:
         for figure, says in PICTURES.items()
         if (records.FOLDER / name / f"{figure}.png").exists()
     ]
-    return "\n## What it has learned\n\n" + "\n".join(shown) if shown else ""
+    return "\n## What it sees\n\n" + "\n".join(shown) if shown else ""
 
 
 def _cells(item: recipe.Outline, runs: list[dict[str, Any]], split: str) -> list[str]:

@@ -20,7 +20,8 @@ COLUMNS = {"parameters": 100, "test*": 0, "train*": 100, "test": 72, "train": 10
 BARS = 110  # the width from which the climb has bars
 STARS = (
     "* accuracy as the course prints it; without a star: as measured by the runs in "
-    "the cookbook, after the last epoch, the mean over the seeds that learned"
+    "the cookbook, after the last epoch, the mean over the seeds that learned "
+    "(over all where none did)"
 )
 
 
@@ -131,7 +132,8 @@ def climb(outlines: Sequence[Outline], console: Console | None = None) -> None:
     console.print(table)
     console.print(
         "\nTest accuracy as the course prints it, ours after the last epoch (the mean "
-        "over the seeds that learned), and the gap in percentage points."
+        "over the seeds that learned, over all where none did), and the gap in "
+        "percentage points; `kerascnn list` names the recipes without a figure too."
     )
     if bars:
         console.print("The bar is ours; the mark is the course's.")

@@ -94,6 +94,10 @@ class LrFind:
         str | None, tyro.conf.arg(metavar="SET", help_behavior_hint="")
     ] = None
     """Another set, as `kerascnn run` has it."""
+    image_size: Integer = None
+    """Bring the images to N x N pixels, as `kerascnn run` has it."""
+    skip_bad: bool = False
+    """Leave images out that can't be read, as `kerascnn run` has it."""
     data: Literal["auto", "full", "sample"] = "auto"
     """Which images, as `kerascnn run` has it."""
     data_dir: Folder = None
@@ -109,9 +113,10 @@ class LrFind:
 
     def __post_init__(self):
         recipes.check(self.recipe)
-        text.check_positive(self, "batch_size")
+        text.check_positive(self, "batch_size", "image_size")
         if self.dataset is not None:
-            loading.check(self.dataset, self.data, self.data_dir)
+            places = self.dataset, self.data, self.data_dir
+            loading.check(*places, self.skip_bad)
         if not 0 < self.lowest < self.highest < math.inf:
             raise UsageError(
                 f"--lowest {self.lowest:g} --highest {self.highest:g}: expected two "
@@ -125,7 +130,8 @@ class LrFind:
 
         prepare.prepare_process()
         recipe = recipes.load(self.recipe)
-        names = ("batch_size", "seed", "dataset", "data", "data_dir", "precision")
+        names = ("batch_size", "seed", "precision", "data", "data_dir")
+        names += ("dataset", "image_size", "skip_bad")
         options = Overrides(**{name: getattr(self, name) for name in names})
         found = search(recipe, options, (self.lowest, self.highest), self.steps)
         file = text.expanded(self.out or Path("runs", "lr-find", f"{recipe.name}.png"))

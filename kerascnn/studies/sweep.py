@@ -66,6 +66,10 @@ class Sweep:
         str | None, tyro.conf.arg(metavar="SET", help_behavior_hint="")
     ] = None
     """Another set, as `kerascnn run` has it."""
+    image_size: Integer = None
+    """Bring the images to N x N pixels, as `kerascnn run` has it."""
+    skip_bad: bool = False
+    """Leave images out that can't be read, as `kerascnn run` has it."""
     data: Literal["auto", "full", "sample"] = "auto"
     """Which images, as `kerascnn run` has it."""
     data_dir: Folder = None
@@ -88,7 +92,8 @@ class Sweep:
         self.space()
         self.options()
         if self.dataset is not None:
-            loading.check(self.dataset, self.data, self.data_dir)
+            places = self.dataset, self.data, self.data_dir
+            loading.check(*places, self.skip_bad)
 
     def __call__(self) -> None:
         folder = text.expanded(self.out or FOLDER / Path(self.recipe).stem)
@@ -115,7 +120,8 @@ class Sweep:
 
     def options(self, **changed: Any) -> Overrides:
         """Return the options of a trial's run."""
-        names = ("epochs", "seed", "limit", "dataset", "data", "data_dir", "validation")
+        names = ("epochs", "seed", "limit", "validation", "data", "data_dir")
+        names += ("dataset", "image_size", "skip_bad")
         own = {name: getattr(self, name) for name in names}
         return Overrides(**(own | {"record": "light"} | changed))
 

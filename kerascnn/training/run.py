@@ -58,6 +58,8 @@ _MEMORY = re.compile(
 
 # Bytes of a stream's test images, below which several views are taken of them.
 _VIEWED = 256e6
+# The share of the training set whose loss in each epoch is worth a line.
+_MUCH = 0.05
 
 
 def train(
@@ -239,7 +241,14 @@ def _announce(case: Case, config: dict[str, Any], placed: dict[str, Any]) -> Non
     if plan.batch_size == len(case.train) < asked:
         show(
             f"A batch of {asked:,} is larger than the training set: batches of "
-            f"{plan.batch_size:,}."
+            f"{plan.batch_size:,}, one step an epoch. --batch-size 32 takes more, and "
+            "learns faster."
+        )
+    left_out = sizes[0] % plan.batch_size if plan.drop_last else 0
+    if left_out > _MUCH * sizes[0]:
+        show(
+            f"{left_out:,} images, others in each epoch, are left out: they fill no "
+            f"batch of {plan.batch_size:,}, and the recipe drops such a one."
         )
     choosing = [] if case.held_out else choosing_by(case.callbacks)
     if choosing:
@@ -451,7 +460,7 @@ def _further(run: runs.Run, case: Case, done: int) -> dict[str, Any]:
     """Keep how a run has ended that trains on; return what its record says of it."""
     before = run.config
     kept = run.keep_end(done)
-    say(f"How the run had ended is kept in {kept}.")
+    say(f"How the run had ended, and its exports, are kept in {kept}.")
     falls = getattr(case.recipe.optimizer, "of_steps", False)
     return {
         "epochs": case.plan.epochs,

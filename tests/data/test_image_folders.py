@@ -315,7 +315,7 @@ def test_check_lists_all_bad_images_at_once(pets, capsys):
     (pets / "train" / "cat" / "gone.png").symlink_to(pets / "nowhere.png")
     assert main(["data", "check", str(pets)]) == 2
     captured = capsys.readouterr()
-    *lines, usable = captured.out.splitlines()
+    *lines, usable, _ = captured.out.splitlines()
     assert len(lines) == len(BAD) + 1
     assert usable == "24 images can be used: 24 PNG."
     assert any("gone.png" in line and "No such file" in line for line in lines)
@@ -336,8 +336,9 @@ def test_check_lists_all_faults_of_the_layout_at_once(pets, capsys):
     (pets / "train" / "dog" / "puppies").mkdir()
     assert main(["data", "check", str(pets)]) == 2
     captured = capsys.readouterr()
-    *lines, others, usable = captured.out.splitlines()
+    *lines, others, usable, classes = captured.out.splitlines()
     assert usable == "25 images can be used: 25 PNG."
+    assert classes == "Classes: ape 0, bee 0, cat 12, dog 12, fish 1."
     expected = [
         f"{pets}: train and test have different classes (ape, fish).",
         "train/ape holds no image",
@@ -375,6 +376,7 @@ def test_what_is_passed_over_is_no_mistake(pets, capsys):
     assert main(["data", "check", str(pets)]) == 0
     assert capsys.readouterr().out == (
         "Passed over: 1 .txt.\n24 images can be used: 24 PNG.\n"
+        "Classes: cat 12, dog 12.\n"
     )
 
 
@@ -385,7 +387,7 @@ def test_check_says_that_sizes_differ(pets, capsys):
     assert main(["data", "check", str(pets)]) == 0
     shown = capsys.readouterr().out
     assert "2 sizes" in shown
-    assert "The rarest is 8 by 7: 1 of them, train/dog/smaller.png first." in shown
+    assert "from 8 by 7 (train/dog/smaller.png) to " in shown
 
 
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):

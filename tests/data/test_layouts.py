@@ -140,6 +140,16 @@ def test_every_layout_holds_the_same_set(tmp_path, layout):
     assert loaded.notice is None
 
 
+def test_a_check_of_arrays_says_that_all_is_well(tmp_path, capsys):
+    path = str(in_npz(tmp_path))
+    assert main(["data", "check", path]) == 0
+    assert capsys.readouterr().out == f"{path} holds arrays, and nothing is wrong " + (
+        "with them.\n"
+    )
+    (tmp_path / "set.npz").write_bytes(b"no arrays")
+    assert main(["data", "check", path]) == 2
+
+
 def test_a_table_or_npz_needs_no_dot_before_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_csv(tmp_path / "one")
@@ -168,7 +178,7 @@ def test_without_a_split_the_content_chooses_a_fifth_of_each_class(many):
     assert (abs(tested[:2] - 12) <= 3 * np.sqrt(60 * 0.2 * 0.8)).all()
     assert tested[2] == 1
     assert f"{len(loaded.train)} training and {len(loaded.test)} test" in loaded.notice
-    assert "a fifth of each class is" in loaded.notice
+    assert "so about a fifth of each class is" in loaded.notice
 
 
 def test_what_is_added_moves_no_image(many):

@@ -81,6 +81,8 @@ def test_onnx_takes_batches_of_any_size(run, images, expected, tmp_path, batch, 
     assert described["classes"] == run.config["data"]["classes"]
     assert described["input"]["shape"] == ["n", 28, 28, 1]
     assert described["checked"]["largest_difference"] < 1e-5
+    for word in ("EXIF", "28 x 28", "0.299 red"):
+        assert word in described["input"]["of_files"]
 
 
 def test_stablehlo_takes_batches_of_any_size(run, images, expected, tmp_path):

@@ -141,6 +141,15 @@ def test_runs_on_other_images_are_refused(lenet, tmp_path, capsys):
         run = kerascnn.train(name, **(OPTIONS | more), out=tmp_path / name)
         with pytest.raises(UsageError, match="evaluated on other images"):
             comparison.beside([lenet, run])
+    # The sample has 1,000 test images: both limits take all of them.
+    more = {"limit": 1000}, {"limit": 1500}
+    runs = [
+        kerascnn.train("fashion_mlp", **(OPTIONS | each), out=tmp_path / str(n))
+        for n, each in enumerate(more)
+    ]
+    assert len(comparison.beside(runs)[1].outcome) == 1000
+    with pytest.raises(UsageError, match="1000 and 400 test images"):
+        comparison.beside([lenet, runs[0]])
     assert commands.main(["compare", str(lenet.folder)]) == 2
     assert "two runs or more" in capsys.readouterr().err
     with pytest.raises(UsageError, match="there is no run"):

@@ -296,13 +296,18 @@ def test_mistakes_are_one_line(words, said, lenet, capsys):
     assert error.count("\n") == 1
 
 
-def test_other_data_than_the_run_s_are_refused(lenet, tmp_path):
+def test_other_data_than_the_run_s_are_refused(lenet, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(lenet.folder, folder)
     config = json.loads((folder / "config.json").read_text())
     config["data"]["sha256"] = "0" * 64
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="no longer what the run was trained on"):
+        Run(folder).report()
+    config["data"]["sample"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UsageError, match="is not here: `kerascnn data get fashion_mn"):
         Run(folder).report()
 
 

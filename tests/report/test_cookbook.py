@@ -459,7 +459,7 @@ def test_the_first_run_leaves_pictures_on_the_card(
     monkeypatch.setattr(cookbook, "record_of", lambda run: record)
     assert commands.main(["cookbook", "add", str(lenet.folder)]) == 0
     card = (folder / "fashion_lenet/README.md").read_text()
-    assert "## What it has learned" in card
+    assert "## What it sees" in card
     for name in ("confusion", "mistakes", "grad_cam", "filters"):
         assert f"]({name}.png)" in card
         with Image.open(folder / "fashion_lenet" / f"{name}.png") as picture:
@@ -472,4 +472,4 @@ def test_a_run_without_weights_has_a_card_without_pictures(folder, finish, capsy
     assert commands.main(["cookbook", "add", finish()]) == 0
     assert "fashion_mlp's card has no pictures: " in capsys.readouterr().err
     card = (folder / "fashion_mlp/README.md").read_text()
-    assert "What it has learned" not in card
+    assert "What it sees" not in card

@@ -157,6 +157,7 @@ def test_each_recipe_of_the_course_has_a_rate_or_a_schedule_of_its_own():
 def test_the_command_draws_and_suggests(tmp_path, capsys):
     picture = tmp_path / "sub" / "found.png"
     words = ["lr-find", "fashion_mlp", "--data", "sample", "--steps", "60"]
+    words += ["--image-size", "20"]
     words += ["--out", str(picture)]
     assert commands.main([*words, "--json"]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")

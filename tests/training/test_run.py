@@ -195,8 +195,9 @@ def test_a_batch_larger_than_the_set_is_made_smaller_and_said(tmp_path, capsys):
     out = tmp_path / "run"
     words = [*options, "--epochs", "1", "--out", str(out)]
     assert commands.main(["run", "fashion_mlp", *words]) == 0
-    assert "A batch of 1,024 is larger than the training set: batches of 100." in (
-        capsys.readouterr().out
+    assert (
+        "A batch of 1,024 is larger than the training set: batches of 100, one step"
+        in (capsys.readouterr().out)
     )
     assert json.loads((out / "config.json").read_text())["batch_size"] == 100
 

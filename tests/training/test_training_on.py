@@ -160,13 +160,21 @@ def test_commands_say_it(tmp_path, capfd):
     folder = tmp_path / "run"
     assert commands.main(["run", "fashion_mlp", *words, "--out", str(folder)]) == 0
     capfd.readouterr()
-    exported = folder / "model.onnx"  # of the model as it is now
-    exported.write_text("mine")
+    exported = [
+        folder / "model.onnx",
+        folder / "README.md",
+    ]  # of the model as it is now
+    for file in exported:
+        file.write_text("mine")
     assert commands.main(["resume", str(folder), "--epochs", "2"]) == 0
-    assert not exported.exists()
-    assert (folder / "after-1-epoch" / "model.onnx").read_text() == "mine"
+    for file in exported:
+        assert not file.exists()
+        assert (folder / "after-1-epoch" / file.name).read_text() == "mine"
     out, err = capfd.readouterr()
-    assert f"How the run had ended is kept in {folder}/after-1-epoch." in err
+    assert (
+        f"How the run had ended, and its exports, are kept in {folder}/after-1-epoch."
+        in err
+    )
     assert out.count("Trained on after its end at epoch 1, kept in after-1-epoch.") == 2
     assert "  It ends as one of 2 epochs from its start.\n" in out
     assert commands.main(["runs", str(tmp_path), "--json"]) == 0

@@ -95,7 +95,8 @@ def test_uneven_classes_and_large_batches_are_named_and_both_engines_weigh(
         assert "40 training images" not in said
         assert "10 training images of light, 30 of dark" in said
         assert (
-            "A batch of 1,024 is larger than the training set: batches of 40." in said
+            "A batch of 1,024 is larger than the training set: batches of 40, one step"
+            in said
         )
         assert ("--class-weights gives" in said) == (name == "plain")
         assert ("weighed 2 and 0.667 in the loss" in said) == (name != "plain")
