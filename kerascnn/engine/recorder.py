@@ -105,7 +105,7 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.kind = kind
         self._kept, self._steps, self._save = kept, steps, save
-        self._images, self._places = images, _sample(images.shape)
+        self._images, self._places = images, sample(images.shape)
         self._arrays: dict[str, np.ndarray] = {}
         self._rows: list[tuple[int, Any]] = []  # of the epoch: steps before, numbers
         self._epoch = 0
@@ -240,7 +240,7 @@ _LAYERS = {
 }
 
 
-def _sample(shape: Sequence[int]) -> np.ndarray:
+def sample(shape: Sequence[int]) -> np.ndarray:
     """Return the places of the images that layers are looked at with, part by part."""
     # All parts have one size, because each other one would be compiled.
     most = min(SAMPLE, shape[0])

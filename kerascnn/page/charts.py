@@ -247,7 +247,7 @@ def heat(
     values: np.ndarray,
     bounds: Sequence[float],
     *,
-    shade: str,
+    worry: np.ndarray | None = None,
     write: Callable[[float], str] = number,
     unit: str = "epoch",
 ) -> Markup:
@@ -258,8 +258,9 @@ def heat(
         rows: What the rows say.
         columns: Whole numbers along the x axis, rising.
         values: `(rows, columns)`; NaN where there is none.
-        bounds: Four values that part five shades.
-        shade: `"r"`, blue, or `"w"`, orange, where a 0 has no shade of its own.
+        bounds: Values that part the shades of blue, four at most.
+        worry: Which values are orange, `(rows, columns)`: those above the last bound
+            and any others. A 0 has no shade then.
         write: How a value is written.
         unit: What the x axis says.
     """
@@ -274,12 +275,15 @@ def heat(
         )
         for c, value in enumerate(values[r]):
             level = int(np.searchsorted(bounds, value, side="right")) + 1
-            nothing = not math.isfinite(value) or (shade == "w" and value == 0)
+            nothing = not math.isfinite(value) or (worry is not None and value == 0)
+            worries = worry is not None and worry[r, c]
+            shade = "none" if nothing else "w4" if worries else f"r{level}"
+            said = _said(value, write) + ", a worry" * bool(worries)
             drawn.append(
                 tag(
                     "rect",
-                    tag("title", f"{row}, {unit} {columns[c]}: {_said(value, write)}"),
-                    class_="none" if nothing else f"{shade}{level}",
+                    tag("title", f"{row}, {unit} {columns[c]}: {said}"),
+                    class_=shade,
                     x=round(left + c * width, 2),
                     y=y,
                     width=f"{max(width - 1, 0.5):.2f}",
@@ -307,7 +311,9 @@ def heat(
         f"under {high}" if not low else f"{low} to {high}" if high else f"{low} or more"
         for low, high in itertools.pairwise(ends)
     ]
-    items = [tag("li", says, class_=f"{shade}{i + 1}") for i, says in enumerate(key)]
+    items = [tag("li", says, class_=f"r{i + 1}") for i, says in enumerate(key)]
+    if worry is not None:
+        items[-1] = tag("li", "a worry", class_="w4")
     return tag("div", svg, tag("ul", *items, class_="key"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -10,11 +11,15 @@ from markupsafe import Markup
 from kerascnn.page import charts
 from kerascnn.page.evidence import Evidence
 from kerascnn.page.panel import Panel
+from kerascnn.training import build
 
 # The most points of a line, and columns of a map: of more, several are put together.
 POINTS, COLUMNS = 240, 20
 # The most layers that are drawn.
 LAYERS = 24
+# Dead units are a worry where they are this share of a layer, or so much more of it
+# than after the first epoch.
+DEAD, MORE_DEAD = 0.5, 0.1
 
 Recorded = dict[str, np.ndarray]
 
@@ -37,11 +42,14 @@ def steps(evidence: Evidence) -> Panel | None:
             f"{title} by step", points, [series], axis=axis, unit="step", log=log
         )
 
+    network = evidence.config.get("description", {}).get("network")
+    penalties = "regulari" in json.dumps(network).lower()
+    axis = "loss with penalties" if penalties else "loss"
     made = {
         "Learning rate": drawn(
             "learning_rate", "learning rate", "rate", "learning rate", False
         ),
-        "Loss": drawn("loss", "loss", "train", "loss with penalties", False),
+        "Loss": drawn("loss", "loss", "train", axis, False),
         "Gradient norm": drawn(
             "gradient_norm", "gradient norm", "test", "norm of all gradients", True
         ),
@@ -50,9 +58,11 @@ def steps(evidence: Evidence) -> Panel | None:
         "steps",
         "Training, step by step",
         "The learning rate is the one that each step used, the loss that of its own "
-        "batch, so it jitters. Worry if loss or gradient norm leap up and stay there, "
-        "at the start or where the learning rate is highest: it is too high, or needs "
-        "a warm-up. Or if the gradient norm sinks to nothing while the loss is high.",
+        "batch, so it jitters. The gradient norm often grows in the first steps and "
+        "stays larger: that is usual while the loss falls. Worry if both leap up and "
+        "the loss stays there, at the start or where the learning rate is highest: it "
+        "is too high, or needs a warm-up. Or if the norm sinks to nothing while the "
+        "loss is high.",
         {
             "charts": {k: chart for k, chart in made.items() if chart is not None},
             "together": together,
@@ -66,14 +76,20 @@ def by_layer(evidence: Evidence) -> Panel | None:
     if not found or "epoch" not in found:
         return None
     maps = []
+    shape = evidence.config["data"]["train_images"], *evidence.shown.shape[1:]
+    images = build.images_looked_at(shape)
     kinds: list[tuple] = [
         (
             "dead",
             "activation_layers",
             "Dead units",
-            "Share of a layer’s filters or units that gave 0 for each of the images "
-            "looked at. They learn nothing any more.",
-            ([0.1, 0.25, 0.5, 0.75], "w", charts.percent),
+            "Share of a layer’s filters or units that gave 0 for each of the same "
+            f"{images:,} training images. They learn nothing from these, though others "
+            "may still reach them. Often a part of a dense layer is so from the first "
+            f"epoch on, and the rest does its work. Orange is a worry: {DEAD:.0%} of "
+            f"the layer or more, or {100 * MORE_DEAD:.0f} points more than after the "
+            "first epoch.",
+            ([0.1, 0.25, DEAD], charts.percent),
         ),
         (
             "gradient_to_weight",
@@ -81,18 +97,19 @@ def by_layer(evidence: Evidence) -> Panel | None:
             "Gradient / weight",
             "Norm of a kernel’s gradient by the norm of its weights. Far smaller in "
             "the first layers than in the last: the gradient vanishes on its way.",
-            ([1e-4, 1e-3, 1e-2, 1e-1], "r", _digits),
+            ([1e-4, 1e-3, 1e-2, 1e-1], _digits),
         ),
         (
             "update_to_weight",
             "kernel_layers",
             "Update / weight",
-            "How much of itself a kernel changes in a step. About 0.001 is usual.",
-            ([1e-5, 1e-4, 1e-3, 1e-2], "r", _digits),
+            "How much of itself a kernel changes in a step. About 0.001 is usual, more "
+            "in the first epochs.",
+            ([1e-5, 1e-4, 1e-3, 1e-2], _digits),
         ),
     ]
-    for name, of, title, says, (bounds, shade, write) in kinds:
-        chart = _map(found, name, of, title, bounds, shade, write)
+    for name, of, title, says, (bounds, write) in kinds:
+        chart = _map(found, name, of, title, bounds, write)
         if chart is not None:
             maps.append((title, says, chart))
     if not maps:
@@ -101,8 +118,8 @@ def by_layer(evidence: Evidence) -> Panel | None:
         "by_layer",
         "Dead units, gradients and updates",
         "A row is a layer, from the image down to the logits; a column is an epoch. "
-        "Worry about a row that turns orange, about rows of one map that differ by "
-        "decades, or about updates above 0.01 (the learning rate is too high) or below "
+        "Worry about orange cells, about rows of one map that differ by decades, or "
+        "about updates that stay above 0.01 (the learning rate is too high) or below "
         "0.00001 (the layer stands still).",
         {"maps": maps},
     )
@@ -114,6 +131,9 @@ def activations(evidence: Evidence) -> Panel | None:
     if not found or not len(found.get("activation_layers", ())):
         return None
     mean, deviation = found["activation_mean"], found["activation_deviation"]
+    # Of ReLU alone dead units are counted, and ReLU never answers below 0.
+    low = np.where(np.isfinite(found["dead"]), 0, -np.inf)
+    low = np.maximum(mean - deviation, low)
     names = found["activation_layers"]
     made = [
         (
@@ -122,7 +142,7 @@ def activations(evidence: Evidence) -> Panel | None:
                 f"Activations of {name} by epoch",
                 found["epoch"].tolist(),
                 *(
-                    mean[:, i] - deviation[:, i],
+                    low[:, i],
                     mean[:, i],
                     mean[:, i] + deviation[:, i],
                 ),
@@ -134,8 +154,9 @@ def activations(evidence: Evidence) -> Panel | None:
         "activations",
         "What the layers answer",
         "The line is the mean of a layer’s outputs over epochs, the band one standard "
-        "deviation on both sides. Worry about a band that closes (the layer answers "
-        "the same to every image) or opens without end.",
+        "deviation on both sides; of ReLU it ends at 0, below which ReLU never "
+        "answers. Worry about a band that closes (the layer answers the same to every "
+        "image) or opens without end.",
         {
             "rows": [("", made)],
             "note": _note(
@@ -204,7 +225,6 @@ def _map(
     of: str,
     title: str,
     bounds: list[float],
-    shade: str,
     write: Callable[[float], str],
 ) -> Markup | None:
     """Draw one number of layers over epochs, `None` where no layer has it."""
@@ -216,12 +236,20 @@ def _map(
     epochs = found["epoch"]
     every = -(-len(epochs) // COLUMNS)
     chosen = np.arange(len(epochs) - 1, -1, -every)[::-1]
+    worry = None
+    if name == "dead":
+        worry = worrying(values)[:, chosen]
     return charts.heat(
         f"{title} by layer and epoch",
         *(names.tolist(), epochs[chosen].tolist(), values[:, chosen], bounds),
-        shade=shade,
+        worry=worry,
         write=write,
     )
+
+
+def worrying(dead: np.ndarray) -> np.ndarray:
+    """Return which shares of dead units are a worry, of `(layers, epochs)`."""
+    return (dead >= DEAD) | (dead - dead[:, :1] >= MORE_DEAD)
 
 
 def _digits(value: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from kerascnn import UsageError, optim
 from kerascnn import recipe as recipes
 from kerascnn.data.decoding import RESIZING
-from kerascnn.engine import losses
+from kerascnn.engine import losses, recorder
 from kerascnn.process import settings
 from kerascnn.process.backend import spare_tensorflow
 from kerascnn.text import show
@@ -229,3 +229,8 @@ def compile_model(
             ),
         ],
     )
+
+
+def images_looked_at(shape: Sequence[int]) -> int:
+    """Return of how many training images, of `shape`, a record has layers' answers."""
+    return recorder.sample(shape).size

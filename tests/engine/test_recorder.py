@@ -203,7 +203,7 @@ def test_units_that_are_never_active_are_counted(engine):
     ],
 )
 def test_layers_are_looked_at_with_images_from_all_over_the_set(shape, parts):
-    places = recorder_module._sample(shape)
+    places = recorder_module.sample(shape)
     assert places.shape == parts
     assert len(np.unique(places)) == places.size
     assert places[0, 0] == 0

@@ -91,6 +91,48 @@ def test_a_map_s_cells_say_their_values(found):
     assert "Conv2D 3" not in maps["Dead units"]
 
 
+@pytest.mark.parametrize(
+    ("shares", "worry"),
+    [
+        ((0.33, 0.32, 0.36), (False, False, False)),  # a healthy dense layer
+        ((0.02, 0.05, 0.15), (False, False, True)),
+        ((0.55, 0.5, 0.49), (True, True, False)),
+    ],
+)
+def test_dead_units_are_orange_where_they_are_many_or_grow(found, shares, worry):
+    record = made(30, epochs=3)
+    record["dead"][:, 1] = shares
+    panel = recorded.by_layer(dataclasses.replace(found, recorded=record))
+    _, says, chart = panel.data["maps"][0]
+    cells = re.findall(
+        r'<rect class="(\w+)"[^>]*><title>Conv2D 2, epoch \d: (.*?)<', chart
+    )
+    assert [shade == "w4" for shade, _ in cells] == list(worry)
+    assert [said.endswith(", a worry") for _, said in cells] == list(worry)
+    # 256, of the 400 that the run was trained on.
+    assert "each of the same 256 training images" in says
+
+
+def test_the_band_of_relu_s_answers_ends_at_0(found):
+    record = made(30, epochs=3)
+    record["activation_mean"][:], record["activation_deviation"][:] = 1, 3
+    panel = recorded.activations(dataclasses.replace(found, recorded=record))
+    lowest = [
+        float(re.search(r"within (\S+) to ", chart).group(1))
+        for _, chart in panel.data["rows"][0][1]
+    ]
+    assert lowest == [0, 0, -2]  # the last layer is no ReLU
+
+
+def test_the_loss_has_penalties_where_the_recipe_has_some(found):
+    kernel = {"class": "Conv2D", "kernel_regularizer": {"class": "L2", "l2": 0.01}}
+    described = found.config["description"] | {"network": [kernel]}
+    penal = found.config | {"description": described}
+    for config, axis in ((found.config, "loss"), (penal, "loss with penalties")):
+        panel = recorded.steps(dataclasses.replace(found, config=config))
+        assert f">{axis}</text>" in panel.data["charts"]["Loss"]
+
+
 def test_a_page_shows_what_there_is_and_no_empty_panel(found):
     def names(record):
         groups = panels.grouped(dataclasses.replace(found, recorded=record))
