@@ -189,6 +189,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def option(name: str, value: Any) -> str:
+    """Write an option and its value as people say them: `"batch size 64"`."""
+    name = name.replace("_", " ")
+    value = " ".join(map(str, value)) if isinstance(value, list) else value
+    return f"{name} {value:g}" if type(value) in (int, float) else f"{name} {value}"
+
+
 def size(count: float) -> str:
     """Write a number of bytes as people say it: `"812 kB"`, `"2.3 MB"`, `"41 GB"`."""
     unit, count = "kB", count / 1000

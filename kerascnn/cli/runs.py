@@ -170,7 +170,7 @@ def _of(each: dict[str, Any]) -> tuple[str, str | None]:
 
 
 def _row(each: dict[str, Any]) -> dict[str, str]:
-    changed = [_said(name, value) for name, value in each["changed"].items()]
+    changed = [text.option(name, value) for name, value in each["changed"].items()]
     changed += ["on the sample"] if each["sample"] else []
     accuracy = "–" if each["accuracy"] is None else f"{each['accuracy']:.2%}"
     held_out = "*" if each["evaluated_on"] == "validation" else ""
@@ -184,13 +184,6 @@ def _row(each: dict[str, Any]) -> dict[str, str]:
         "state": each["state"],
         "changed": ", ".join(changed),
     }
-
-
-def _said(name: str, value: Any) -> str:
-    """Write an option of a run and its value."""
-    name = name.replace("_", " ")
-    value = " ".join(map(str, value)) if isinstance(value, list) else value
-    return f"{name} {value:g}" if type(value) in (int, float) else f"{name} {value}"
 
 
 def _placed(column: str, word: str, width: int) -> str:

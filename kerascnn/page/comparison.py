@@ -16,7 +16,7 @@ from kerascnn.page.evidence import outcome_of
 from kerascnn.page.findings import Outcome, confusion, wilson
 from kerascnn.report import intervals
 from kerascnn.runs import Run
-from kerascnn.text import duration
+from kerascnn.text import duration, option
 
 # Below this an uneven split of the changed images is taken for more than chance.
 CHANCE = 0.05
@@ -163,9 +163,13 @@ def letter(number: int) -> str:
 
 def label(run: Run) -> str:
     """Return a run's recipe and what was changed in it."""
-    config = run.config
-    changed = ", ".join(config["overrides"])
-    return config["recipe"] + (f" ({changed})" if changed else "")
+    changed = ", ".join(_changes(run))
+    return run.config["recipe"] + (f" ({changed})" if changed else "")
+
+
+def _changes(run: Run) -> list[str]:
+    """Return what a run changes in its recipe: options with their values."""
+    return [option(*each) for each in runs.changes(run.config).items()]
 
 
 def verdict(each: Beside) -> str:
@@ -188,11 +192,19 @@ def render(found: Sequence[Beside]) -> str:
     groups = grouped(found)
     several = len(groups) < len(found)
     first, sheets, rows, shown = found[0], [], [], []
+    of_each = [_changes(each.run) for each in found]
+    shared = [each for each in of_each[0] if all(each in some for some in of_each)]
+
+    def named(each: Beside) -> dict[str, str]:
+        own = [change for change in _changes(each.run) if change not in shared]
+        return {"name": each.run.config["recipe"], "changes": ", ".join(own)}
+
     for number, group in enumerate(groups):
         role = ROLES[number % len(ROLES)]
-        shown.append(_group(groups[0], group) | {"role": role})
+        case = named(group.members[0])
+        shown.append(_group(groups[0], group) | case | {"role": role})
         for name, each in zip(group.names, group.members, strict=True):
-            row = _row(first, each) | {"letter": name, "role": role}
+            row = _row(first, each) | named(each) | {"letter": name, "role": role}
             # Of several seeds the first stands for the others' images.
             if number and each is group.members[0]:
                 for kind in ("gained", "lost"):
@@ -203,22 +215,32 @@ def render(found: Sequence[Beside]) -> str:
     return document.filled(
         "compare.html",
         sheets,
-        title=" and ".join(dict.fromkeys(row["name"] for row in rows)),
+        title=_title([row["name"] for row in rows]),
+        shared=", ".join(shared),
+        chance=CHANCE,
         runs=rows,
         groups=shown,
         several=several,
         images=len(first.outcome),
         set=first.run.config["data"]["name"],
+        sample=first.run.config["data"]["sample"],
         classes=first.outcome.classes,
         charts=_charts(groups),
     )
+
+
+def _title(names: Sequence[str]) -> str:
+    """Name recipes: `"a, b and c"`, or of one the number of its runs."""
+    *before, last = dict.fromkeys(names)
+    if before:
+        return f"{', '.join(before)} and {last}"
+    return f"{last}: {len(names)} runs"
 
 
 def _row(first: Beside, each: Beside) -> dict[str, Any]:
     """Return what the page says of a run."""
     low, high = each.interval
     return {
-        "name": label(each.run),
         "seed": each.run.config["seed"],
         "time": duration(each.run.result["seconds"]),
         "accuracy": each.accuracy,
@@ -237,7 +259,6 @@ def _group(first: Group, group: Group) -> dict[str, Any]:
     between = intervals.interval(group.accuracies)
     return {
         "letter": group.letter,
-        "name": label(group.members[0].run),
         "seeds": [each.run.config["seed"] for each in group.members],
         "mean": float(np.mean(group.accuracies)),
         "deviation": deviation(group),

@@ -57,6 +57,12 @@ def test_compare_prints_a_table_and_json(lenet, mlp, capsys, tmp_path):
     assert f"{second['accuracy']:.2%}" in page
     assert f"From wrong to right: {len(second['gained'])} images" in page
     assert set(second["gained"]) & set(second["lost"]) == set()
+    assert "<h1>fashion_lenet and fashion_mlp</h1>" in page
+    # What both runs change stands once, the rest at its run, each with its value.
+    assert page.count("limit 400") == page.count("batch size 64") == 1
+    assert (
+        page.count("<span>epochs 2</span>") == page.count("<span>epochs 1</span>") == 1
+    )
 
 
 @pytest.fixture
