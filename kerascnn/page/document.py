@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kerascnn.page.pictures import Sheet
 from kerascnn.recipe import Course
 from kerascnn.report.summary import compared
 from kerascnn.runs import Run
-from kerascnn.text import duration
+from kerascnn.text import duration, option
 
 NAME = "report.html"
 _FOLDER = Path(__file__).parent / "templates"
@@ -165,12 +166,11 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "low": low,
         "high": high,
         "course": printed,
-        "source": course.source,
-        "says": course.says,
+        **_whose(course),
         "gap": 100 * (ours - course.test) if printed and course.test else None,
         "inside": bool(printed and course.test and low <= course.test <= high),
         "partial": data["sample"] or "limit" in config["overrides"],
-        "seen": next((v for k, v in result.items() if k.endswith(_SEEN)), None),
+        **_seen(result, images),
         "views": result.get("views"),
         "best": _best(evidence),
         "train": result["train_accuracy"],
@@ -186,6 +186,28 @@ def head(evidence: Evidence) -> dict[str, Any]:
         "train_images": data["train_images"],
         "notes": _notes(evidence, right / images, ours),
     }
+
+
+def _whose(course: Course) -> dict[str, str | None]:
+    """Return whose figure ours stands beside, where it is printed, and what it says.
+
+    A source that is no lecture is named itself. The speed-runs' figures are those of
+    several views, so that they stand in what they say, at its beginning.
+    """
+    whose, source = "The course’s", course.source
+    if not source.startswith("lecture"):
+        whose, source = source.removeprefix("speed-run, "), None
+    says, printed = course.says, None
+    if found := re.match(r"(~?[\d.]+%) (.*)", says or ""):
+        printed, says = found.groups()
+    return {"whose": whose, "source": source, "says": says, "printed": printed}
+
+
+def _seen(result: dict[str, Any], images: int) -> dict[str, Any]:
+    """Return the accuracy with several views of each image, and its interval."""
+    seen = next((v for k, v in result.items() if k.endswith(_SEEN)), None)
+    low, high = wilson(round((seen or 0) * images), images)
+    return {"seen": seen, "low_seen": low, "high_seen": high}
 
 
 def _best(evidence: Evidence) -> dict[str, Any] | None:
@@ -229,7 +251,7 @@ def _notes(evidence: Evidence, counted: float, ours: float) -> list[str]:
             "figures do not show how far the recipe gets on the full set."
         )
     if config["overrides"]:
-        changed = ", ".join(config["overrides"]).replace("_", " ")
+        changed = ", ".join(option(*each) for each in runs.changes(config).items())
         notes.append(f"Changed from the recipe: {changed}.")
     if evidence.held_out:
         notes.append(

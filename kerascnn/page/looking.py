@@ -30,19 +30,21 @@ CHANNELS = 8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Filters:
-    """What the first layer that learns multiplies images by.
+    """What the first layer with a kernel multiplies images by.
 
     Args:
         layer: Its name.
         dense: Whether each filter is as large as the image.
         kernels: `(n, height, width, 1 or 3)`.
         of: The number of the layer's filters; the first of them are shown.
+        frozen: Whether training left them as they were.
     """
 
     layer: str
     dense: bool
     kernels: np.ndarray
     of: int
+    frozen: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +130,8 @@ def filters(net: keras.Model, most: int = 64) -> Filters | None:
         return None
     if kernels.shape[-1] not in (1, 3):
         return None
-    return Filters(layer.name, kind == "Dense", kernels[:most], len(kernels))
+    frozen = not any(each is layer.kernel for each in layer.trainable_weights)
+    return Filters(layer.name, kind == "Dense", kernels[:most], len(kernels), frozen)
 
 
 def feature_maps(net: keras.Model, values: Any) -> list[Stage]:

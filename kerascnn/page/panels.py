@@ -27,6 +27,8 @@ PIXELS, OF_CELL = 1_800_000, 8
 # Beyond this number of classes the matrix is a picture, without numbers.
 MOST_CLASSES = 25
 HISTOGRAMS = 24
+# Below it filters still show the noise that they began as.
+FEW_EPOCHS = 10
 
 
 def curves(evidence: Evidence) -> Panel | None:
@@ -217,12 +219,31 @@ def filters(evidence: Evidence) -> Panel | None:
     return Panel(
         "filters",
         "What the first layer looks for",
-        f"{key} Filters that have learned are smooth: edges, blobs, opposite colours. "
-        "Worry about many that look like noise, which have learned nothing, or about "
-        "many that are alike.",
+        f"{key} {_filters_say(found.frozen, evidence.result['epochs'])}",
         {"shown": shown, "found": found},
         (sheet,),
     )
+
+
+def _filters_say(frozen: bool, epochs: int) -> str:
+    """Say what the first layer's filters show, learned or not, for long or not."""
+    if frozen:
+        return (
+            "The network has not learned these filters: their layer is frozen. They "
+            "were computed before the training, or come from another network. Worry "
+            "where they look like noise all the same: nobody has set them."
+        )
+    said = (
+        "Filters that have learned for long are smooth: edges, blobs, opposite colours."
+    )
+    if epochs < FEW_EPOCHS:
+        many = f"{epochs} epochs are" if epochs > 1 else "One epoch is"
+        return (
+            f"{said} {many} few: much of the noise that weights begin as is still "
+            "there, though the network may answer well. Worry about many that are "
+            "alike, or about noise that stays in a longer run."
+        )
+    return f"{said} Worry about many that still look like noise, or that are alike."
 
 
 def feature_maps(evidence: Evidence) -> Panel | None:
@@ -366,7 +387,8 @@ def weights(evidence: Evidence) -> Panel | None:
     return Panel(
         "weights",
         "Weights",
-        "A hill around zero, wider in early layers. Worry about one peak at zero with "
+        "A hill around zero, the wider the fewer inputs a unit of its layer has, as "
+        "initial weights are drawn. Worry about one peak at zero with "
         "nothing beside it (the layer is not used, or the weight decay is too strong), "
         "or about weights far out on both sides.",
         {"shown": shown, "more": len(found) - len(shown)},

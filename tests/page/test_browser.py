@@ -85,6 +85,26 @@ def test_a_cell_opens_its_images(page):
     assert page.value(opened) == []
 
 
+def test_a_cell_stays_under_the_pointer_and_looks_chosen(page):
+    """Whatever opens below it, and closes above."""
+    cells = "[...document.querySelectorAll('table.confusion a')]"
+    count = page.value(f"{cells}.length")
+    for at in (0, count // 2, count - 1, 0):
+        cell = page.value(f"{cells}[{at}].hash")
+        selector = f"a[href='{cell}']"
+        page.value(f'document.querySelector("{selector}").scrollIntoView(false)')
+        place = page.value(f"{cells}[{at}].getBoundingClientRect().top")
+        page.value(f"{cells}[{at}].click()")
+        moved = page.value(f"{cells}[{at}].getBoundingClientRect().top") - place
+        assert abs(moved) < 1
+        chosen = "[...document.querySelectorAll('a[aria-current]')].map(e => e.hash)"
+        assert page.value(chosen) == [cell]
+        below = f"{cells}[{at}].closest('tr').nextSibling.querySelector('.open').id"
+        assert page.value(below) == cell[1:]
+    page.value(f"{cells}[0].click()")
+    assert page.value("document.querySelectorAll('.cell.open').length") == 0
+
+
 def test_a_chart_says_the_values_under_the_pointer(page):
     said = "document.querySelector('.legend .at').textContent"
     last = page.value(said)

@@ -43,12 +43,21 @@ function follow(plot) {
 
 function openCells(table) {
   const links = [...table.querySelectorAll("a[data-cell]")];
+  const home = table.closest(".body").querySelector(".cells");
+  // The chosen cell's images stand in a row of their own, below the cell's.
+  const below = document.createElement("tr");
+  const place = below.appendChild(document.createElement("td"));
+  place.className = "images";
+  place.colSpan = table.rows[0].cells.length;
   let chosen = null;
   function close() {
-    document.querySelectorAll(".cell.open").forEach((each) => {
+    [...place.children].forEach((each) => {
       each.classList.remove("open");
+      home.append(each);
     });
+    below.remove();
     if (chosen) chosen.removeAttribute("aria-current");
+    chosen = null;
   }
   function enter(link) {
     links.forEach((each) => { each.tabIndex = each === link ? 0 : -1; });
@@ -56,16 +65,20 @@ function openCells(table) {
   links.forEach((link) => {
     link.addEventListener("click", (event) => {
       event.preventDefault();
+      const top = link.getBoundingClientRect().top;
+      const again = link === chosen;
       close();
-      chosen = link;
-      link.setAttribute("aria-current", "true");
       enter(link);
-      const cell = document.getElementById(link.hash.slice(1));
-      cell.classList.add("open");
-      const box = cell.getBoundingClientRect();
-      if (box.bottom > window.innerHeight || box.top < 0) {
-        cell.scrollIntoView({ block: "nearest" });
+      if (!again) {
+        chosen = link;
+        link.setAttribute("aria-current", "true");
+        const cell = document.getElementById(link.hash.slice(1));
+        cell.classList.add("open");
+        place.append(cell);
+        link.closest("tr").after(below);
       }
+      // What closes above must not move the cell away from the pointer.
+      window.scrollBy({ top: link.getBoundingClientRect().top - top, behavior: "instant" });
     });
     link.addEventListener("keydown", (event) => {
       const moves = {
@@ -75,12 +88,13 @@ function openCells(table) {
       if (!(event.key in moves)) return;
       event.preventDefault();
       const [down, right] = moves[event.key];
-      let row = link.closest("tr").rowIndex;
+      const rows = [...table.rows].filter((each) => each !== below);
+      let row = rows.indexOf(link.closest("tr"));
       let column = link.closest("td").cellIndex;
       for (;;) {
         row += down;
         column += right;
-        const cell = table.rows[row] && table.rows[row].cells[column];
+        const cell = rows[row] && rows[row].cells[column];
         if (!cell) return;
         const found = cell.querySelector("a[data-cell]");
         if (found) {
