@@ -115,7 +115,7 @@ def test_the_head_says_what_the_run_recorded(text, lenet, found):
     assert head["course"] is None
     assert head["says"] == "the architecture only"
     assert any("bundled sample" in note for note in head["notes"])
-    changed = "Changed from the recipe: epochs 2, limit 400, batch size 64."
+    changed = "Changed from the recipe: epochs 2, batch size 64, limit 400."
     assert changed in head["notes"]
     assert found.outcome.right.mean() == pytest.approx(lenet.result["test_accuracy"])
 
