@@ -195,7 +195,7 @@ def render(found: Sequence[Beside]) -> str:
     of_each = [_changes(each.run) for each in found]
     shared = [each for each in of_each[0] if all(each in some for some in of_each)]
 
-    def named(each: Beside) -> dict[str, str]:
+    def named(each: Beside) -> dict[str, Any]:
         own = [change for change in _changes(each.run) if change not in shared]
         return {"name": each.run.config["recipe"], "changes": ", ".join(own)}
 
