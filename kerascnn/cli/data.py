@@ -146,10 +146,11 @@ class Check:
         if self.fix is not None:
             copied, converted = checking.mend(found, self.fix)
             out = len(found.problems) + len(found.listing.refused)
+            place = shlex.quote(os.path.join(".", self.fix))
             print(
                 f"{self.fix} holds a copy: {copied:,} images as they are, "
-                f"{converted:,} converted to PNG; {out:,} left out. To train on it: "
-                f"--dataset {shlex.quote(os.path.join('.', self.fix))}"
+                f"{converted:,} converted to PNG; {out:,} left out. "
+                f"`kerascnn run RECIPE --dataset {place}` trains on it."
             )
         wrong = []
         faults = found.listing.faults if self.fix else found.faults

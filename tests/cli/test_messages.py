@@ -83,8 +83,8 @@ NOT_OURS = {
 
 
 def options(command):
-    """The options of a command, as its dataclass has them."""
-    found = set()
+    """The options of a command, as its dataclass has them, and those of all."""
+    found = {"--quiet"}
     for field in dataclasses.fields(COMMANDS[command]):
         name = field.name.rstrip("_").replace("_", "-")
         found |= {f"--{name}", *[f"--no-{name}"] * isinstance(field.default, bool)}
@@ -181,7 +181,7 @@ RUN = sorted(options("run"))
         # Near to nothing: no guess.
         *((word, NAMES, None) for word in ("zzz", "bake")),
         *((word, NAMES, None) for word in ("help", "version")),
-        *((word, RUN, None) for word in ("--gpu", "--optimizer", "--q")),
+        *((word, RUN, None) for word in ("--gpu", "--optimizer", "--x")),
         *((word, RUN, None) for word in ("--optimiser", "--initialiser")),
     ],
 )

@@ -141,12 +141,12 @@ def test_every_layout_holds_the_same_set(tmp_path, layout):
 
 
 def test_a_check_of_arrays_says_that_all_is_well(tmp_path, capsys):
-    path = str(in_npz(tmp_path))
+    path = str(in_npz(tmp_path / "sets"))
     assert main(["data", "check", path]) == 0
     assert capsys.readouterr().out == f"{path} holds arrays, and nothing is wrong " + (
         "with them.\n"
     )
-    (tmp_path / "set.npz").write_bytes(b"no arrays")
+    (tmp_path / "sets" / "set.npz").write_bytes(b"no arrays")
     assert main(["data", "check", path]) == 2
 
 
