@@ -73,6 +73,18 @@ def test_both_lanes_run_and_pytest_has_the_last_word(ci):
     assert calls == "pip install -e .[test-jax]\n"
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_types_speak_where_they_are_wrong_alone(ci, code):
+    types = f"echo types; echo \"$*\" >> calls; exit {code}"
+    made = "mkdir -p .venv/bin; cat > .venv/bin/pytest; chmod +x .venv/bin/pytest"
+    first = f"echo '{types}' | ({made}); echo '3 passed in 1s'"
+    done, calls = ci(first)
+    assert done.returncode == code
+    assert calls.startswith("-m slow tests/test_style.py\n")
+    assert "\ntypes" not in done.stdout
+    assert ("types" in done.stderr) == bool(code)
+
+
 def test_without_a_newer_python_one_line_says_so(ci):
     done, calls = ci(broken=1)
     assert done.returncode == 0, done.stderr
