@@ -35,11 +35,10 @@ FORMAT = 1
 class Run:
     """A folder with one training run.
 
-    It holds `config.json` (all resolved values, written at the start),
-    `metrics.jsonl` (a line an epoch), `record.npz` (numbers of steps and layers, as
-    arrays), `checkpoints/`, and, once the run has ended,
-    `model.keras`, `curve.png` and `result.json`. A run that was stopped after an epoch
-    or more has those too, as far as it came; its result says that it is not finished.
+    It holds `config.json` (all resolved values, written at the start), `metrics.jsonl`
+    (a line an epoch), `record.npz` (arrays by step and layer), `checkpoints/`, and,
+    once it has ended, `model.keras`, `curve.png` and `result.json`. A run stopped after
+    an epoch or more has those too; its result says that it is not finished.
 
     Args:
         folder: The run's folder; a notebook shows the run's curve.
@@ -363,11 +362,10 @@ class Run:
                         shutil.copy2(self.folder / name, partial / name)
                         sync(partial / name)
                 partial.rename(kept)
-            # What it exported, and the card.
-            others = [self.folder / name for name in ("demo.html", "README.md")]
-            for path in [*self.folder.glob("model*"), *others]:
-                if path.exists() and path.name not in _OF_THE_END:
-                    shutil.move(path, kept / path.name)
+            names = {path.name for path in self.folder.glob("model*")}
+            for name in (names | {"demo.html", "README.md"}).difference(_OF_THE_END):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.move(self.folder / name, kept / name)
             (self.folder / "result.json").unlink()
         return kept
 
