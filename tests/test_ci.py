@@ -75,7 +75,7 @@ def test_both_lanes_run_and_pytest_has_the_last_word(ci):
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_types_speak_where_they_are_wrong_alone(ci, code):
-    types = f"echo types; echo \"$*\" >> calls; exit {code}"
+    types = f'echo types; echo "$*" >> calls; exit {code}'
     made = "mkdir -p .venv/bin; cat > .venv/bin/pytest; chmod +x .venv/bin/pytest"
     first = f"echo '{types}' | ({made}); echo '3 passed in 1s'"
     done, calls = ci(first)
