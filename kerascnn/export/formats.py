@@ -269,6 +269,8 @@ def _tensorflow(
             f"--to {to} is written by TensorFlow, which is not installed: "
             f"{install('tensorflow')}."
         )
+    if to == "litert" and file.suffix != ".tflite":
+        raise UsageError(f"--out {file.name}: a LiteRT model's file ends in .tflite.")
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model.keras"
         model.save(saved)

@@ -99,14 +99,21 @@ def test_stablehlo_takes_batches_of_any_size(run, images, expected, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.needs("tensorflow")
-@pytest.mark.parametrize("to", ["savedmodel", "litert"])
-def test_tensorflow_s_formats_are_written_and_checked(run, tmp_path, to):
-    out = tmp_path / to
-    assert export(run, "--to", to, "--out", out) == 0
-    described = json.loads((tmp_path / f"{to}.json").read_text())
+@pytest.mark.parametrize(
+    ("to", "name"), [("savedmodel", "net"), ("litert", "net.tflite")]
+)
+def test_tensorflow_s_formats_are_written_and_checked(run, tmp_path, to, name):
+    assert export(run, "--to", to, "--out", tmp_path / name) == 0
+    described = json.loads((tmp_path / f"{name}.json").read_text())
     assert described["checked"] == pytest.approx(
         {"images": 64, "largest_difference": 0}, abs=1e-4
     )
+
+
+@pytest.mark.needs("tensorflow")
+def test_a_litert_file_has_its_ending(run, tmp_path, capsys):
+    assert export(run, "--to", "litert", "--out", tmp_path / "net") == 2
+    assert "ends in .tflite" in capsys.readouterr().err
 
 
 def test_the_run_s_own_file_is_described(run):
