@@ -189,8 +189,7 @@ def resume(
     from kerascnn.training.resume import recipe_of
 
     options = Overrides(**given)
-    with text.quietly(quiet):
-        return _from_python(recipe_of(Run(options.resume)), options, given)
+    return _from_python(recipe_of(Run(options.resume)), options, quiet, given)
 
 
 def predict(
@@ -286,16 +285,18 @@ def _trained(recipe: Recipe | str | Path, quiet: bool, **options: Any) -> Run:
 
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe)
-    with text.quietly(quiet):
-        return _from_python(recipe, Overrides(**options))
+    return _from_python(recipe, Overrides(**options), quiet)
 
 
 def _from_python(
-    recipe: Recipe, overrides: Overrides, given: Collection[str] | None = None
+    recipe: Recipe,
+    overrides: Overrides,
+    quiet: bool,
+    given: Collection[str] | None = None,
 ) -> Run:
     """Train without signal handlers, and put back what was set before."""
     try:
-        with _put_back():
+        with _put_back(), text.quietly(quiet):
             return completed(recipe, overrides, given, listen=False)
     except KeyboardInterrupt as stop:
         run = getattr(stop, "run", None)

@@ -39,14 +39,14 @@ _HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 def made_of_files(shape: Sequence[int]) -> str:
     """Say how a file becomes an image of a shape, for whoever does without `decode`."""
     height, width, channels = shape
-    grey = " It is grey: 0.299 red + 0.587 green + 0.114 blue, rounded."
-    return (
+    said = (
         f"{RULE}. An image of another size is cut to its centre, in the proportions of "
         f"{height} x {width}, and scaled by a bilinear filter that averages where it "
         "shrinks (Pillow's `ImageOps.fit` with `Resampling.BILINEAR`)."
-        + grey
-        * (channels == 1)
     )
+    if channels == 1:
+        said += " It is grey: 0.299 red + 0.587 green + 0.114 blue, rounded."
+    return said
 
 
 def decode(file: Path) -> np.ndarray:

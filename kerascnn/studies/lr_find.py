@@ -115,8 +115,7 @@ class LrFind:
         recipes.check(self.recipe)
         text.check_positive(self, "batch_size", "image_size")
         if self.dataset is not None:
-            places = self.dataset, self.data, self.data_dir
-            loading.check(*places, self.skip_bad)
+            loading.check(self.dataset, self.data, self.data_dir, self.skip_bad)
         if not 0 < self.lowest < self.highest < math.inf:
             raise UsageError(
                 f"--lowest {self.lowest:g} --highest {self.highest:g}: expected two "

@@ -92,8 +92,7 @@ class Sweep:
         self.space()
         self.options()
         if self.dataset is not None:
-            places = self.dataset, self.data, self.data_dir
-            loading.check(*places, self.skip_bad)
+            loading.check(self.dataset, self.data, self.data_dir, self.skip_bad)
 
     def __call__(self) -> None:
         folder = text.expanded(self.out or FOLDER / Path(self.recipe).stem)
@@ -184,11 +183,15 @@ class _Study:
         own = dataclasses.asdict(self.sweep)
         ours = {n: own[n] for n in own if n not in ("trials", "out", "json")}
         ours = {name: str(v) if isinstance(v, Path) else v for name, v in ours.items()}
+        # An option that is younger than the sweep had its default.
+        plain = {field.name: field.default for field in dataclasses.fields(self.sweep)}
         file = self.folder / "sweep.json"
         try:
             if file.exists():
                 before = json.loads(file.read_text("utf-8"))
-                other = [name for name in ours if before.get(name) != ours[name]]
+                other = [
+                    name for name in ours if before.get(name, plain[name]) != ours[name]
+                ]
                 if other:
                     options = ", ".join(f"--{n.replace('_', '-')}" for n in other)
                     raise UsageError(

@@ -176,7 +176,11 @@ RUN = sorted(options("run"))
         *(("--lr", RUN, "--learning-rate"), ("--output-dir", RUN, "--out")),
         *(("--val-split", RUN, "--validation"), ("--num-epochs", RUN, "--epochs")),
         *(("--dtype", RUN, "--precision"), ("--bs", RUN, "--batch-size")),
-        *(("--valid", RUN, "--validation"), ("--samples", RUN, "--limit")),
+        *(
+            ("--q", RUN, "--quiet"),
+            ("--valid", RUN, "--validation"),
+            ("--samples", RUN, "--limit"),
+        ),
         *(("pytorch", BACKENDS, "torch"), ("tf", BACKENDS, "tensorflow")),
         # Near to nothing: no guess.
         *((word, NAMES, None) for word in ("zzz", "bake")),

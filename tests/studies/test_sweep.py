@@ -136,6 +136,19 @@ def test_a_sweep_that_was_killed_tries_what_an_undisturbed_one_does(
     assert len({*places}) == 10
 
 
+def test_a_sweep_older_than_an_option_goes_on(machine, tmp_path, capsys):
+    found = run(capsys, tmp_path / "a", "--trials", "2")
+    file = tmp_path / "a" / "sweep.json"
+    record = json.loads(file.read_text())
+    for young in ("image_size", "skip_bad"):
+        del record[young]
+    file.write_text(json.dumps(record))
+    assert run(capsys, tmp_path / "a", "--trials", "2") == found
+    words = [*WORDS, *SPACE, "--out", str(tmp_path / "a"), "--image-size", "20"]
+    assert commands.main(words) == 2
+    assert "with another --image-size" in capsys.readouterr().err
+
+
 def test_another_sweep_s_folder_is_left_alone(machine, tmp_path, capsys, unchanged):
     run(capsys, tmp_path / "a", "--trials", "2")
     other = [*WORDS, "--learning-rate", "1e-3:1e-2", "--out", str(tmp_path / "a")]
