@@ -1,10 +1,15 @@
-"""The reference engine: `keras.Model.fit`, on any backend."""
+"""The reference engine: `keras.Model.fit`, on any backend.
+
+On JAX several devices share a batch, as in the `epoch` engine (see `placement`):
+`keras.distribution` takes no batch that the devices do not divide.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -15,6 +20,8 @@ from kerascnn.engine import finite, recorder
 from kerascnn.engine.steps import build_metrics, compiled_loss, gradients
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from kerascnn.data import Split
     from kerascnn.engine.plan import Plan
     from kerascnn.engine.recorder import Recorder
@@ -196,26 +203,78 @@ def fit(
         recorder,
     )
     trained: Any = model
-    arguments = model, recorder.kind if recorder else "off", plan.rematerialize
+    mesh = mesh_of(model, plan)
+    arguments = model, recorder.kind if recorder else "off", plan.rematerialize, mesh
     if getattr(vars(model).get("train_step"), "args", None) != arguments:
         step = _jax_step if keras.backend.backend() == "jax" else _step
         trained.train_step = functools.partial(step, *arguments)
         trained.train_function = None
-    trained.make_train_function()
-    whole: Any = trained.train_function
-    trained.train_function = functools.partial(_train_or_skip, whole, hooks)
+    with _on_devices(trained, mesh):
+        trained.make_train_function()
+        whole: Any = trained.train_function
+        trained.train_function = functools.partial(_train_or_skip, whole, hooks)
+        try:
+            model.fit(
+                batches,
+                epochs=plan.epochs,
+                initial_epoch=plan.initial_epoch,
+                validation_data=Batches(test, batch_size=plan.batch_size),
+                shuffle=False,  # the order is ours: Keras's depends on global state
+                callbacks=hooks,  # type: ignore[arg-type]
+                verbose=0,  # type: ignore[arg-type]
+            )
+        finally:
+            trained.train_function = whole
+
+
+def mesh_of(model: keras.Model, plan: Plan) -> Mesh | None:
+    """Return the devices that share a batch, as `placement.mesh` does; JAX's alone."""
+    if keras.backend.backend() != "jax":
+        return None
+    from kerascnn.engine import placement
+
+    return placement.mesh(model, plan.batch_size, plan.devices)
+
+
+@contextlib.contextmanager
+def _on_devices(model: Any, mesh: Mesh | None) -> Iterator[None]:
+    """Have a model's variables and Keras's compiled steps on a mesh's devices."""
+    if mesh is None:
+        yield
+        return
+    import jax
+
+    from kerascnn.engine import placement
+    from kerascnn.process import memory
+
+    memory.keep_less()
+
+    def compiled(step: Callable[..., Any]) -> Callable[..., Any]:
+        # As Keras compiles a step, and with what XLA is told of several devices.
+        on_mesh = jax.jit(step, donate_argnums=0, **placement.options(mesh))
+
+        def call(state: tuple, iterator: Iterator[Any]) -> tuple[dict, tuple]:
+            # What Keras or a callback has set, metrics to zero or a learning rate, is
+            # on one device: as it is, XLA would compile the step anew.
+            return on_mesh(placement.copied(mesh, state), next(iterator))
+
+        return call
+
+    def placed(where: Callable[[Any], Any]) -> None:
+        own = model.variables, model.optimizer.variables, model.metrics_variables
+        for variable in itertools.chain(*own):
+            variable.assign(where(variable.value))
+
+    before = model.test_function
+    if model.train_function is None:
+        model.train_function = compiled(model.train_step)
+    model.test_function = compiled(functools.partial(_jax_test_step, model, mesh))
+    placed(functools.partial(placement.copied, mesh))
     try:
-        model.fit(
-            batches,
-            epochs=plan.epochs,
-            initial_epoch=plan.initial_epoch,
-            validation_data=Batches(test, batch_size=plan.batch_size),
-            shuffle=False,  # the order is ours: Keras's depends on global state
-            callbacks=hooks,  # type: ignore[arg-type]
-            verbose=0,  # type: ignore[arg-type]
-        )
+        yield
     finally:
-        trained.train_function = whole
+        model.test_function = before
+        placed(placement.own)
 
 
 def evaluate(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
@@ -251,12 +310,17 @@ def _train_or_skip(whole: Callable[..., Any], hooks: _Callbacks, *arguments: Any
 
 
 def _jax_step(
-    model: Any, record: str, rematerialize: bool, state: tuple, data: Any
+    model: Any,
+    record: str,
+    rematerialize: bool,
+    mesh: Mesh | None,
+    state: tuple,
+    data: Any,
 ) -> tuple[dict, tuple]:
     """As `keras.Model.train_step` on JAX, but a bad step changes nothing."""
     import jax
 
-    from kerascnn.engine import remat
+    from kerascnn.engine import placement, remat
 
     weights, others, optimizer, metrics = state
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -266,10 +330,11 @@ def _jax_step(
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
     loss_of = compiled_loss(model, images, labels)
-    forward = remat.forward(model, rematerialize)
-    logits, loss, found, new_others = gradients(
-        *(model, images, loss_of, values, forward)
-    )
+    forward = placement.shared(mesh, model, remat.forward(model, rematerialize))
+    with placement.tracing(mesh):
+        logits, loss, found, new_others = gradients(
+            *(model, images, loss_of, values, forward)
+        )
     new_weights, new_optimizer = model.optimizer.stateless_apply(
         optimizer, found, weights
     )
@@ -296,7 +361,30 @@ def _jax_step(
     return logs, new_state
 
 
-def _step(model: Any, record: str, rematerialize: bool, data: Any) -> dict:
+def _jax_test_step(
+    model: Any, mesh: Mesh, state: tuple, data: Any
+) -> tuple[dict, tuple]:
+    """As `keras.Model.test_step` on JAX, with batches that a mesh's devices share."""
+    from kerascnn.engine import placement
+
+    weights, others, metrics = state
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    values = [
+        *zip(model.trainable_variables, weights, strict=True),
+        *zip(model.non_trainable_variables, others, strict=True),
+        *zip(model.metrics_variables, metrics, strict=True),
+    ]
+    with keras.StatelessScope(state_mapping=values, collect_losses=True) as scope:
+        with placement.tracing(mesh):
+            logits = placement.shared(mesh, model, model)(images, training=False)
+        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=False)
+        logs = _logs(model, images, labels, logits, loss)
+    new = [scope.get_current_value(variable) for variable, _ in values]
+    ends = len(weights), len(weights) + len(others)
+    return logs, (new[: ends[0]], new[ends[0] : ends[1]], new[ends[1] :])
+
+
+def _step(model: Any, record: str, rematerialize: bool, _: None, data: Any) -> dict:
     """As `keras.Model.train_step` elsewhere, but a bad step changes nothing."""
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
     # What a forward pass changes besides the weights, with its values.

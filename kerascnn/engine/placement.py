@@ -266,6 +266,34 @@ class Images(NamedTuple):
         return self.indices.shape[-1]
 
 
+def shared(
+    mesh: Mesh | None, model: keras.Model, forward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a forward pass of a batch that a mesh's devices share, under `tracing`.
+
+    A batch that they do not divide is filled up, and the outputs of what fills it are
+    left out; where it can't be filled up, each device computes all.
+    """
+    if mesh is None:
+        return forward
+
+    def of_images(images: jax.Array, training: bool) -> jax.Array:
+        number = len(images)
+        missing = -number % mesh.size
+        some = None
+        if missing and is_filled_up(model):
+            room = [(0, missing), *[(0, 0)] * (images.ndim - 1)]
+            images = jnp.pad(images, room, mode="edge")
+            some = jnp.arange(len(images)) < number
+        if len(images) % mesh.size == 0:
+            cut = NamedSharding(mesh, PartitionSpec(BATCH))
+            images = jax.lax.with_sharding_constraint(images, cut)
+        with acceleration.counted.only(some):
+            return forward(images, training=training)[:number]
+
+    return of_images
+
+
 def in_parts(
     mesh: Mesh | None, model: keras.Model, chosen: jax.Array, number: int | None = None
 ) -> Images:

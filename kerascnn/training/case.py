@@ -111,11 +111,16 @@ def case_of(recipe: Recipe, overrides: Overrides) -> Case:
             "--remat is JAX's, and this run computes on "
             f"{keras.backend.backend()}: leave it out, or pass --backend jax."
         )
-    if engine is fit and (hosts.number() > 1 or (plan.devices or 1) > 1):
+    if engine is fit and hosts.number() > 1:
         raise UsageError(
-            "several devices and processes are for the epoch engine, which is JAX's, "
-            "and this run trains with Keras's `fit`, on one: leave out --devices and "
-            "--coordinator, or what makes it take `fit`."
+            "several processes are for the engines epoch and stream, and this run "
+            "trains with Keras's `fit`, in one: leave out --coordinator, or what makes "
+            "it take `fit`."
+        )
+    if (plan.devices or 1) > 1 and keras.backend.backend() != "jax":
+        raise UsageError(
+            "--devices is JAX's, and this run computes on "
+            f"{keras.backend.backend()}: leave it out, or pass --backend jax."
         )
     steps = plan.steps(len(train)) * plan.epochs
     model, kept = build.compiled(recipe, dataset, overrides, steps, weights)

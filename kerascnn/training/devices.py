@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import keras
 
-from kerascnn.engine import fit
 from kerascnn.process import cores, hosts, machine
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 def placed(case: Case) -> dict[str, Any]:
     """Return on how many devices a batch is computed, and how many images on each."""
     plan, devices, filled = case.plan, 1, True
-    if case.engine is not fit:
+    if keras.backend.backend() == "jax":
         from kerascnn.engine import placement
 
         mesh = placement.mesh(case.model, plan.batch_size, plan.devices)
@@ -51,10 +49,7 @@ def said(case: Case, placed: dict[str, Any]) -> list[str]:
                 f"core{'s' * (number > 1)}: each holds a copy of the weights, and none "
                 "makes a step faster."
             )
-    if case.engine is fit:
-        if idle := _idle():
-            found.append(f"Keras's `fit` trains on one device: {idle} more are idle.")
-    elif not placed["filled_up"]:
+    if not placed["filled_up"]:
         from kerascnn.engine import placement
 
         asked = case.plan.devices
@@ -67,11 +62,3 @@ def said(case: Case, placed: dict[str, Any]) -> list[str]:
                 "go to all."
             )
     return found
-
-
-def _idle() -> int:
-    """Return the accelerators that Keras's `fit` on JAX leaves alone."""
-    jax = sys.modules.get("jax")
-    if keras.backend.backend() != "jax" or jax.default_backend() == "cpu":
-        return 0
-    return jax.local_device_count() - 1

@@ -39,7 +39,7 @@ def check(case: Case) -> None:
     if (free := _free()) is None:
         return
     devices, images, copies = 1, 0, 0
-    if case.engine is not fit:
+    if keras.backend.backend() == "jax":
         from kerascnn.engine import placement
 
         mesh = placement.mesh(case.model, case.plan.batch_size, case.plan.devices)
@@ -61,10 +61,10 @@ def check(case: Case) -> None:
 
 
 def _images(case: Case) -> int:
-    """Return the bytes of the images that each device holds: none of a stream's."""
+    """Return the bytes of the images that each device holds: all, or a batch's."""
     from kerascnn.engine import stream
 
-    splits = () if case.engine is stream else (case.train, case.test)
+    splits = () if case.engine in (fit, stream) else (case.train, case.test)
     return sum(each.images.nbytes for each in splits)
 
 

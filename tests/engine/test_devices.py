@@ -33,7 +33,7 @@ import kerascnn, keras, numpy as np
 from keras import layers
 from kerascnn import accelerate, recipe, transforms
 from kerascnn.data import Split
-from kerascnn.engine import epoch, placement
+from kerascnn.engine import epoch, fit, placement
 from kerascnn.engine.plan import Plan
 from kerascnn.training import build
 
@@ -70,7 +70,7 @@ class Logs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.kept.append(logs)
 
-def trained(devices, accumulate, fast):
+def trained(devices, accumulate, fast, engine="epoch"):
     build.set_seed(3)
     model, _ = build.build(RECIPE, (8, 8, 3))
     model = accelerate(model) if fast else model
@@ -79,7 +79,10 @@ def trained(devices, accumulate, fast):
     logs.kept = []
     plan = Plan(2, 23, 1, accumulate=accumulate, devices=devices)
     mesh = placement.mesh(model, 23, devices)
-    epoch.fit(model, split(51), split(29), plan, [logs])
+    {"epoch": epoch, "fit": fit}[engine].fit(
+        model, split(51), split(29), plan, [logs]
+    )
+    assert all(len(v.value.sharding.device_set) == 1 for v in model.variables)
     floats = [np.ravel(v) for v in model.weights if v.dtype == "float32"]
     weights = np.concatenate(floats).tolist()
     return dict(size=mesh.size if mesh else 1, logs=logs.kept, weights=weights)
@@ -110,9 +113,10 @@ def check(found, expected):
 
 
 def test_eight_devices_train_as_one():
-    one, eight = trained((1, 1, True), (8, 1, True))
-    assert (one["size"], eight["size"]) == (1, 8)
-    check(eight, one)
+    one, *eight = trained((1, 1, True), (8, 1, True), (8, 1, True, "fit"))
+    assert [each["size"] for each in (one, *eight)] == [1, 8, 8]
+    for each in eight:
+        check(each, one)
 
 
 @pytest.mark.slow
@@ -122,6 +126,17 @@ def test_eight_devices_train_as_one():
 def test_any_number_of_devices_trains_as_one(fast, accumulate):
     numbers = (1, 2, 3, 5, 8)
     one, *others = trained(*((n, accumulate, fast) for n in numbers))
+    for each in others:
+        check(each, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", [True, False])
+def test_fit_trains_as_one_on_any_number_of_devices(fast):
+    """Stock BatchNorm's batches are not filled up: one device takes all 23 images."""
+    numbers = (1, 2, 3, 5, 8)
+    one, *others = trained(*((n, 1, fast, "fit") for n in numbers))
+    assert [each["size"] for each in others] == [n if fast else 1 for n in numbers[1:]]
     for each in others:
         check(each, one)
 

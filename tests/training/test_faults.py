@@ -278,16 +278,18 @@ placement.WORTH = 0  # so that a net as small as this one is cut among devices
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize(
+    ("cut", "engine"), [(True, "epoch"), (False, "epoch"), (True, "fit")]
+)
 def test_a_killed_run_goes_on_with_other_devices_and_says_where_bits_change(
-    place, tmp_path, cut
+    place, tmp_path, cut, engine
 ):
     (tmp_path / "small.py").write_text(
         SCRIPT.replace("import keras\n", "import keras\n" + CUT * cut, 1)
     )
     one = {"KERASCNN_CACHE_DIR": str(place / "cache"), "JAX_NUM_CPU_DEVICES": "1"}
     two = one | {"JAX_NUM_CPU_DEVICES": "2"}
-    words = [*OPTIONS, "--engine", "epoch"]
+    words = [*OPTIONS, "--engine", engine]
     assert run(tmp_path, *words, "--out", "whole", **one)[0] == 0
     process = start(tmp_path, *words, "--out", "killed", STEP_SECONDS="0.05", **one)
     killed = tmp_path / "killed"
