@@ -39,11 +39,27 @@ def ranges(images: np.ndarray) -> dict[str, list[float]]:
         found = _measured(np.asarray(images[::step]))
         # Else it would be held while the training is compiled, which takes most.
         arrays.give_back(images)
-    shares = _OUTSIDE / 2, 1 - _OUTSIDE / 2
     return {
-        name: [round(float(x), 1) for x in np.quantile(values, shares)]
+        name: [round(float(x), 1) for x in _range(values)]
         for name, values in found.items()
     }
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Return the range that one in a thousand of further values lies outside of."""
+    number, tail = len(values), _OUTSIDE / 2
+    low, high = np.quantile(values, (tail, 1 - tail))
+    if number < 2:
+        return 0, 255
+    if number * tail < 1:
+        # Too few for quantiles, which would be their extremes: one new image in sixty
+        # is darker than all of sixty. Student's interval for one more value is wider.
+        import scipy.stats
+
+        reach = scipy.stats.t.ppf(1 - tail, number - 1) * np.sqrt(1 + 1 / number)
+        reach *= values.std(ddof=1)
+        low, high = min(low, values.mean() - reach), max(high, values.mean() + reach)
+    return low, high
 
 
 def unlike(images: np.ndarray, usual: Mapping[str, list[float]]) -> list[list[str]]:
