@@ -1,5 +1,6 @@
 """Fast convolutions and pooling against float64 NumPy and XLA's own operations."""
 
+import functools
 import json
 import warnings
 import zipfile
@@ -200,6 +201,86 @@ def test_value_and_gradients_equal_numpy(examples):
 )
 def test_every_algorithm_equals_numpy(x_shape, kernel_shape, strides, padding):
     check_against_numpy(x_shape, kernel_shape, strides, padding)
+
+
+# Tiles compute an output from more pixels than the kernel covers; the others don't.
+GEOMETRIES = {
+    "tiles": ((130, 8, 9, 16), (3, 3, 16, 20), (1, 1), "same"),
+    "larger tiles": ((33, 11, 10, 16), (5, 5, 16, 20), (1, 1), "valid"),
+    "pieces": ((33, 12, 9, 16), (7, 7, 16, 20), (1, 1), "same"),
+    "bands": ((9, 9, 28, 3), (3, 5, 3, 8), (1, 1), "same"),
+    "bands with stride": ((9, 9, 32, 3), (7, 7, 3, 32), (2, 2), "same"),
+    "sums": ((9, 9, 8, 1), (5, 5, 1, 6), (1, 1), "same"),
+    "gathered": ((9, 16, 16, 64), (3, 3, 64, 64), (2, 2), "same"),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_pixel_that_is_huge_or_not_finite_reaches_no_other_outputs(name):
+    """Not finite where the stock operation's are not; the others as exact as ever."""
+    x_shape, kernel_shape, strides, padding = GEOMETRIES[name]
+    clean, kernel = arrays(0, x_shape, kernel_shape)
+    fast = jax.jit(lambda x: fast_convolution(x, kernel, strides, padding))
+    stock = functools.partial(
+        stock_convolution, kernel=kernel, strides=strides, padding=padding.upper()
+    )
+    tolerance = TOLERANCE[max(kernel_shape[:2])]
+    # The first block, one after it, and an edge; float32's largest number is 3.4e38.
+    places = [(0, 4, 4, 0), (-1, 4, 4, -1), (-1, 0, 0, 0)]
+    for value in (np.inf, -np.inf, np.nan, 3.4e38, -3.4e38, 1e30, 1e6, -1e5):
+        for place in places:
+            x = clean.copy()
+            x[place] = value
+            y, expected = np.asarray(fast(x)), np.asarray(stock(x))
+            # Outputs that do not see the pixel are what they are without it.
+            unseen = expected == stock(clean)
+            assert 0.5 < unseen.mean() < 1
+            if "bands" in name and not np.isfinite(value):
+                # Those in rows that see it may be NaN: zero times infinity.
+                unseen &= unseen.all((2, 3), keepdims=True)
+            else:
+                finite = np.isfinite(expected)
+                np.testing.assert_array_equal(np.isfinite(y), finite)
+            error = np.max(np.abs(y[unseen] - expected[unseen]))
+            assert error < tolerance * np.max(np.abs(expected[unseen]))
+
+
+def test_pooled_tiles_know_a_huge_pixel_too():
+    """The value and where it was found, as the gradient of the largest says it."""
+    x, kernel = arrays(0, (70, 8, 8, 16), (3, 3, 16, 16))
+    x[69, 3, 3, 2] = 1e9
+
+    def pooled(convolution, x):
+        y = convolution(x, kernel)
+        return lax.reduce_window(
+            y, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+        )
+
+    def fast(x):
+        return fast_convolution(x, kernel, padding="same", pool=True)
+
+    stock = functools.partial(pooled, stock_convolution)
+    np.testing.assert_allclose(jax.jit(fast)(x), stock(x), rtol=1e-5, atol=1e-5)
+    # The gradient goes where the stock operation finds the largest.
+    of_fast, of_stock = (
+        jax.grad(lambda x, f=f: f(x).sum())(x)[69] for f in (fast, stock)
+    )
+    assert relative_error(of_fast, of_stock) < 5e-6
+
+
+@pytest.mark.parametrize("taps", [3, 5, 7])
+def test_a_large_pixel_moves_others_within_the_stated_bound(taps):
+    """Tiles are computed from pixels up to 100,000."""
+    x, kernel = arrays(0, (4, 12, 12, 16), (taps, taps, 16, 16))
+    x[2, 6, 6, 3] = pixel = 99_999.0
+    y = fast_convolution(x, kernel, padding="same")
+    exact, _ = exact_convolution(x, kernel, (1, 1), "same")
+    # The sum of the channel's weights in each filter, of which the text speaks.
+    weights = np.abs(kernel[:, :, 3]).sum((0, 1))
+    error = np.abs(np.asarray(y) - exact)
+    far = np.ones((4, 12, 12), bool)
+    far[2, 6 - taps // 2 : 7 + taps // 2, 6 - taps // 2 : 7 + taps // 2] = False
+    assert np.all(error[far] < 1e-6 * pixel * weights + 1e-4)
 
 
 # A block of tiles holds at most 40 images of 8 x 8 pixels with "same" padding, and 17
@@ -727,7 +808,8 @@ def test_accelerators_get_the_stock_operation(platform):
     with jax.default_matmul_precision("highest"):
         assert lowered(fast, platform, x, kernel).count("HIGHEST") == 6
     text = lowered(fast, "cpu", x, kernel)
-    assert "stablehlo.convolution" not in text
+    # One for extreme numbers, which runs only where there are some.
+    assert text.count("stablehlo.convolution") == 1
     assert "stablehlo.dot_general" in text
 
 
@@ -776,7 +858,7 @@ def test_right_results_are_trusted_also_while_a_function_is_traced():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         text = lowered(lambda x, k: fast_convolution(x, k), "cpu", x, kernel)
-    assert "stablehlo.convolution" not in text
+    assert "stablehlo.dot_general" in text
     assert canary.trusted()
 
 

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from kerascnn.acceleration.materialize import stored_on_cpu
@@ -73,10 +74,30 @@ def for_each_block(images, size, body, init):
     return lax.fori_loop(0, steps, lambda i, state: body(i * size, state), init)
 
 
-def filled(shape, images, size, block_of, dtypes=(None,)):
+# The largest number that is not extreme: half precision's.
+_LARGEST = np.float32(65504)
+
+
+def extreme(*arrays):
+    """Whether numbers of float32 arrays of one size are extreme, infinite or NaN."""
+    # As integers, which processors compare many at a time: a float's bits grow with it.
+    # XLA compiles a reduction to a slow loop, so its last numbers alone are left to it.
+    parts = [
+        lax.bitcast_convert_type(each, jnp.int32).ravel() & 0x7FFFFFFF
+        for each in arrays
+    ]
+    largest = functools.reduce(jnp.maximum, parts)
+    while largest.size > 256 and largest.size % 16 == 0:
+        largest = functools.reduce(jnp.maximum, largest.reshape(16, -1))
+    return jnp.max(largest) > _LARGEST.view(np.int32)
+
+
+def filled(shape, images, size, block_of, dtypes=(None,), exactly=None):
     """An array of this shape, its images from `start` on being `block_of(start)`.
 
-    Of several dtypes, as many arrays, and `block_of` returns a tuple.
+    Of several dtypes, as many arrays, and `block_of` returns a tuple. With `exactly`,
+    a function of a block of images, `block_of` says also whether numbers are extreme;
+    where some are, `exactly` makes all blocks.
     """
     # What the arrays hold comes from the images: XLA makes one array of all zeros of a
     # step, which it keeps until the step's end and copies for each loop.
@@ -84,14 +105,39 @@ def filled(shape, images, size, block_of, dtypes=(None,)):
     several = len(dtypes) > 1
     arrays = tuple(jnp.full(shape, number, dtype) for dtype in dtypes)
 
-    def add_block(start, arrays):
-        blocks = block_of(start) if several else (block_of(start),)
+    def add(blocks, start, arrays):
+        blocks = blocks if several else (blocks,)
         return tuple(
             lax.dynamic_update_slice_in_dim(y, block, _first(y, start, size), 0)
             for y, block in zip(arrays, blocks, strict=True)
         )
 
-    arrays = for_each_block(shape[0], size, add_block, arrays)
+    if not exactly:
+        arrays = for_each_block(
+            shape[0],
+            size,
+            lambda start, arrays: add(block_of(start), start, arrays),
+            arrays,
+        )
+        return arrays if several else arrays[0]
+
+    def add_block(start, state):
+        arrays, found = state
+        blocks, found_here = block_of(start)
+        return add(blocks, start, arrays), found | found_here
+
+    def add_exact_block(start, state):
+        # What is computed of `zero`, XLA cannot compute before the loop.
+        arrays, zero = state
+        blocks = exactly(block_at(images, start, size) + zero)
+        return add(blocks, start, arrays), -zero
+
+    state = arrays, number != number
+    arrays, found = for_each_block(shape[0], size, add_block, state)
+    # A loop of no turns, nearly always: `lax.cond` would copy the arrays.
+    turns = jnp.where(found, shape[0], 0)
+    state = arrays, jnp.zeros_like(number)
+    arrays, _ = for_each_block(turns, size, add_exact_block, state)
     return arrays if several else arrays[0]
 
 

@@ -3,9 +3,12 @@
 Where `algorithm` says "winograd", an output is computed from pixels of the same
 image up to 7 rows or columns away. A pixel that the kernel does not reach moves the
 output by a millionth of its magnitude, times the sum of its channel's weights in
-the filter, at most; one that is not finite, or near float32's largest number, may
-make the output NaN. Pixels of 0..255, scaled or not, are far from both. Where the
-kernel reaches zeros alone, ReLU finds the bias as it is.
+the filter, at most. Where a pixel of the batch is not finite, or is larger than 100,000
+among smaller ones, the stock operation computes the batch; of pixels up to 255 it never
+does. Where the kernel reaches zeros alone, ReLU finds the bias as it is.
+
+Where it says "bands", a pixel that is not finite makes NaN of outputs beside those that
+see it, in the same rows; one that is huge changes no others.
 """
 
 import functools
@@ -179,7 +182,10 @@ def _stock_weight_gradient(x, g, _, strides, padding, taps):
 def _fast_convolution(x, kernel, strides, padding, finish, pool, zeros):
     """The convolution, then `finish` of its elements; filters are on the last axis."""
     geometry = x.shape[1:], kernel.shape, strides, padding
-    words = {"finish": finish, "pool": pool, "zeros": zeros}
+    stock = functools.partial(
+        _stock_convolution, kernel=kernel, strides=strides, padding=padding
+    )
+    words = {"finish": finish, "pool": pool, "zeros": zeros, "stock": stock}
     match dispatch.algorithm(*geometry, of="output").name:
         case "dense":
             return direct.dense_convolution(x, kernel, finish)

@@ -20,6 +20,7 @@ from jax import lax
 from kerascnn.acceleration.blocks import (
     along_channels,
     block_at,
+    extreme,
     filled,
     for_each_block,
     images_a_block,
@@ -228,11 +229,13 @@ def convolution(
     finish=lambda y: y,
     pool=False,
     zeros=None,
+    stock=None,
 ):
     """The convolution with the kernel as it is, or with the turned kernel.
 
     With `pool`: of each 2 x 2 pixels the largest, and its index. `zeros` may be a
     boolean `()`: whether the result must be zero where the kernel sees zeros alone.
+    With `stock`, that function convolves blocks where numbers are extreme.
     """
     # Turning a kernel of one piece by 180 degrees and swapping its channels costs
     # nothing here: the transform takes its taps in reverse, the matrix products the
@@ -257,6 +260,8 @@ def convolution(
             block_at(x, start, size), padding[0][0], padding[1][0], *tiling.frame
         )
         tiles = _transformed_tiles(inputs, block, tiling.grid, m, x)
+        # Each pixel has its share of the values at zero and infinity.
+        corners = [tiles[i] for i in (0, n - 1, n * n - n, n * n - 1)]
         tiles = _tiles_of_pieces(tiles, tiling, x)
         # Side by side: one product adds up what the pieces contribute.
         tiles = jnp.concatenate(tiles, axis=2)
@@ -271,14 +276,17 @@ def convolution(
         if zeros is not None:
             seen = lax.cond(zeros, is_seen, lambda start: everywhere, start)
             squares = jnp.where(seen, squares, 0)
-        block = finish(squares)
+        return (finished(squares), extreme(*corners)) if stock else finished(squares)
+
+    def finished(block):
+        block = finish(block)
         # Not stored: that the largest and its index each compute the squares is faster.
         return largest(windows(block, 2, 2)) if pool else block
 
-    if not pool:
-        return filled((images, height, width, filters), x, size, block_of)
-    shape = images, height // 2, width // 2, filters
-    return filled(shape, x, size, block_of, (x.dtype, jnp.int8))
+    exactly = stock and (lambda block: finished(stock(block)))
+    side, dtypes = (2, (x.dtype, jnp.int8)) if pool else (1, (None,))
+    shape = images, height // side, width // side, filters
+    return filled(shape, x, size, block_of, dtypes, exactly)
 
 
 def input_gradient(g, kernel, padding, size):
