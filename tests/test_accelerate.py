@@ -221,14 +221,9 @@ def test_an_input_has_its_original_s_settings(convert, setting):
 
 @pytest.mark.few(
     "more_loss-sequential",
-    "more_loss-functional",
     "trained_with_noise-functional",
-    "other_test_step-sequential",
-    "other_test_step-functional",
-    "own_call-sequential",
     "own_call-functional",
     "other_arguments-functional",
-    "own_compile-functional",
 )
 @pytest.mark.parametrize("make", [sequential, functional])
 @pytest.mark.parametrize(
@@ -372,20 +367,11 @@ CHANGES = {
 @pytest.mark.few(
     "LoRA",
     "activation",
-    "no activation",
-    "no bias",
-    "dtype",
     "convolution_op",
-    "call",
     "epsilon",
-    "momentum",
     "frozen",
-    "call of BatchNorm",
     "pool size",
-    "padding",
     "rate",
-    "L2",
-    "activity",
 )
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_to_one_layer_counts_in_both_models(change):
@@ -498,20 +484,10 @@ class OwnMetric(keras.metrics.Mean):
 
 @pytest.mark.few(
     "sequential-<lambda>0",
-    "sequential-<lambda>1",
-    "sequential-<lambda>2",
     "sequential-<lambda>3",
-    "sequential-<lambda>4",
-    "sequential-<lambda>6",
-    "functional-<lambda>0",
-    "functional-<lambda>1",
     "functional-<lambda>2",
-    "functional-<lambda>3",
     "functional-<lambda>4",
     "functional-<lambda>5",
-    "functional-<lambda>6",
-    "functional-<lambda>7",
-    "functional-<lambda>8",
 )
 @pytest.mark.parametrize(
     "words",
@@ -780,17 +756,8 @@ def chain(names=CHAIN):
     return keras.Model(image, x)
 
 
-# This shows what the others do too; the slow tests turn all of them.
-FEW = {"jax_enable_x64"}
-
-
-@pytest.mark.parametrize(
-    "switch",
-    [
-        name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
-        for name in SWITCHES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_jax_s_switches_leave_the_fast_layers_right(switch):
     old = getattr(jax.config, switch)
     # Each operation by itself takes seconds without compilation.

@@ -504,7 +504,7 @@ def test_bias_and_relu_equal_numpy(x_shape, kernel_shape, strides, relu):
         assert relative_error(one, other) < tolerance
 
 
-@pytest.mark.few("False")
+@pytest.mark.slow
 @pytest.mark.parametrize("relu", [True, False])
 def test_derivatives_with_bias_and_relu_equal_those_of_the_parts(relu):
     x, kernel, bias = arrays(7, (2, 5, 5, 16), (3, 3, 16, 16), (16,))
@@ -539,8 +539,8 @@ def test_derivatives_with_bias_and_relu_equal_those_of_the_parts(relu):
         assert relative_error(one, other) < 3 * TOLERANCE[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taps", [3, 7])
-@pytest.mark.few("3")
 def test_a_convolution_of_an_affine_input_has_the_derivatives_of_any_other(taps):
     """The affine input gives the kernel's gradient, on one path and on the other."""
     images, kernel, bias, scale, shift = arrays(
@@ -1220,6 +1220,7 @@ STEMS = {
 }
 
 
+@pytest.mark.few("a frozen one between", "a trained shift")
 @pytest.mark.parametrize("stem", STEMS)
 def test_no_image_gradient_is_computed_before_the_first_trained_layer(stem):
     make, of_images = STEMS[stem]

@@ -80,7 +80,7 @@ def test_types_speak_where_they_are_wrong_alone(ci, code):
     first = f"echo '{types}' | ({made}); echo '3 passed in 1s'"
     done, calls = ci(first)
     assert done.returncode == code
-    assert calls.startswith("-m slow tests/test_style.py\n")
+    assert calls.startswith("-n 0 -m slow tests/test_style.py ")
     assert "\ntypes" not in done.stdout
     assert ("types" in done.stderr) == bool(code)
 

@@ -146,15 +146,9 @@ def test_nan_stays_and_passes_no_gradient_through_relu():
     assert (np.delete(gradient, 3) > 0).all()
 
 
-@pytest.mark.few("plain-False")
+@pytest.mark.slow
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize(
-    "known",
-    [
-        pytest.param(True, id="affine input", marks=pytest.mark.slow),
-        pytest.param(False, id="plain"),
-    ],
-)
+@pytest.mark.parametrize("known", [True, False], ids=["affine input", "plain"])
 def test_derivatives_of_higher_order_equal_those_of_the_parts(relu, known):
     images, kernel, bias, scale, shift = arrays(
         4, (2, 7, 6, 16), (3, 3, 16, 16), (16,), (16,), (16,)
@@ -402,13 +396,9 @@ def trained_by_the_epoch_engine(model, x, y):
     epoch.fit(model, data, data, Plan(epochs=2, batch_size=6, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "train",
-    [
-        pytest.param(trained_by_fit, marks=pytest.mark.slow),
-        pytest.param(trained_on_batches, marks=pytest.mark.slow),
-        trained_by_the_epoch_engine,
-    ],
+    "train", [trained_by_fit, trained_on_batches, trained_by_the_epoch_engine]
 )
 def test_training_equals_stock_keras_and_its_files_are_read_again(train, tmp_path):
     rng = np.random.default_rng(0)

@@ -467,9 +467,8 @@ class TestOnEveryBackend:
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="starts the other backends from JAX")
-@pytest.mark.parametrize(
-    "backend", [pytest.param("tensorflow", marks=pytest.mark.slow), "torch"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_other_backend(backend, passes_on):
     passes_on(backend, f"{__file__}::TestOnEveryBackend")
 

@@ -81,14 +81,9 @@ _LARGEST = np.float32(65504)
 def extreme(*arrays):
     """Whether numbers of float32 arrays of one size are extreme, infinite or NaN."""
     # As integers, which processors compare many at a time: a float's bits grow with it.
-    # XLA compiles a reduction to a slow loop, so its last numbers alone are left to it.
-    parts = [
-        lax.bitcast_convert_type(each, jnp.int32).ravel() & 0x7FFFFFFF
-        for each in arrays
-    ]
-    largest = functools.reduce(jnp.maximum, parts)
-    while largest.size > 256 and largest.size % 16 == 0:
-        largest = functools.reduce(jnp.maximum, largest.reshape(16, -1))
+    # XLA compiles a reduction to a slow loop, so that of the arrays goes first.
+    numbers = (lax.bitcast_convert_type(each, jnp.int32) for each in arrays)
+    largest = functools.reduce(jnp.maximum, (each & 0x7FFFFFFF for each in numbers))
     return jnp.max(largest) > _LARGEST.view(np.int32)
 
 

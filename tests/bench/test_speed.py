@@ -50,6 +50,7 @@ def ratio(turns: int = 7) -> float:
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="acceleration is for JAX on a CPU"
 )
+@pytest.mark.slow
 def test_a_step_takes_at_most_twice_its_usual_share_of_stock_keras():
     import jax
 

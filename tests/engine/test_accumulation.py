@@ -83,6 +83,7 @@ def test_batch_normalization_sees_the_parts():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=a.path)
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_takes_less_memory():
     model = compiled(normalized=True)
     model.optimizer.build(model.trainable_variables)

@@ -276,10 +276,8 @@ def _everything(model, name):
 )
 @pytest.mark.few(
     "_everything-test_begin",
-    "_everything-epoch_end",
     "_stop-epoch_begin",
     "_stop_evaluating-test_begin",
-    "_evaluate-test_begin",
 )
 def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):
     def each(self, name, numbers, logs):
@@ -308,7 +306,7 @@ class Steps(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("hook", [*HOOKS, "train_batch_begin", "train_batch_end"])
-@pytest.mark.few("epoch_end", "train_batch_end")
+@pytest.mark.few("train_batch_end")
 def test_a_batch_that_a_callback_trains_on_returns_what_keras_does(hook):
     engines = ("fit",) if "batch" in hook else ("fit", "epoch")
     assert_alike(lambda: [Steps(hook)], PLAIN, engines=engines)

@@ -157,7 +157,7 @@ def test_all_layers_that_draw_are_among_those_tried():
 
 
 @pytest.mark.parametrize("kind", RANDOM, ids=NAMES)
-@pytest.mark.few("RandomFlip", "RandomCrop")
+@pytest.mark.few("RandomFlip")
 def test_what_is_drawn_of_an_image_does_not_depend_on_the_batch_s_size(kind):
     options = {"padding": 2} if kind is transforms.RandomCrop else {}
     options |= {"degrees": 20} if kind is transforms.RandomRotation else {}

@@ -253,6 +253,7 @@ def test_an_evaluation_takes_every_image_once_in_batches_of_one_size(
 
 
 @jax_only
+@pytest.mark.slow
 def test_an_evaluation_has_one_call_under_way(splits, monkeypatch):
     """Each call that waits would hold a network's memory of its own."""
     functions, waited = epoch_module._functions, []

@@ -325,7 +325,7 @@ def test_a_number_that_torchvision_also_shares_may_be_shared():
     assert compared_transforms.shared(np.array(3.0), theirs[:, 1]) == 1
 
 
-@pytest.mark.few("0-60-edges")
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "off", "name"), [(1, 2, "inside"), (0, 60, "edges")])
 def test_resizing_is_one_level_off_at_most_but_at_its_edges(
     place, off, name, monkeypatch

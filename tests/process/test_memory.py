@@ -192,9 +192,8 @@ print(resident() - before)
 
 
 @glibc
-@pytest.mark.parametrize(
-    "tunables", ["glibc.malloc.check=0", pytest.param("", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tunables", ["glibc.malloc.check=0", ""])
 def test_the_users_own_tunables_hold_and_are_said(tunables):
     said = printed(
         "import kerascnn; print(kerascnn.prepare_process()['memory'])",

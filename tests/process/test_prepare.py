@@ -100,13 +100,8 @@ def cores():
 
 
 @on_jax
-@pytest.mark.parametrize(
-    "before",
-    [
-        "import keras",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("", "import jax")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["import keras", "", "import jax"])
 def test_it_says_what_it_did_also_after_keras_was_imported(before):
     did, devices, environment = reported(before)
     assert devices == cores()

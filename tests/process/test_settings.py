@@ -142,6 +142,7 @@ def test_a_run_trains_as_under_keras_s_defaults(trained, engine, many, capsys):
     assert all(f"{name}={value!r}" in said for name, value in many.items())
 
 
+@pytest.mark.slow
 def test_the_seeds_that_others_have_set_change_nothing(trained):
     train, expected = trained
     keras.utils.set_random_seed(7)

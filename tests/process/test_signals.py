@@ -53,7 +53,7 @@ sys.exit(main(["learns", "fashion_mlp", "--data", "sample"]))
 
 @pytest.mark.parametrize("program", [SWALLOWED, LEARNS], ids=["swallowed", "learns"])
 @pytest.mark.parametrize(("number", "code"), STOPS)
-@pytest.mark.few("2-130-learns")
+@pytest.mark.slow
 def test_a_stop_ends_a_computation(program, number, code):
     done = subprocess.run(
         [sys.executable, "-c", program, str(int(number))],

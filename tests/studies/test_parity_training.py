@@ -127,6 +127,7 @@ def run(words):
         return stop.code
 
 
+@pytest.mark.slow
 def test_command_trains_both(capsys):
     words = ["--seeds", "2", "--epochs", "1"]
     code = run([*words, "--json"])

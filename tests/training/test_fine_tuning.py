@@ -90,7 +90,7 @@ def options(out=None, **more):
     ],
     ids=["all", "another head", "another width"],
 )
-@pytest.mark.few("all", "another head")
+@pytest.mark.few("another head")
 def test_layers_of_the_same_name_and_shape_have_the_file_s_weights(
     trained, chosen, fresh
 ):

@@ -168,8 +168,8 @@ def test_a_stop_in_an_evaluation_is_heard_at_once(tmp_path, monkeypatch, engine)
     assert_equal(final(run), final(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.few("epoch")
 def test_a_checkpoint_written_beside_the_training_is_of_one_step(
     tmp_path, stop_at, monkeypatch, engine
 ):

@@ -31,6 +31,7 @@ def bounded(monkeypatch, more):
 
 
 @ON_JAX
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_and_what_is_advised_fits(
     monkeypatch, tmp_path, capsys
 ):
@@ -58,7 +59,7 @@ def test_what_does_not_fit_is_refused_and_what_is_advised_fits(
 @pytest.mark.slow
 @ON_JAX
 def test_force_trains_all_the_same(monkeypatch, tmp_path, capsys):
-    bounded(monkeypatch, 1e6)
+    monkeypatch.setenv("KERASCNN_MEMORY", "1MB")
     words = [*WORDS, "--limit", "300", "--batch-size", "300", "--force"]
     assert commands.main([*words, "--out", str(tmp_path / "run")]) == 0
     assert "may not fit the memory" in capsys.readouterr().err

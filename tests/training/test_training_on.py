@@ -31,10 +31,8 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [ENGINES[0], *(pytest.param(x, marks=pytest.mark.slow) for x in ENGINES[1:])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 def test_it_ends_as_a_run_of_so_many_epochs_and_keeps_the_first_end(tmp_path, engine):
     """The decay by epochs goes on; the callback halves the rate in each."""
     whole = begun(tmp_path / "whole", engine=engine, epochs=4)
