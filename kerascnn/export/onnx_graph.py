@@ -20,6 +20,7 @@ from kerascnn.export.walk import (
     activation,
     check_several,
     joined_axis,
+    levels,
     resizing,
     unmapped,
     walk,
@@ -263,12 +264,20 @@ def _rescaling(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> 
 
 
 def _resizing(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> str:
-    """Add two matrix products: along each axis resizing is linear."""
+    """Add two matrix products, for along each axis resizing is linear; then round."""
     left, right = resizing(layer, read[0])
     rows = graph.constant(f"{layer.name}/rows", left)
     columns = graph.constant(f"{layer.name}/columns", right)
     values = graph.node("MatMul", [rows, *inputs], f"{layer.name}/height")
-    return graph.node("MatMul", [values, columns], layer.name)
+    values = graph.node("MatMul", [values, columns], f"{layer.name}/width")
+    if (found := levels(read[0])) is None:
+        return values
+    values = graph.node("Round", [values], f"{layer.name}/rounded")
+    ends = [
+        graph.constant(f"{layer.name}/{name}", np.array(end, "float32"))
+        for name, end in zip(("least", "largest"), found, strict=True)
+    ]
+    return graph.node("Clip", [values, *ends], layer.name)
 
 
 def _together(kind: str) -> Callable[..., str]:

@@ -19,6 +19,7 @@ from kerascnn.export.walk import (
     activation,
     check_several,
     joined_axis,
+    levels,
     resizing,
     unmapped,
     walk,
@@ -423,12 +424,16 @@ def _rescaling(code: Code, layer: Any, read: list[Any], inputs: list[str]) -> st
 
 
 def _resizing(code: Code, layer: Any, read: list[Any], inputs: list[str]) -> str:
-    """Write two matrix products: along each axis resizing is linear."""
+    """Write two matrix products, for along each axis resizing is linear; then round."""
     rows, columns = resizing(layer, read[0])
     left = code.buffer(layer, "rows", rows)
     right = code.buffer(layer, "columns", columns)
     shape = (None, len(rows), columns.shape[1], read[0].shape[-1])
-    return code.step(f"{left} @ {{0}} @ {right}", inputs, shape)
+    resized = code.step(f"{left} @ {{0}} @ {right}", inputs, shape)
+    if (found := levels(read[0])) is None:
+        return resized
+    least, largest = found
+    return code.step(f"{{0}}.round().clamp({least}, {largest})", [resized], shape)
 
 
 def _together(sign: str) -> Callable[..., str]:

@@ -100,6 +100,17 @@ def joined_axis(layer: Any, read: Sequence[Any]) -> int:
     return {0: 0, 1: 2, 2: 3, 3: 1}[axis] if axes == 4 else axis
 
 
+def levels(read: Any) -> tuple[float, float] | None:
+    """Return the least and largest number of an image of integers; else None.
+
+    Keras's Resizing rounds to them, and leaves such an image one of integers.
+    """
+    if not keras.backend.is_int_dtype(read.dtype):
+        return None
+    found = np.iinfo(read.dtype)
+    return float(found.min), float(found.max)
+
+
 def resizing(layer: Any, read: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the matrices of a Resizing: along each axis resizing is linear.
 

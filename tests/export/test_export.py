@@ -198,6 +198,31 @@ def test_layers_compute_as_in_keras(inside, by):
 
 
 @EACH
+@pytest.mark.parametrize("size", [(5, 7), (13, 16)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop_to_aspect_ratio": True, "antialias": True},
+        {"interpolation": "bicubic"},  # beyond 0 to 255, but for Keras's clipping
+        {"interpolation": "nearest"},
+    ],
+    ids=["smaller", "beyond", "nearest"],
+)
+@pytest.mark.few("beyond-size1-onnx", "smaller-size0-torch")
+def test_raw_images_are_resized_to_integers_as_in_keras(options, size, by):
+    image = keras.Input((9, 8, 3), dtype="uint8")
+    x = layers.Rescaling(1.0)(layers.Resizing(*size, **options)(image))
+    model = keras.Model(image, layers.Flatten()(x))
+    some = np.random.default_rng(1).choice(np.array([0, 7, 255], "uint8"), (5, 9, 8, 3))
+    expected = model.predict(some, verbose=0)
+    found = by(model)(some)
+    np.testing.assert_array_equal(found, found.round())
+    # Numbers between two levels are rounded to either.
+    assert np.mean(found != expected) < 0.01
+    assert np.abs(found - expected).max() <= 1
+
+
+@EACH
 def test_branches_meet(by):
     image = keras.Input((6, 6, 3), dtype="uint8")
     x = layers.Rescaling(1 / 255)(image)
