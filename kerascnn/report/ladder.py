@@ -93,7 +93,9 @@ def show(outlines: Sequence[Outline], console: Console | None = None) -> None:
                 for split, found in ours.items()
             },
         }
-        what = rung.what if console.width < 1000 else f"{rung.what}."
+        what = rung.what
+        if console.width >= 1000 and not what.endswith("?"):
+            what += "."
         table.add_row(item.name, *(cells[name] for name in columns), Text(what))
     console.print(table)
     console.print(f"\n{STARS}")

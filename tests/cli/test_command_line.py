@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,15 @@ def test_list_names_the_recipes_with_the_course_figures(capsys, monkeypatch):
         if line.startswith("cifar_vgg_aug ")
     )
     assert line.split()[:4] == ["cifar_vgg_aug", "2,488,906", "~90.6%", "~92%"]
+
+
+def test_a_list_for_a_pipe_ends_its_sentences_once(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert commands.main(["list"]) == 0
+    found = capsys.readouterr().out.splitlines()
+    lines = [each.rstrip() for each in found if each.startswith(("cifar_", "fashion_"))]
+    assert len(lines) > 40
+    assert all(re.search(r"\w[)’'\"]?[.?]$", each) for each in lines)
 
 
 def test_show_prints_layers_command_and_course(capsys, monkeypatch):
