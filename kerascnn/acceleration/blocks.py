@@ -122,7 +122,8 @@ def filled(shape, images, size, block_of, dtypes=(None,), exactly=None):
         return add(blocks, start, arrays), found | found_here
 
     def add_exact_block(start, state):
-        # What is computed of `zero`, XLA cannot compute before the loop.
+        # `zero` changes its sign at each turn, so that XLA cannot move what is computed
+        # of it before the loop, where it would always run.
         arrays, zero = state
         blocks = exactly(block_at(images, start, size) + zero)
         return add(blocks, start, arrays), -zero

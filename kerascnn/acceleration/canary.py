@@ -5,6 +5,7 @@ import warnings
 from concurrent import futures
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kerascnn.acceleration import winograd
@@ -25,10 +26,13 @@ def trusted():
     kernel = rng.standard_normal((3, 3, 32, 32), np.float32)
     padding = ((1, 1), (1, 1))
 
+    def stock(block):  # for numbers that are extreme, of which there are none
+        return jnp.full_like(block, jnp.nan)
+
     @jax.jit
     def fast(x, kernel, g):
         return (
-            winograd.convolution(x, kernel, padding),
+            winograd.convolution(x, kernel, padding, stock=stock),
             winograd.weight_gradient(x, g, padding, 3),
         )
 

@@ -4,8 +4,10 @@ Where `algorithm` says "winograd", an output is computed from pixels of the same
 image up to 7 rows or columns away. A pixel that the kernel does not reach moves the
 output by a millionth of its magnitude, times the sum of its channel's weights in
 the filter, at most. Where a pixel of the batch is not finite, or is larger than 100,000
-among smaller ones, the stock operation computes the batch; of pixels up to 255 it never
-does. Where the kernel reaches zeros alone, ReLU finds the bias as it is.
+among smaller ones, the stock operation computes the output of the batch. Where all are
+up to 255 the tiles always do; where many are above, as some networks' features of
+unscaled images, the slower stock operation may. Gradients are not checked. Where the
+kernel reaches zeros alone, ReLU finds the bias as it is.
 
 Where it says "bands", a pixel that is not finite makes NaN of outputs beside those that
 see it, in the same rows; one that is huge changes no others.

@@ -264,6 +264,8 @@ def is_fast_in_a_loop(layer):
     if not (covered and layer.compute_dtype == "float32" and dispatch.uses_fast()):
         return False
     shape = *layer.kernel_size, layer.input.shape[3], layer.filters
+    if dispatch.winograd_pays(shape, layer.strides):
+        return trusted()  # whatever the images' size is
     geometry = layer.input.shape[1:], shape, layer.strides, layer.padding
     maps = "output", "image gradient", "kernel gradient"
     names = {dispatch.algorithm(*geometry, of=each).name for each in maps}

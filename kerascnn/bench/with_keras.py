@@ -167,6 +167,8 @@ def epochs(recipe: Recipe, train: Split, plan: Plan, engine: str) -> Work:
         model = accelerate(model)
     else:
         from kerascnn.engine import fit as module
+
+        plan = dataclasses.replace(plan, devices=1)  # as Keras's own
     building.compile_model(model, recipe)
     # The smallest test set there is: its evaluation is not what is timed.
     test = Split(train.images[:1], train.labels[:1])

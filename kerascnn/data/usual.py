@@ -29,8 +29,9 @@ def ranges(images: np.ndarray) -> dict[str, list[float]]:
         images: uint8, `(n, height, width, channels)`; of many, some are looked at.
 
     Returns:
-        By the names of `SAID` the lowest and the highest usual value, 0 to 255: the
-        mean of the outermost pixels, of all, and the standard deviation.
+        By the names of `SAID` the lowest and the highest usual value, in levels of 0
+        to 255, of few images maybe beyond: the mean of the outermost pixels, of all,
+        and the standard deviation.
     """
     if isinstance(images, StreamedImages):
         found = _measured(images[:_AT_ONCE])
@@ -48,9 +49,9 @@ def ranges(images: np.ndarray) -> dict[str, list[float]]:
 def _range(values: np.ndarray) -> tuple[float, float]:
     """Return the range that one in a thousand of further values lies outside of."""
     number, tail = len(values), _OUTSIDE / 2
-    low, high = np.quantile(values, (tail, 1 - tail))
     if number < 2:
         return 0, 255
+    low, high = np.quantile(values, (tail, 1 - tail))
     if number * tail < 1:
         # Too few for quantiles, which would be their extremes: one new image in sixty
         # is darker than all of sixty. Student's interval for one more value is wider.

@@ -254,27 +254,33 @@ def _on_devices(model: Any, mesh: Mesh | None) -> Iterator[None]:
         on_mesh = jax.jit(step, donate_argnums=0, **placement.options(mesh))
 
         def call(state: tuple, iterator: Iterator[Any]) -> tuple[dict, tuple]:
-            # What Keras or a callback has set, metrics to zero or a learning rate, is
-            # on one device: as it is, XLA would compile the step anew.
+            # Values that Keras or a callback assigns, metrics at zero or a learning
+            # rate, lie on one device. XLA would compile the step again for them.
             return on_mesh(placement.copied(mesh, state), next(iterator))
 
         return call
 
-    def placed(where: Callable[[Any], Any]) -> None:
+    def place(where: Callable[[Any], Any]) -> None:
         own = model.variables, model.optimizer.variables, model.metrics_variables
         for variable in itertools.chain(*own):
             variable.assign(where(variable.value))
 
     before = model.test_function
-    if model.train_function is None:
-        model.train_function = compiled(model.train_step)
-    model.test_function = compiled(functools.partial(_jax_test_step, model, mesh))
-    placed(functools.partial(placement.copied, mesh))
     try:
+        place(functools.partial(placement.copied, mesh))
+        model.train_function = compiled(model.train_step)
+        model.test_function = compiled(functools.partial(_jax_test_step, model, mesh))
         yield
+    except BaseException:
+        # Of a first step that fails, Keras does not give the values back.
+        with contextlib.suppress(Exception):
+            place(placement.own)
+        raise
+    else:
+        place(placement.own)
     finally:
-        model.test_function = before
-        placed(placement.own)
+        # Keras compiles others where it is called with one device's variables.
+        model.train_function, model.test_function = None, before
 
 
 def evaluate(model: keras.Model, split: Split, plan: Plan) -> dict[str, float]:
@@ -330,7 +336,7 @@ def _jax_step(
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
     loss_of = compiled_loss(model, images, labels)
-    forward = placement.shared(mesh, model, remat.forward(model, rematerialize))
+    forward = placement.on_mesh(mesh, model, remat.forward(model, rematerialize))
     with placement.tracing(mesh):
         logits, loss, found, new_others = gradients(
             *(model, images, loss_of, values, forward)
@@ -368,7 +374,7 @@ def _jax_test_step(
     from kerascnn.engine import placement
 
     weights, others, metrics = state
-    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    images, labels, factors = keras.utils.unpack_x_y_sample_weight(data)
     values = [
         *zip(model.trainable_variables, weights, strict=True),
         *zip(model.non_trainable_variables, others, strict=True),
@@ -376,16 +382,17 @@ def _jax_test_step(
     ]
     with keras.StatelessScope(state_mapping=values, collect_losses=True) as scope:
         with placement.tracing(mesh):
-            logits = placement.shared(mesh, model, model)(images, training=False)
-        loss = model.compute_loss(x=images, y=labels, y_pred=logits, training=False)
-        logs = _logs(model, images, labels, logits, loss)
+            logits = placement.on_mesh(mesh, model, model)(images, training=False)
+        loss = model.compute_loss(images, labels, logits, factors, training=False)
+        logs = _logs(model, images, labels, logits, loss, factors)
     new = [scope.get_current_value(variable) for variable, _ in values]
     ends = len(weights), len(weights) + len(others)
     return logs, (new[: ends[0]], new[ends[0] : ends[1]], new[ends[1] :])
 
 
-def _step(model: Any, record: str, rematerialize: bool, _: None, data: Any) -> dict:
+def _step(model: Any, record: str, rematerialize: bool, mesh: None, data: Any) -> dict:
     """As `keras.Model.train_step` elsewhere, but a bad step changes nothing."""
+    # A mesh is JAX's alone.
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
     # What a forward pass changes besides the weights, with its values.
     variables = [*model.non_trainable_variables, *model.metrics_variables]
@@ -423,8 +430,10 @@ def _no_gradients() -> contextlib.AbstractContextManager[Any]:
     return torch.no_grad()
 
 
-def _logs(model: Any, images: Any, labels: Any, logits: Any, loss: Any) -> dict:
+def _logs(
+    model: Any, images: Any, labels: Any, logits: Any, loss: Any, factors: Any = None
+) -> dict:
     """Count a batch in the metrics, and return them."""
     # The first metric is Keras's mean of the loss.
     model.metrics[0].update_state(loss, sample_weight=ops.shape(images)[0])
-    return model.compute_metrics(images, labels, logits)
+    return model.compute_metrics(images, labels, logits, factors)

@@ -266,7 +266,7 @@ class Images(NamedTuple):
         return self.indices.shape[-1]
 
 
-def shared(
+def on_mesh(
     mesh: Mesh | None, model: keras.Model, forward: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Return a forward pass of a batch that a mesh's devices share, under `tracing`.
@@ -286,8 +286,8 @@ def shared(
             images = jnp.pad(images, room, mode="edge")
             some = jnp.arange(len(images)) < number
         if len(images) % mesh.size == 0:
-            cut = NamedSharding(mesh, PartitionSpec(BATCH))
-            images = jax.lax.with_sharding_constraint(images, cut)
+            among = NamedSharding(mesh, PartitionSpec(BATCH))
+            images = jax.lax.with_sharding_constraint(images, among)
         with acceleration.counted.only(some):
             return forward(images, training=training)[:number]
 
@@ -303,17 +303,18 @@ def in_parts(
     one after the other, the parts share the memory that the way back takes. The first
     `number` images count.
 
-    There is one part where there is no mesh or its devices don't share the images
-    evenly; where not every layer is known to compute each image by itself, in float32
-    and as fast inside a loop; where a variable does not train, as those of BatchNorm
-    and of random layers; where the images can't be halved; and where a part would keep
-    less than twice the bytes of the weights, for whose gradients it takes one more
-    array to add to.
+    There is one part on an accelerator; where there is no mesh or its devices don't
+    share the images evenly; where not every layer is known to compute each image by
+    itself, in float32 and as fast inside a loop; where a variable does not train, as
+    those of BatchNorm and of random layers; where the images can't be halved; and where
+    a part would keep less than twice the bytes of the weights, for whose gradients it
+    takes one more array to add to.
     """
     number = len(chosen) if number is None else number
     counted = None if number == len(chosen) else jnp.arange(len(chosen)) < number
     parts = 1
-    if mesh is not None and len(chosen) % mesh.size == 0 and _is_computed_singly(model):
+    even = mesh is not None and len(chosen) % mesh.size == 0
+    if even and jax.default_backend() == "cpu" and _is_computed_singly(model):
         images = len(chosen) // mesh.size
         kept = 4 * images * sum(counts.results(model))
         enough = 2 * 4 * model.count_params()

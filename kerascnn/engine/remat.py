@@ -17,7 +17,7 @@ import jax
 import keras
 
 from kerascnn import UsageError
-from kerascnn.acceleration import materialize
+from kerascnn.acceleration import counted, materialize
 
 
 @functools.lru_cache(maxsize=1)
@@ -81,8 +81,9 @@ class Forward:
 def _computed_again(stretch: Any, x: Any) -> Any:
     """Call a stretch, of which its input and its variables alone are kept."""
     trained, others = stretch.trainable_variables, stretch.non_trainable_variables
+    # The backward pass is traced later, when no images are left out of the means.
     y, values, penalties = _kept(stretch)(
-        [v.value for v in trained], [v.value for v in others], x
+        [v.value for v in trained], [v.value for v in others], x, counted.images()
     )
     if len(penalties) > sum(v.regularizer is not None for v in trained):
         raise UsageError(
@@ -97,23 +98,24 @@ def _computed_again(stretch: Any, x: Any) -> Any:
 def _kept(stretch: Any) -> Callable[..., Any]:
     """Return a stretch's stateless call, which its backward pass computes again."""
 
-    def call(trained: list, others: list, x: Any) -> Any:
-        return stretch.stateless_call(
-            trained, others, x, training=True, return_losses=True
-        )
+    def call(trained: list, others: list, x: Any, some: Any) -> Any:
+        with counted.only(some):
+            return stretch.stateless_call(
+                trained, others, x, training=True, return_losses=True
+            )
 
     def forward(*given: Any) -> tuple[Any, Any]:
         return call(*given), given
 
-    def back(given: Any, gradients: Any) -> tuple[Any, Any, Any]:
-        trained, others, x = given
+    def back(given: Any, gradients: Any) -> tuple[Any, Any, Any, Any]:
+        trained, others, x, some = given
         # XLA drops `optimization_barrier` on a CPU before it merges equal operations,
         # those of the forward pass and these, so `jax.checkpoint` would keep them all.
         x, gradients = jax.lax.optimization_barrier((x, gradients))
         x = materialize.after(x, gradients[0])
-        _, of = jax.vjp(lambda trained, x: call(trained, others, x), trained, x)
+        _, of = jax.vjp(lambda trained, x: call(trained, others, x, some), trained, x)
         found, of_x = of(gradients)
-        return found, None, of_x
+        return found, None, of_x, None
 
     again = jax.custom_vjp(call)
     again.defvjp(forward, back)

@@ -269,9 +269,9 @@ def _resizing(graph: Graph, layer: Any, read: list[Any], inputs: list[str]) -> s
     rows = graph.constant(f"{layer.name}/rows", left)
     columns = graph.constant(f"{layer.name}/columns", right)
     values = graph.node("MatMul", [rows, *inputs], f"{layer.name}/height")
-    values = graph.node("MatMul", [values, columns], f"{layer.name}/width")
     if (found := levels(read[0])) is None:
-        return values
+        return graph.node("MatMul", [values, columns], layer.name)
+    values = graph.node("MatMul", [values, columns], f"{layer.name}/width")
     values = graph.node("Round", [values], f"{layer.name}/rounded")
     ends = [
         graph.constant(f"{layer.name}/{name}", np.array(end, "float32"))

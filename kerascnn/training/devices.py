@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kerascnn.engine import fit
 from kerascnn.process import cores, hosts, machine
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def placed(case: Case) -> dict[str, Any]:
     if keras.backend.backend() == "jax":
         from kerascnn.engine import placement
 
-        mesh = placement.mesh(case.model, plan.batch_size, plan.devices)
+        mesh = fit.mesh_of(case.model, plan)
         devices = mesh.size if mesh else 1
         filled = placement.is_filled_up(case.model)
     return {

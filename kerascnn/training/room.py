@@ -42,8 +42,7 @@ def check(case: Case) -> None:
     if keras.backend.backend() == "jax":
         from kerascnn.engine import placement
 
-        mesh = placement.mesh(case.model, case.plan.batch_size, case.plan.devices)
-        devices = placement.sharing_memory(mesh)
+        devices = placement.sharing_memory(fit.mesh_of(case.model, case.plan))
         copies = devices - (placement.free_on_device() is None)
         images = _images(case)
     weights = _BYTES * case.model.count_params()
@@ -61,7 +60,7 @@ def check(case: Case) -> None:
 
 
 def _images(case: Case) -> int:
-    """Return the bytes of the images that each device holds: all, or a batch's."""
+    """Return the bytes of images on each device; where batches come one by one, 0."""
     from kerascnn.engine import stream
 
     splits = () if case.engine in (fit, stream) else (case.train, case.test)

@@ -274,12 +274,18 @@ def _everything(model, name):
         pytest.param(_schedule_set, "epoch_begin", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.few(
-    "_everything-test_begin",
-    "_stop-epoch_begin",
-    "_stop_evaluating-test_begin",
+    "True-_everything-test_begin",
+    "False-_stop-epoch_begin",
+    "False-_stop_evaluating-test_begin",
 )
-def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(write, hook):
+def test_what_a_callback_writes_in_a_hook_counts_as_in_keras(
+    monkeypatch, cut, write, hook
+):
+    if cut:  # each batch among two devices
+        monkeypatch.setattr(placement, "WORTH", 0)
+
     def each(self, name, numbers, logs):
         if numbers != [0]:  # in later epochs, where the hook has a number
             write(self.model, name)

@@ -33,7 +33,7 @@ import kerascnn, keras, numpy as np
 from keras import layers
 from kerascnn import accelerate, recipe, transforms
 from kerascnn.data import Split
-from kerascnn.engine import epoch, fit, placement
+from kerascnn.engine import epoch, fit, placement, remat
 from kerascnn.engine.plan import Plan
 from kerascnn.training import build
 
@@ -70,14 +70,17 @@ class Logs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.kept.append(logs)
 
-def trained(devices, accumulate, fast, engine="epoch"):
+def trained(devices, accumulate, fast, engine="epoch", again=False):
     build.set_seed(3)
     model, _ = build.build(RECIPE, (8, 8, 3))
     model = accelerate(model) if fast else model
     build.compile_model(model, RECIPE)
     logs = Logs()
     logs.kept = []
-    plan = Plan(2, 23, 1, accumulate=accumulate, devices=devices)
+    plan = Plan(
+        2, 23, 1, accumulate=accumulate, devices=devices, rematerialize=again
+    )
+    assert not again or len(remat.Forward(model).stretches) > 1
     mesh = placement.mesh(model, 23, devices)
     {"epoch": epoch, "fit": fit}[engine].fit(
         model, split(51), split(29), plan, [logs]
@@ -128,6 +131,13 @@ def test_any_number_of_devices_trains_as_one(fast, accumulate):
     one, *others = trained(*((n, accumulate, fast) for n in numbers))
     for each in others:
         check(each, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["epoch", "fit"])
+def test_activations_computed_again_leave_out_what_fills_a_batch_up(engine):
+    one, three = trained((1, 1, True, engine), (3, 1, True, engine, True))
+    check(three, one)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ if keras.backend.backend() == "jax":
     import jax
     import jax.numpy as jnp
 
-    from kerascnn.engine import epoch, finite, fit, remat
+    from kerascnn.engine import epoch, finite, fit, placement, remat
     from kerascnn.engine.plan import Plan
 
 PIXELS = 16
@@ -132,8 +132,18 @@ def test_what_would_be_lost_is_refused():
 
     with pytest.raises(UsageError, match="this one is a Residual"):
         remat.Forward(compiled(residual))
+    for engine in (epoch, fit):
+        with pytest.raises(UsageError, match="adds a loss of its activations"):
+            trained(compiled(penalised), engine, True)
+
+
+def test_what_fails_on_several_devices_is_said_as_on_one(monkeypatch):
+    """A first step that is refused while it is traced."""
+    monkeypatch.setattr(placement, "WORTH", 0)
+    model = compiled(penalised)
+    assert placement.mesh(model, 8).size == 2
     with pytest.raises(UsageError, match="adds a loss of its activations"):
-        trained(compiled(penalised), epoch, True)
+        trained(model, fit, True)
 
 
 def test_cuts_are_the_cheapest():
