@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import kerascnn  # chooses the Keras backend before anything imports keras
+from kerascnn.process import signals
 
 # A suite that a shell runs in the background was told to ignore Ctrl-C, and would pass
 # that on to the processes that tests start and interrupt.
@@ -118,6 +119,14 @@ def _own_cache(monkeypatch, tmp_path_factory):
     """No test writes the user's own cache; all share one, so samples decode once."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("KERASCNN_CACHE_DIR", str(cache))
+
+
+@pytest.fixture(autouse=True)
+def _no_program():
+    """No test leaves its process to the command line: a later one's budget would count
+    from the start of all tests, and a later one's signal would end them."""
+    yield
+    assert not signals.is_program()
 
 
 @pytest.fixture(scope="session")

@@ -102,6 +102,7 @@ def test_needs_jax(monkeypatch):
 
 def test_run_passes_the_words_and_turns_a_mistake_into_code_2(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["padding", "--out", "a.png"])
+    monkeypatch.setattr(page.signals, "stop_quietly", lambda: None)  # it would stay
     seen = []
     with pytest.raises(SystemExit) as end:
         page.run(seen.extend)
