@@ -279,17 +279,11 @@ def on_mesh(
 
     def of_images(images: jax.Array, training: bool) -> jax.Array:
         number = len(images)
-        missing = -number % mesh.size
-        some = None
-        if missing and is_filled_up(model):
-            room = [(0, missing), *[(0, 0)] * (images.ndim - 1)]
-            images = jnp.pad(images, room, mode="edge")
-            some = jnp.arange(len(images)) < number
-        if len(images) % mesh.size == 0:
-            among = NamedSharding(mesh, PartitionSpec(BATCH))
-            images = jax.lax.with_sharding_constraint(images, among)
-        with acceleration.counted.only(some):
-            return forward(images, training=training)[:number]
+        if number % mesh.size and not is_filled_up(model):
+            return forward(images, training=training)
+        chosen = _shared(mesh, jnp.arange(number))
+        with acceleration.counted.only(chosen.counted):
+            return forward(images[chosen.indices], training=training)[:number]
 
     return of_images
 

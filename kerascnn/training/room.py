@@ -106,8 +106,8 @@ def _advice(case: Case, step: int, free: int) -> str:
     from kerascnn.engine import placement
 
     batch, fixed = case.plan.batch_size, _gradients(case)
-    mesh = placement.mesh(case.model, batch, case.plan.devices)
-    fixed = min(step, fixed * placement.sharing_memory(mesh))
+    sharing = placement.sharing_memory(fit.mesh_of(case.model, case.plan))
+    fixed = min(step, fixed * sharing)
     smaller = batch
     while smaller > 1 and fixed + (step - fixed) * smaller / batch > free:
         smaller //= 2
@@ -121,7 +121,7 @@ def _advice(case: Case, step: int, free: int) -> str:
         ways.append("--remat, which computes activations again")
     if _images(case) >= step - free:
         ways.append(_STREAM)
-    if placement.sharing_memory(mesh) > 1:
+    if sharing > 1:
         ways.append(_ONE_DEVICE)
     return _listed(ways)
 
