@@ -1,6 +1,7 @@
 """The wheel and the source archive hold what git has, and say what the project is."""
 
 import email
+import json
 import re
 import subprocess
 import sys
@@ -59,8 +60,29 @@ def files(wheel):
 def test_the_wheel_holds_the_packages_files_and_no_other(built, tracked):
     wheel, _, again = built
     package = {name for name in tracked if name.startswith("kerascnn/")}
+    for name in tracked:
+        if name.startswith("recipes/") and name.endswith((".jsonl", ".md")):
+            package.add(f"kerascnn/cookbook/{name.removeprefix('recipes/')}")
     assert files(wheel) == package
     assert files(again) == package
+
+
+def test_an_installed_package_knows_what_was_measured(built, tmp_path):
+    zipfile.ZipFile(built[0]).extractall(tmp_path)
+    # Another package's folder of this name is none of ours.
+    (tmp_path / "recipes").mkdir()
+
+    def said(place, *words):
+        script = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+        script += "runpy.run_module('kerascnn', run_name='__main__')"
+        return run(sys.executable, "-P", "-c", script, place, *words, folder=tmp_path)
+
+    listed = said(tmp_path, "list", "--json")
+    assert listed == said(ROOT, "list", "--json")
+    assert any(row["test"] for row in json.loads(listed))
+    for name in ("cifar_sigmoid", "cifar_speedrun"):
+        shown = said(tmp_path, "show", name, "--json")
+        assert json.loads(shown) == json.loads(said(ROOT, "show", name, "--json"))
 
 
 def test_the_archive_holds_the_checkout(built, tracked):

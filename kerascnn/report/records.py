@@ -23,12 +23,21 @@ CASE = ("recipe", "fingerprint", "epochs", "twin", "data")
 # A network that is right this many times as often as a guesser has learned something.
 GUESSING = 1.5
 
-FOLDER = Path(__file__).parents[2] / "recipes"  # an installed package has none
+# A checkout's records, to which new ones are added.
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+# An installed package's, which are a copy (.ci/cookbook.py); a checkout has none.
+PACKAGED = Path(__file__).parents[1] / "cookbook"
+
+
+def _file(name: str) -> Path:
+    """Return where a file of the cookbook is read."""
+    return (PACKAGED if PACKAGED.exists() else FOLDER) / name
 
 
 def read(table: str) -> list[dict[str, Any]]:
     """Return the records of a table, oldest first: `"NAME/runs"`, or one of all."""
-    file = FOLDER / f"{table}.jsonl"
+    file = _file(f"{table}.jsonl")
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
     return [json.loads(line) for line in lines]
 
@@ -43,7 +52,7 @@ def add(table: str, record: Mapping[str, Any]) -> None:
 
 def notes(name: str) -> str:
     """Return the notes on a recipe's runs, `recipes/NAME/notes.md`, if it has any."""
-    file = FOLDER / name / "notes.md"
+    file = _file(f"{name}/notes.md")
     return file.read_text("utf-8") if file.exists() else ""
 
 
@@ -83,7 +92,7 @@ def counted(
 def measured(name: str) -> list[dict[str, Any]]:
     """Return a recipe's counted records without building the recipe."""
     # Its fingerprint is read off its card, `recipes/NAME/README.md`.
-    card = FOLDER / name / "README.md"
+    card = _file(f"{name}/README.md")
     found = card.exists() and re.search("[0-9a-f]{64}", card.read_text("utf-8"))
     return counted(read(f"{name}/runs"), found[0]) if found else []
 
