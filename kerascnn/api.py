@@ -223,7 +223,10 @@ def predict(
         return own.probabilities(images)
     places = [images] if isinstance(images, str | os.PathLike) else images or []
     rows = [np.zeros((0, len(own.classes)))]
-    for pictures in files.read(files.find(map(Path, places)), own.shape):
+    named, refused = files.find(map(Path, places))
+    if refused:
+        raise UsageError(refused[0])
+    for pictures in files.read(named, own.shape):
         for each in pictures:
             if each.image is None:
                 raise UsageError(each.wrong)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 
 # The fewest turns of each side: with fewer, the interval is too wide to say anything.
 PAIRS = 15
+
+# Each side's processes, among which the turns are shared. One says little of memory: a
+# peak depends on which of XLA's threads compile at once.
+PROCESSES = 3
 
 # A lower end of the interval above this ratio is "slower".
 SLOWER = 1.03
@@ -55,24 +60,50 @@ class Comparison:
 
 
 def compare(words: Sequence[str], commit: str, pairs: int) -> Comparison:
-    """Let this code and another commit's take steps in turns; a first pair warms up."""
+    """Let this code and another commit's take steps in turns, in several processes."""
+    with worktree(commit) as (name, place):
+        sides = (("kerascnn", ROOT), (f"commit {name[:9]}", place))
+        parts = []
+        for number in range(PROCESSES):
+            share = pairs // PROCESSES + (number < pairs % PROCESSES)
+            say(f"process {number + 1} of {PROCESSES} of each side")
+            parts.append(_in_turns(words, sides, share))
+    ours, theirs = zip(*parts, strict=True)
+    times = [[t for each in side for t in each.times[1:]] for side in (ours, theirs)]
+    ratio, low, high = np.exp(interval(np.log(times[0]) - np.log(times[1]))).tolist()
+    return Comparison(name, _result(ours), _result(theirs), pairs, ratio, low, high)
+
+
+def _in_turns(
+    words: Sequence[str], sides: Sequence[tuple[str, Path]], pairs: int
+) -> list[Contender]:
+    """Start a process of each side for so many pairs of turns; a first pair warms up."""
+    contenders: list[Contender] = []
     with contextlib.ExitStack() as stack:
-        name, place = stack.enter_context(worktree(commit))
-        sides = []
-        for label, root in (("kerascnn", ROOT), (f"commit {name[:9]}", place)):
+        for label, root in sides:
             say(f"{label}: its first step")
             side = Contender("kerascnn", list(words), label, environment(root))
             stack.callback(side.close)
-            sides.append(side)
+            contenders.append(side)
         for number in range(pairs + 1):
             say(f"pair {number} of {pairs}" if number else "a pair to warm up")
             # Each comes first in every other pair, so that neither always follows.
-            for side in sides[:: 1 if number % 2 else -1]:
+            for side in contenders[:: 1 if number % 2 else -1]:
                 side.turn()
-        ours, theirs = sides
-        logs = np.log(ours.times[1:]) - np.log(theirs.times[1:])
-        ratio, low, high = np.exp(interval(logs)).tolist()
-        return Comparison(name, ours.result, theirs.result, pairs, ratio, low, high)
+    return contenders
+
+
+def _result(processes: Sequence[Contender]) -> Result:
+    """Return the medians of one side's processes."""
+    results = [each.result for each in processes]
+    times = [seconds for each in processes for seconds in each.times[1:]]
+    return Result(
+        results[0].name,
+        statistics.median(times),
+        min(times),
+        int(statistics.median(each.memory for each in results)),
+        statistics.median(each.compile for each in results),
+    )
 
 
 def interval(values: np.ndarray, resamples: int = 10_000) -> tuple[float, float, float]:

@@ -128,11 +128,12 @@ class Check:
         found = checking.check(self.folder)
         for line in (*found.faults, *found.problems):
             print(text.printable(found.relative(line)))
-        if others := found.listing.others:
-            counts = [f"{n:,} {kind}" for kind, n in sorted(others.items())]
-            print(f"Passed over: {text.printable(', '.join(counts))}.")
+        if others := found.listing.passed_over:
+            print(f"Passed over: {others}.")
         if found.listing.unused:
             print(f"Not used: {found.listing.unused}.")
+        if doubt := found.listing.doubt:
+            print(f"{doubt[0].upper()}{doubt[1:]}.")
         totals = found.totals.most_common()
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in totals)
         if found.kinds:

@@ -76,20 +76,23 @@ class Predict:
             places = [piped if str(p) == "-" else p for p in self.images]
             failed = self.predict(run, places)
         if failed:
-            text.warn(f"{failed:,} image{'s' * (failed > 1)} could not be read.")
+            text.warn(f"{failed:,} image{'s' * (failed > 1)} could not be used.")
             raise SystemExit(1)
 
     def predict(self, run: Run, places: list[Path]) -> int:
-        """Print what is predicted; return how many files could not be read."""
+        """Print what is predicted; return how many images could not be used."""
         from kerascnn.prediction import files
 
-        found = files.find(places)
+        found, refused = files.find(places)
+        for line in refused:
+            text.warn(line)
         prepare.prepare_process()
         from kerascnn.prediction.predictor import Predictor
 
         predictor = Predictor(run)
         printer = _PRINTERS["json" if self.json else "csv" if self.csv else "table"]
-        printed, failed, scaled = printer(predictor.classes, self.top), 0, 0
+        printed, scaled = printer(predictor.classes, self.top), 0
+        failed = len(refused)
         for pictures in files.read(found, predictor.shape):
             failed += sum(picture.image is None for picture in pictures)
             scaled += sum(picture.scaled for picture in pictures)

@@ -41,7 +41,7 @@ class ArrayFile:
     def __init__(self, file: Path):
         self.folder = file
         self.name = file.stem
-        self.unused = ""
+        self.unused = self.passed_over = self.doubt = ""
         self.changed: Counter[str] = Counter()
         try:
             with np.load(file, allow_pickle=False) as arrays:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from kerascnn import UsageError
 from kerascnn.data import image_files, tables
 from kerascnn.data.folders import check_folder
 from kerascnn.data.image_files import Found
-from kerascnn.data.listing import ROLES, TESTS, TRAINS, Listing
+from kerascnn.data.listing import ROLES, TESTS, TRAINS, Listing, split_name
 from kerascnn.text import printable
 
 
@@ -40,12 +41,16 @@ def listed(folder: Path) -> Listing:
     found = _listing(roles, classes)
     if folder not in roles.values():
         found.unused = _unused(roles)
+    else:
+        found.doubt = _same_folders(folder, classes["train"])
     return found
 
 
 def _roles(folder: Path) -> dict[str, Path]:
     """The folders of "train" and "test"; of "train" alone; or of none."""
-    inside = {name.lower(): folder / name for name in _folders(folder)}
+    inside: dict[str, Path] = {}
+    for name in sorted(_folders(folder), key=len):  # "train" before "train_images"
+        inside.setdefault(split_name(name), folder / name)
     train = next((inside[name] for name in TRAINS if name in inside), None)
     test = next((inside[name] for name in TESTS if name in inside), None)
     if train is None:
@@ -78,7 +83,7 @@ def _unnamed(folder: Path, found: Listing) -> str:
 def _check_classes(folder: Path, classes: dict[str, Found]) -> None:
     """Raise `UsageError` unless the folders at the top may be classes."""
     held = [name for name, found in classes.items() if found.images or found.refused]
-    if len(held) > 1 and not all(name.lower() in (*TRAINS, *TESTS) for name in held):
+    if len(held) > 1 and not all(split_name(n) in (*TRAINS, *TESTS) for n in held):
         return
     there = sorted(each.name for each in folder.iterdir())
     more = f" and {len(there) - 5:,} more" * (len(there) > 5)
@@ -86,6 +91,26 @@ def _check_classes(folder: Path, classes: dict[str, Found]) -> None:
         f"{folder} is no data set: expected {ROLES}, or a folder for each class, with "
         f"images in them, and found {', '.join(there[:5]) or 'nothing'}{more}."
     )
+
+
+def _same_folders(folder: Path, classes: dict[str, Found]) -> str:
+    """Say where all classes hold the same folders and no images, as splits would."""
+    inside = {tuple(_folders(folder / name)) for name in classes}
+    names = inside.pop()
+    places = [folder / name for name in classes]
+    images = (file for found in classes.values() for file in found.images)
+    if inside or len(names) < 2 or any(file.parent in places for file in images):
+        return ""
+    return (
+        f"each of its classes, {_some([*classes])}, holds the folders "
+        f"{_some(names)}: where these are the classes, call the folders above train "
+        "and test"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4:,} more" * (len(names) > 4)
+    return printable(", ".join(names[:4])) + more
 
 
 def _listing(roles: dict[str, Path], classes: dict[str, dict[str, Found]]) -> Listing:
@@ -186,11 +211,14 @@ def _unused(roles: dict[str, Path]) -> str:
 
 def _folders(folder: Path) -> list[str]:
     try:
-        return sorted(
-            each.name
-            for each in folder.iterdir()
-            if each.is_dir() and not each.name.startswith(".")
-        )
+        with os.scandir(folder) as entries:
+            # A link to itself makes `entry.is_dir` raise, and `isdir` return False.
+            names = [
+                each.name
+                for each in entries
+                if (os.path.isdir(each) if each.is_symlink() else each.is_dir())
+            ]
+        return sorted(name for name in names if not name.startswith("."))
     except OSError as error:
         raise UsageError(
             f"{folder} cannot be read: {os.strerror(error.errno or 0)}."

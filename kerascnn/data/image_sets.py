@@ -64,8 +64,9 @@ class ImageFiles:
         self.name = path.name if path.is_dir() else path.stem
         self.version = "folder" if path.is_dir() else path.suffix.lower()[1:]
         self._found = listed(path)
+        # First: without the files that they name, classes may be missing too.
         refused = [] if skip_bad else self._found.refused
-        if faults := [*self._found.faults, *refused]:
+        if faults := [*refused, *self._found.faults]:
             more = (
                 f" `kerascnn data check {self.folder}` lists {len(faults) - 1:,} more."
                 if len(faults) > 1
@@ -84,6 +85,16 @@ class ImageFiles:
     def unused(self) -> str:
         """How many images are neither trained nor tested on, and where."""
         return self._found.unused
+
+    @property
+    def passed_over(self) -> str:
+        """How many files that are no images the folders of the classes hold."""
+        return self._found.passed_over
+
+    @property
+    def doubt(self) -> str:
+        """Why the classes may be meant otherwise."""
+        return self._found.doubt
 
     def files(self) -> Iterator[Path]:
         """The files whose change is a change of the set."""

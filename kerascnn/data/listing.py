@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from kerascnn.text import printable
 
 # The usual names of splits, in small letters. Of several to test on, the first is.
 TRAINS = ("train", "training")
@@ -30,6 +33,7 @@ class Listing:
         refused: A line for each file that would be an image and can't be used.
         others: How many files are passed over, by the endings of names.
         unused: How many images are neither trained nor tested on, and where they lie.
+        doubt: Why the classes may be meant otherwise.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +43,18 @@ class Listing:
     refused: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     unused: str = ""
+    doubt: str = ""
+
+    @property
+    def passed_over(self) -> str:
+        """How many files are passed over of each ending, in words."""
+        counts = (f"{n:,} {kind}" for kind, n in sorted(self.others.items()))
+        return printable(", ".join(counts))
+
+
+def split_name(name: str) -> str:
+    """Return a split's name as `TRAINS` and `TESTS` have it, of `Train_set` `train`."""
+    return re.sub(r"[ _-]*(set|data|images?|imgs?)$", "", name.strip().lower())
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def _from_images(
     """Load images of the user's own; say which are tested on and which not used."""
     images = image_sets.opened(name, skip_bad)
     loaded = _from_folder(images.folder, cache_dir, form, images, stream)
-    notice = (
+    notice = told = (
         f"{loaded.name}: {len(loaded.train):,} training and {len(loaded.test):,} test "
         f"images, from {loaded.source}"
     )
@@ -133,13 +133,17 @@ def _from_images(
         )
     if images.unused:
         notice += f"; not used: {images.unused}"
+    if images.passed_over:
+        notice += f"; passed over: {images.passed_over}"
     if loaded.skipped:
         many = f"{loaded.skipped:,} file{'s' * (loaded.skipped > 1)}"
         command = f"`kerascnn data check {images.folder}`"
         notice += (
             f"; left out, because they can't be used: {many}, which {command} names"
         )
-    if images.held_out or images.unused or loaded.skipped:
+    if images.doubt:
+        notice += f"; {images.doubt}"
+    if notice != told:
         more = f"\n{loaded.notice}" if loaded.notice else ""
         return replace(loaded, notice=f"{notice}.{more}")
     return loaded

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kerascnn import UsageError
-from kerascnn.data.listing import TESTS, TRAINS, Listing, ordered
+from kerascnn.data.listing import TESTS, TRAINS, Listing, ordered, split_name
 from kerascnn.text import one_line, printable
 
 ENDINGS = (".csv", ".tsv", ".parquet")
@@ -38,9 +38,9 @@ def listed(tables: dict[Path, str | None]) -> Listing:
     label_of: dict[Path, str] = {}
     for table, role in tables.items():
         for path, label, split in _rows(table, faults):
-            file = Path(os.path.normpath(table.parent / path))
+            file = _file(table.parent, path)
             split = role or split
-            if not os.path.isfile(file):
+            if file is None:
                 refused.append(f"{table} names {printable(path)}, which is no file.")
             elif label_of.setdefault(file, label) != label:
                 faults.append(
@@ -55,6 +55,15 @@ def listed(tables: dict[Path, str | None]) -> Listing:
     found = _listing(next(iter(tables)), label_of, split_of, faults)
     found.refused = refused
     return found
+
+
+def _file(folder: Path, path: str) -> Path | None:
+    """Return the file that a row names, as it is written on this system or another."""
+    for written in (path, path.strip(), path.strip().replace("\\", "/")):
+        file = Path(os.path.normpath(folder / written))
+        if os.path.isfile(file):
+            return file
+    return None
 
 
 def _listing(
@@ -125,7 +134,7 @@ def _rows(table: Path, faults: list[str]) -> Rows:
             faults.append(f"{table}, row {number}: no text in {printable(holds)}.")
             continue
         role = "" if split is None else str(row[split] if split < len(row) else "")
-        role = role.strip().lower()
+        role = split_name(role)
         if split is not None and role not in (*TRAINS, *TESTS):
             faults.append(
                 f"{table}, row {number}: the split {printable(role)!r} is none of "

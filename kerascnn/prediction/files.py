@@ -29,21 +29,28 @@ class Picture:
     wrong: str = ""
 
 
-def find(places: Iterable[Path]) -> list[Path]:
+def find(places: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """Return the image files that places are, or hold in folders, in order.
+
+    A line comes with them for each file of a folder that is an image and can't be used.
 
     Raises:
         UsageError: A place does not exist, or a folder holds no image.
     """
     found: list[Path] = []
+    refused: list[str] = []
     for place in map(expanded, places):
         if not place.exists():
             raise UsageError(f"there is no {place}: name an image or a folder of them.")
-        inside = image_files.find(place).images if place.is_dir() else [place]
-        if not inside:
+        if not place.is_dir():
+            found.append(place)
+            continue
+        inside = image_files.find(place)
+        if not inside.images and not inside.refused:
             raise UsageError(f"{place} holds no image.")
-        found += inside
-    return found
+        found += inside.images
+        refused += inside.refused
+    return found, refused
 
 
 def read(

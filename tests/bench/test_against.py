@@ -20,6 +20,7 @@ CONTENDER = """
 import json, os, random, signal, sys
 assert sys.argv[1:] == ["kerascnn", "fashion_mlp", "64", "0", "fixed"], sys.argv
 turns = 0
+{start}
 def answer(number):
     noise = random.Random(turns).uniform(0.99, 1.01)
     print(json.dumps({{"seconds": number * {seconds} * noise, "memory": {memory}}}))
@@ -58,7 +59,7 @@ def checkout(tmp_path, monkeypatch):
         if values:
             (root / "kerascnn/__init__.py").touch()
             (root / "kerascnn/bench/__init__.py").touch()
-            values = {"memory": 2**20, "more": "pass"} | values
+            values = {"memory": 2**20, "start": "", "more": "pass"} | values
             file = root / "kerascnn/bench/contenders.py"
             file.write_text(CONTENDER.format(**values))
         git(root, "add", ".")
@@ -86,6 +87,18 @@ def test_steps_as_fast_as_before_pass(checkout, capsys):
     assert answer["memory_ratio"] == 2
     assert answer["ours"]["seconds"] == pytest.approx(0.102, rel=0.01)
     assert answer["theirs"]["memory"] == 2**20
+
+
+def test_memory_is_the_median_of_three_processes(checkout, capsys):
+    start = "starts = open('../starts', 'a+'); starts.write('.'); starts.seek(0); "
+    start += "process = len(starts.read())"
+    # The sides start in turns: ours are the first, third and fifth process.
+    checkout(seconds=0.1, start=start, memory="process**2 * 2**20")
+    assert commands.main([*WORDS, "HEAD", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ours"]["memory"] == 3**2 * 2**20
+    assert answer["theirs"]["memory"] == 4**2 * 2**20
+    assert answer["pairs"] == 15
 
 
 def test_slower_steps_are_called_slower(checkout, capsys):

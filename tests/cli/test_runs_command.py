@@ -195,8 +195,9 @@ def test_runs_are_found_at_any_depth_and_not_inside_each_other(tmp_path):
         ([0.5, 0.75, 0.625], {"test_accuracy": 0.625}, (2, 0.75, 0.125)),
         ([0.5, 0.75, 0.75], {"test_accuracy": 0.75, "epochs": 3}, (3, 0.75, 0.0)),
         ([None, 0.75, None], {"test_accuracy": 0.25}, (2, 0.75, 0.5)),
-        # Weights that were evaluated again, and are better than in any epoch.
         ([0.5, 0.75], {"test_accuracy": 0.875, "epochs": 2}, (2, 0.875, 0.0)),
+        # Other weights than those of any epoch's end: their average, for one.
+        ([0.5, 0.75], {"test_accuracy": 0.5, "evaluated_again": True}, None),
         ([], {"test_accuracy": 0.5}, None),
         ([0.5], {"validation_accuracy": 0.5}, None),
         ([0.5], {"test_accuracy": None}, None),

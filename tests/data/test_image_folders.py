@@ -468,3 +468,9 @@ def test_where_all_images_are_grey_they_have_one_channel(tmp_path):
     # One image in colour, and all have three.
     Image.fromarray(noise(6, 5, 3)).save(folder / "test" / "1" / "0.png")
     assert data.load(str(folder)).shape == (6, 5, 3)
+
+
+def test_a_run_says_which_files_are_passed_over(pets):
+    (pets / "train" / "cat" / "more.zip").write_bytes(b"PK\5\6" + bytes(18))
+    (pets / "train" / "notes.md").write_text("of cats")
+    assert "passed over: 1 .md, 1 .zip." in data.load(str(pets)).notice

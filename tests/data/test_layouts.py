@@ -474,3 +474,71 @@ def load_splits(place, kind, train, test, **options):
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number}.png")
     return data.load(str(place / "set"), **options)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train_set", "test_set"),
+        ("training_set", "test_set"),
+        ("Training", "Testing"),
+        ("Train-Images", "Val Images"),
+        ("traindata", "validation data"),
+        ("trainset", "testset"),
+    ],
+)
+def test_a_split_s_folder_has_any_usual_name(train, test, tmp_path):
+    place = tmp_path / "set"
+    for role, names in ((train, "abc"), (test, "d")):
+        for label in ("cat", "dog"):
+            for name in names:
+                save(place / role / label / f"{name}.png", ord(name))
+    found = data.load(str(place))
+    assert found.classes == ("cat", "dog")
+    assert (len(found.train), len(found.test)) == (6, 2)
+
+
+@pytest.mark.parametrize("names", [("seg_one", "seg_two"), ("fold1", "fold2", "fold3")])
+def test_classes_that_look_like_splits_are_named(names, tmp_path, capsys):
+    place = tmp_path / "set"
+    for number, name in enumerate(names):
+        for label in ("cat", "dog"):
+            for image in range(2):
+                save(place / name / label / f"{image}.png", 10 * number + image)
+    doubt = (
+        f"ach of its classes, {', '.join(names)}, holds the folders cat, dog: where "
+        "these are the classes, call the folders above train and test"
+    )
+    assert doubt in data.load(str(place)).notice
+    assert main(["data", "check", str(place)]) == 0
+    assert f"E{doubt}." in capsys.readouterr().out
+    # Images beside the inner folders, or other folders, are none of a split's.
+    save(place / names[0] / "loose.png", 99)
+    assert doubt not in data.load(str(place)).notice
+
+
+@pytest.mark.parametrize(
+    "row", ["all\\{}.png,{}", " all/{}.png ,{}", "./all//{}.png,{}", "{}/all/{}"]
+)
+def test_a_row_names_a_file_as_other_systems_write_it(row, tmp_path):
+    if row == "{}/all/{}":  # by its whole path
+        row = str(tmp_path / "all" / "{}.png") + ",{}"
+    lines = []
+    for number in range(6):
+        save(tmp_path / "all" / f"{number}.png", number)
+        lines.append(row.format(number, ("cat", "dog")[number % 2]))
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    found = data.load(str(tmp_path / "list.csv"))
+    assert len(found.train) + len(found.test) == 6
+
+
+def test_missing_files_are_named_before_what_follows_from_them(tmp_path):
+    for number in range(4):
+        save(tmp_path / f"{number}.png", number)
+    table = tmp_path / "list.csv"
+    for names, reason in (("4567", "names 4.png, which"), ("0145", "names 4.png")):
+        labels = zip(names, ("cat", "cat", "dog", "dog"), strict=True)
+        rows = [f"{name}.png,{label}" for name, label in labels]
+        table.write_text("\n".join(["path,label", *rows]))
+        with pytest.raises(UsageError, match=reason):
+            data.load(str(table))

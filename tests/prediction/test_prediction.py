@@ -156,7 +156,29 @@ def test_files_that_cannot_be_read_are_named_and_passed_over(predict, folder):
     assert len(json.loads(out)) == 5
     assert "broken.png can't be decoded" in err
     assert "empty.jpg is empty" in err
-    assert "2 images could not be read." in err
+    assert "2 images could not be used." in err
+
+
+def test_images_that_would_be_passed_over_are_named(run, predict, tmp_path, test_set):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    images = [Image.fromarray(image) for image in test_set.images[:5, ..., 0]]
+    for image, name in zip(
+        images, (".hidden.png", "text.txt", "photo", "a.ico", "b.PNG"), strict=True
+    ):
+        image.save(inside / name, "ico" if name == "a.ico" else "png")
+    (inside / "list.csv").write_text("no image")
+    code, out, err = predict(inside, "--json")
+    assert code == 1
+    assert [row["file"] for row in json.loads(out)] == [str(inside / "b.PNG")]
+    for name in (".hidden.png", "text.txt", "photo", "a.ico"):
+        assert f"{inside / name} is " in err
+    assert "4 images could not be used." in err
+    (inside / "b.PNG").unlink()
+    code, out, err = predict(inside, "--json")
+    assert (code, json.loads(out)) == (1, [])
+    with pytest.raises(UsageError, match=r"\.hidden\.png is an image that is hidden"):
+        kerascnn.predict(run, inside)
 
 
 def test_images_unlike_the_training_set_are_said_to_be(predict, folder, test_set):

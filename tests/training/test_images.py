@@ -195,7 +195,7 @@ def photos(tmp_path):
 def test_predict_prepares_images_as_training_does(photos, shape):
     found = data.load(str(photos), image_size=shape[:2], channels=shape[2], exact=True)
     trained = {i.tobytes() for s in (found.train, found.test) for i in s.images}
-    read = files.read(files.find([photos]), shape)
+    read = files.read(files.find([photos])[0], shape)
     predicted = {each.image.tobytes() for some in read for each in some}
     assert trained == predicted
     assert len(trained) == 40
