@@ -77,7 +77,7 @@ def compare(words: Sequence[str], commit: str, pairs: int) -> Comparison:
 def _in_turns(
     words: Sequence[str], sides: Sequence[tuple[str, Path]], pairs: int
 ) -> list[Contender]:
-    """Start a process of each side for so many pairs of turns; a first pair warms up."""
+    """Start a process of each side, and let them take turns; a first pair warms up."""
     contenders: list[Contender] = []
     with contextlib.ExitStack() as stack:
         for label, root in sides:
