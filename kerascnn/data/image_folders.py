@@ -97,7 +97,7 @@ def _same_folders(folder: Path, classes: dict[str, Found]) -> str:
     """Say where all classes hold the same folders and no images, as splits would."""
     inside = {tuple(_folders(folder / name)) for name in classes}
     names = inside.pop()
-    places = [folder / name for name in classes]
+    places = {folder / name for name in classes}
     images = (file for found in classes.values() for file in found.images)
     if inside or len(names) < 2 or any(file.parent in places for file in images):
         return ""
