@@ -503,12 +503,9 @@ def peeked(
     Returns:
         `"epoch"`, its `"accuracy"` (0 to 1), and by how much it is above the result,
         the `"peeking_bonus"`: 0 where no epoch was better. `None` where the test set
-        was not evaluated, or the result is of other weights than an epoch's end had,
-        such as their average: then no choice of an epoch is what they differ by.
+        was not evaluated, or the result is not of the last epoch's weights.
     """
-    ours = result.get("test_accuracy")
-    if result.get("evaluated_again"):
-        return None
+    ours = None if result.get("evaluated_again") else result.get("test_accuracy")
     seen = [(r.get("test_accuracy"), r.get("epoch")) for r in metrics]
     known = [(accuracy, epoch) for accuracy, epoch in seen if accuracy is not None]
     if ours is None or not known or "validation_accuracy" in metrics[-1]:
