@@ -98,7 +98,7 @@ def test_lenet_rebuilt_is_lenet_written_for_that_size():
     dense = found.get_layer(index=-3)
     for weight in (dense.kernel, dense.bias):
         largest = np.abs(keras.ops.convert_to_numpy(weight)).max()
-        # In float32, as the weights: 1 / 56 is rounded up, and a draw may be that bound.
+        # In float32, as the weights: 1 / 56 is rounded up, and a draw may be just that.
         bound = np.float32(1 / math.sqrt(14 * 14 * 16))
         assert 0.9 * bound < largest <= bound
 
