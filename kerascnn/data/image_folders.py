@@ -95,11 +95,14 @@ def _check_classes(folder: Path, classes: dict[str, Found]) -> None:
 
 def _same_folders(folder: Path, classes: dict[str, Found]) -> str:
     """Say where all classes hold the same folders and no images, as splits would."""
-    inside = {tuple(_folders(folder / name)) for name in classes}
-    names = inside.pop()
     places = {folder / name for name in classes}
     images = (file for found in classes.values() for file in found.images)
-    if inside or len(names) < 2 or any(file.parent in places for file in images):
+    # Asked first: of most sets the first image says no, and no folder is read again.
+    if any(file.parent in places for file in images):
+        return ""
+    inside = {tuple(_folders(place)) for place in places}
+    names = inside.pop()
+    if inside or len(names) < 2:
         return ""
     return (
         f"each of its classes, {_some([*classes])}, holds the folders "
