@@ -681,6 +681,25 @@ def test_relu_keeps_nan_and_passes_it_no_gradient():
     assert (np.delete(gradient, 3) > 0).all()
 
 
+def test_what_is_stored_is_computed_once_and_no_loop_over_it_is_compiled():
+    def shifted_sums(x, keep):
+        y = keep(jnp.sin(x))
+        return y[:-2] + y[1:-1] + y[2:]
+
+    def loops_of(keep):
+        text = jax.jit(shifted_sums, static_argnums=1).lower(x, keep).compile()
+        return text.as_text().count(" fusion("), text.as_text().count(" while(")
+
+    x = np.random.default_rng(0).normal(size=99).astype("float32")
+    # XLA computes each sine three times where nothing is stored.
+    assert loops_of(lambda y: y) == (1, 0)
+    # The sines, the question whether to turn, the sums.
+    assert loops_of(acceleration.stored) == (3, 1)
+    exact = shifted_sums(x.astype("float64"), np.asarray)
+    found = jax.jit(shifted_sums, static_argnums=1)(x, acceleration.stored)
+    assert relative_error(found, exact) < 1e-6
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.few("False-True", "True-False")

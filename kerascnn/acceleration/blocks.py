@@ -68,9 +68,11 @@ def without_padding(x, padding, size):
 # batch is ever made.
 
 
-def for_each_block(images, size, body, init):
-    """`body(first image, state)` of each block, one after the other."""
+def for_each_block(images, size, body, init, only_if=None):
+    """`body(first image, state)` of each block, one after the other; or of none."""
     steps = -(-images // size)
+    if only_if is not None:
+        steps = jnp.where(only_if, steps, 0)
     return lax.fori_loop(0, steps, lambda i, state: body(i * size, state), init)
 
 
@@ -103,7 +105,9 @@ def filled(shape, images, size, block_of, dtypes=(None,), exactly=None):
     def add(blocks, start, arrays):
         blocks = blocks if several else (blocks,)
         return tuple(
-            lax.dynamic_update_slice_in_dim(y, block, _first(y, start, size), 0)
+            lax.dynamic_update_slice_in_dim(
+                *(y, block, _first(y, start, size), 0), allow_negative_indices=False
+            )
             for y, block in zip(arrays, blocks, strict=True)
         )
 
@@ -121,19 +125,18 @@ def filled(shape, images, size, block_of, dtypes=(None,), exactly=None):
         blocks, found_here = block_of(start)
         return add(blocks, start, arrays), found | found_here
 
-    def add_exact_block(start, state):
-        # `zero` changes its sign at each turn, so that XLA cannot move what is computed
-        # of it before the loop, where it would always run.
-        arrays, zero = state
-        blocks = exactly(block_at(images, start, size) + zero)
-        return add(blocks, start, arrays), -zero
+    def add_exact_block(start, arrays):
+        block = block_at(images, start, size)
+        if size == shape[0]:
+            # XLA would convolve a single block, the same at each turn, before the loop,
+            # where it always runs.
+            block += 0.0 * start
+        return add(exactly(block), start, arrays)
 
-    state = arrays, number != number
+    state = arrays, jnp.zeros_like(number, bool)
     arrays, found = for_each_block(shape[0], size, add_block, state)
     # A loop of no turns, nearly always: `lax.cond` would copy the arrays.
-    turns = jnp.where(found, shape[0], 0)
-    state = arrays, jnp.zeros_like(number)
-    arrays, _ = for_each_block(turns, size, add_exact_block, state)
+    arrays = for_each_block(shape[0], size, add_exact_block, arrays, found)
     return arrays if several else arrays[0]
 
 
@@ -149,7 +152,12 @@ def _first(x, start, size):
 def block_at(x, start, size):
     """Images `start` to `start + size`; the last block ends with the batch."""
     first = _first(x, start, size)
-    block = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, first, size), x)
+    block = jax.tree.map(
+        lambda a: lax.dynamic_slice_in_dim(
+            a, first, size, allow_negative_indices=False
+        ),
+        x,
+    )
     return stored_on_cpu(block.images(), x) if isinstance(x, Unpooled) else block
 
 

@@ -78,10 +78,12 @@ def judge(
     """Decide inside a training step whether its update is kept; count the steps."""
     # An optimiser that scales the loss (mixed_float16) expects gradients that overflow
     # and leaves those steps out itself: then only the loss counts.
-    finite = ops.isfinite(loss)
+    total = loss
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        for gradient in gradients:
-            finite = ops.logical_and(finite, ops.all(ops.isfinite(gradient)))
+        # Finite numbers times zero are zero, all others NaN. Of a sum XLA makes one
+        # loop, of `all` several.
+        total = total + sum(ops.sum(gradient * 0) for gradient in gradients)
+    finite = ops.isfinite(total)
     going = counts[IN_A_ROW] < counts[LIMIT]
     bad = ops.cast(ops.logical_and(going, ops.logical_not(finite)), "int32")
     going = ops.cast(going, "int32")
