@@ -156,7 +156,7 @@ _NAMES = {
         ZerosLike
     """,
     "kerascnn.transforms": """
-        RandomCrop RandomErasing RandomRotation
+        RandomAlternatingFlip RandomCrop RandomErasing RandomRotation
     """,
 }
 CLASSES: dict[str | None, set[str]] = {

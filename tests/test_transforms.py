@@ -22,7 +22,10 @@ import pytest
 from keras import layers, ops
 from scipy import stats
 
-from kerascnn import UsageError, data, transforms
+from kerascnn import UsageError, data, saved, transforms
+from kerascnn.engine import placement
+from kerascnn.training import build
+from kerascnn.twins import rules
 
 BACKEND = keras.backend.backend()
 ALPHA = 1e-3  # each distribution test's chance of failing under another random stream
@@ -513,6 +516,30 @@ def test_configuration_round_trip(layer):
     assert again.get_config() == layer.get_config()
     assert layer.compute_output_shape((None, 8, 8, 3)) == (None, 8, 8, 3)
     np.testing.assert_array_equal(numpy(again.draw(DRAWN)), numpy(layer.draw(DRAWN)))
+
+
+OURS = [
+    kind
+    for kind in vars(transforms).values()
+    if isinstance(kind, type)
+    and issubclass(kind, layers.Layer)
+    and kind.__module__ == transforms.__name__
+    and not kind.__name__.startswith("_")
+]
+# What their constructors ask for.
+ARGUMENTS = {"RandomCrop": (2,), "RandomRotation": (5,)}
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.__name__)
+def test_each_layer_is_known_wherever_layers_are_listed(kind, tmp_path):
+    layer = kind(*ARGUMENTS.get(kind.__name__, ()))
+    assert build.is_random(layer)
+    assert hasattr(rules, kind.__name__)  # torchvision's, in a twin
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer, layers.Flatten()])
+    assert placement.unknown_layer(model) is None
+    model.save(tmp_path / "model.keras")
+    loaded = saved.load_model(tmp_path / "model.keras")
+    assert loaded.layers[0].get_config() == layer.get_config()
 
 
 def test_an_alternating_flip_keeps_its_seed():

@@ -38,9 +38,15 @@ THRESHOLDS = {
     "sums": Threshold(32, _AVX2, "2026-11-24", "kernel size times channels, at most"),
     "sums, filters": Threshold(32, _AVX2, "2026-11-24", "filters, at most"),
     "bands": Threshold(256, _AVX2, "2026-11-24", "numbers in an image's row, at most"),
-    "bands, output": Threshold(256, _AVX2, "2026-11-24", "the same of the output"),
-    "bands, channels": Threshold(4, _AVX512, "2026-11-27", "channels, at most, or:"),
-    "bands, zeros": Threshold(3, _AVX512, "2026-11-27", "pixels by columns, at most"),
+    "bands, output": Threshold(
+        256, _AVX2, "2026-11-24", "those of the output, at most"
+    ),
+    "bands, channels": Threshold(
+        4, _AVX512, "2026-11-27", "channels where it has more, at most"
+    ),
+    "bands, zeros": Threshold(
+        3, _AVX512, "2026-11-27", "then pixels by columns, at most"
+    ),
 }
 
 

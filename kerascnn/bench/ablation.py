@@ -70,40 +70,54 @@ def _unordered() -> None:
 
 
 class Trick(NamedTuple):
-    """A trick in words, a recipe that it serves, and what switches it off."""
+    """A trick in words, some of the recipes that it serves, what switches it off."""
 
     words: str
-    recipe: str
+    recipes: tuple[str, ...]
     switch_off: Callable[[], None]
 
 
 TRICKS = {
     "winograd": Trick(
-        *("3x3 convolutions by Winograd's algorithm", "cifar_relu_9"),
+        "3x3 convolutions by Winograd's algorithm",
+        ("cifar_relu_9",),
         _never("winograd", math.inf),
     ),
     "order": Trick(
-        *("the images' gradient after the kernel's", "cifar_relu_9"), _unordered
+        "the images' gradient after the kernel's",
+        ("cifar_relu_9", "cifar_vgg_aug"),
+        _unordered,
     ),
     "pieces": Trick(
-        *("7x7 convolutions by Winograd's, in pieces", "cifar_conv"), _without_pieces
+        "7x7 convolutions by Winograd's, in pieces", ("cifar_conv",), _without_pieces
     ),
     "bands": Trick(
-        *("few channels: band matrices", "fashion_lenet"), _never("bands", -1)
+        "few channels: band matrices", ("fashion_lenet",), _never("bands", -1)
     ),
-    "sums": Trick(*("few weights: sums", "fashion_lenet"), _never("sums", -1)),
+    "sums": Trick(
+        "few weights: sums", ("fashion_lenet", "cifar_vgg_aug"), _never("sums", -1)
+    ),
     "convolution": Trick(
-        *("all fast convolutions", "fashion_stride"), _stock("Conv2D")
+        "all fast convolutions", ("fashion_stride",), _stock("Conv2D")
     ),
-    "pooling": Trick(*("max pooling", "fashion_lenet"), _stock("MaxPooling2D")),
+    "pooling": Trick("max pooling", ("fashion_lenet",), _stock("MaxPooling2D")),
     "pooled-convolution": Trick(
-        *("pooling before a convolution is stored", "cifar_vgg"), _pooled_apart
+        "pooling before a convolution is stored",
+        ("cifar_vgg", "cifar_relu_9"),
+        _pooled_apart,
     ),
-    "silu": Trick(*("SiLU", "cifar_silu_12"), _stock_silu),
-    "normalization": Trick(*("BatchNorm", "cifar_bn_12"), _stock("BatchNormalization")),
-    "affine-input": Trick(*("a convolution's affine input", "cifar_bn_12"), _unlinked),
-    "dropout": Trick(*("Dropout", "cifar_vgg_dropout"), _stock("Dropout")),
+    "silu": Trick("SiLU", ("cifar_silu_12",), _stock_silu),
+    "normalization": Trick(
+        "BatchNorm", ("cifar_bn_12", "cifar_vgg_aug"), _stock("BatchNormalization")
+    ),
+    "affine-input": Trick(
+        "a convolution's affine input", ("cifar_bn_12", "cifar_vgg_aug"), _unlinked
+    ),
+    "dropout": Trick("Dropout", ("cifar_vgg_dropout",), _stock("Dropout")),
 }
+
+# Each trick beside each of its networks: the rows of the table.
+_ROWS = [(name, recipe) for name in TRICKS for recipe in TRICKS[name].recipes]
 
 
 def switch_off(contender: str) -> bool:
@@ -121,7 +135,7 @@ class Ablation:
     Each time and memory is also given as a ratio to those with all tricks.
     """
 
-    batch: int = 128
+    batch: int = 256
     """Images a step."""
     rounds: int = 9
     """Turns of each contender; the medians are shown."""
@@ -139,12 +153,10 @@ class Ablation:
             )
 
     def __call__(self) -> None:
-        found = {
-            name: row for name, row in page.read("ablation").items() if name in TRICKS
-        }
-        tricks = {name: TRICKS[name] for name in self.only or TRICKS}
-        for recipe in dict.fromkeys(trick.recipe for trick in tricks.values()):
-            serving = [name for name in tricks if tricks[name].recipe == recipe]
+        rows = [row for row in _ROWS if row[0] in (self.only or TRICKS)]
+        found = page.read("ablation")
+        for recipe in dict.fromkeys(recipe for _, recipe in rows):
+            serving = [name for name, served in rows if served == recipe]
             words = [recipe, str(self.batch), "0", "fixed"]
             names = ["kerascnn", *(f"kerascnn-without-{name}" for name in serving)]
             results, missing = measure.compare(
@@ -153,16 +165,17 @@ class Ablation:
             if missing:
                 raise UsageError("; ".join(missing))
             for name, result in zip(serving, results[1:], strict=True):
-                found[name] = self.row(name, results[0], result)
-                print(line(name, found[name]), flush=True)
+                row = self.row(recipe, results[0], result)
+                found[f"{name} {recipe}"] = row
+                print(line(name, row), flush=True)
         if self.write:
-            ordered = {name: found[name] for name in TRICKS if name in found}
+            ordered = {key: found[key] for key in map(" ".join, _ROWS) if key in found}
             page.write("ablation", ordered, COLUMNS, line)
 
-    def row(self, name: str, on: measure.Result, off: measure.Result) -> dict[str, Any]:
+    def row(self, recipe: str, on: measure.Result, off: measure.Result) -> dict:
         """Return the figures of a trick, and when and where they were measured."""
         return {
-            "recipe": TRICKS[name].recipe,
+            "recipe": recipe,
             "batch": self.batch,
             "with": dataclasses.asdict(on),
             "without": dataclasses.asdict(off),
@@ -171,11 +184,11 @@ class Ablation:
         }
 
 
-def line(name: str, row: dict[str, Any]) -> str:
-    """Return a trick's row of the table."""
+def line(key: str, row: dict[str, Any]) -> str:
+    """Return a row of the table; its key begins with the trick's name."""
     on, off = row["with"], row["without"]
     cells = (
-        *(TRICKS[name].words, row["recipe"], f"{on['seconds'] * 1e3:.0f} ms"),
+        *(TRICKS[key.split()[0]].words, row["recipe"], f"{on['seconds'] * 1e3:.0f} ms"),
         f"{off['seconds'] / on['seconds']:.2f}",
         f"{off['memory'] / on['memory']:.2f}",
         f"{row['machine']}, {row['date']}",
