@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import warnings
 import zipfile
 
@@ -681,23 +682,41 @@ def test_relu_keeps_nan_and_passes_it_no_gradient():
     assert (np.delete(gradient, 3) > 0).all()
 
 
-def test_what_is_stored_is_computed_once_and_no_loop_over_it_is_compiled():
-    def shifted_sums(x, keep):
-        y = keep(jnp.sin(x))
+def test_what_is_stored_is_computed_once_by_a_loop_that_holds_no_code():
+    def shifted_sums(x, keep, sines=jnp.sin):
+        y = keep(sines(x))
         return y[:-2] + y[1:-1] + y[2:]
 
-    def loops_of(keep):
-        text = jax.jit(shifted_sums, static_argnums=1).lower(x, keep).compile()
-        return text.as_text().count(" fusion("), text.as_text().count(" while(")
+    def compiled_for(keep):
+        step = jax.jit(shifted_sums, static_argnums=1).lower(x, keep).compile()
+        return step.as_text().count(" fusion("), step.as_text().count(" while(")
 
     x = np.random.default_rng(0).normal(size=99).astype("float32")
     # XLA computes each sine three times where nothing is stored.
-    assert loops_of(lambda y: y) == (1, 0)
-    # The sines, the question whether to turn, the sums.
-    assert loops_of(acceleration.stored) == (3, 1)
-    exact = shifted_sums(x.astype("float64"), np.asarray)
+    assert compiled_for(lambda y: y) == (1, 0)
+    # The sines, the question whether to turn, the sums: nothing for a turn.
+    assert compiled_for(acceleration.stored) == (3, 1)
+    exact = shifted_sums(x.astype("float64"), np.asarray, np.sin)
     found = jax.jit(shifted_sums, static_argnums=1)(x, acceleration.stored)
     assert relative_error(found, exact) < 1e-6
+
+
+@pytest.mark.parametrize("images", [2, 400])
+def test_the_stock_convolution_waits_in_a_loop(images):
+    """Of one block and of several: XLA would run it in each step."""
+    x, kernel = arrays(0, (images, 8, 8, 16), (3, 3, 16, 16))
+    text = jax.jit(fast_convolution).lower(x, kernel).compile().as_text()
+    bodies = set(re.findall(r"body=%?([\w.-]+)", text))
+    inside, callers, convolving = "", {}, []
+    for line in text.splitlines():
+        if start := re.match(r"(?:ENTRY )?%?([\w.-]+) \(", line):
+            inside = start[1]
+        for called in re.findall(r"calls=%?([\w.-]+)", line):
+            callers[called] = inside
+        if " convolution(" in line:
+            convolving.append(inside)
+    assert convolving
+    assert {callers.get(each, each) for each in convolving} <= bodies
 
 
 @pytest.mark.parametrize("bias", [True, False])

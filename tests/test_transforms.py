@@ -534,7 +534,7 @@ ARGUMENTS = {"RandomCrop": (2,), "RandomRotation": (5,)}
 def test_each_layer_is_known_wherever_layers_are_listed(kind, tmp_path):
     layer = kind(*ARGUMENTS.get(kind.__name__, ()))
     assert build.is_random(layer)
-    assert hasattr(rules, kind.__name__)  # torchvision's, in a twin
+    assert hasattr(rules, kind.__name__)  # what a twin does in its place
     model = keras.Sequential([keras.Input((8, 8, 3)), layer, layers.Flatten()])
     assert placement.unknown_layer(model) is None
     model.save(tmp_path / "model.keras")

@@ -69,7 +69,10 @@ def without_padding(x, padding, size):
 
 
 def for_each_block(images, size, body, init, only_if=None):
-    """`body(first image, state)` of each block, one after the other; or of none."""
+    """`body(first image, state)` of each block, one after the other.
+
+    Of none where `only_if`, a boolean `()`, is false.
+    """
     steps = -(-images // size)
     if only_if is not None:
         steps = jnp.where(only_if, steps, 0)
@@ -128,8 +131,8 @@ def filled(shape, images, size, block_of, dtypes=(None,), exactly=None):
     def add_exact_block(start, arrays):
         block = block_at(images, start, size)
         if size == shape[0]:
-            # XLA would convolve a single block, the same at each turn, before the loop,
-            # where it always runs.
+            # The sum adds zero, but depends on the turn: XLA would move the convolution
+            # of a single block out of the loop, and run it in each step.
             block += 0.0 * start
         return add(exactly(block), start, arrays)
 
@@ -143,7 +146,8 @@ def filled(shape, images, size, block_of, dtypes=(None,), exactly=None):
 def _first(x, start, size):
     """The block's first image: the last block overlaps the one before.
 
-    XLA clamps a slice's start too, but it forgets that where `x` is itself such a slice
+    It is never negative, so that slices need no code for that. XLA clamps a slice's
+    start too, but it forgets that where `x` is itself such a slice
     (xla#49121): the last block would take the next batch's images.
     """
     return jnp.minimum(start, x.shape[0] - size)

@@ -27,8 +27,8 @@ def stored_on_cpu(x, witness=None):
     # A witness is an array that has been computed before: of `x`, XLA would compile all
     # that it is computed from once more, for that one number.
     never = _never(x if witness is None else witness)
-    # A turn changes nothing. XLA would see that and take the loop away, but for the
-    # barrier, which it drops only afterwards: so no code is compiled for a turn.
+    # XLA removes a loop whose turns change nothing, unless a barrier stands in it. It
+    # drops barriers later, so that the loop stays, and no code is compiled for a turn.
     return lax.while_loop(
         lambda state: state[0],
         lambda state: (state[0], lax.optimization_barrier(state[1])),

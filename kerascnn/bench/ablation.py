@@ -14,7 +14,8 @@ from kerascnn import UsageError, text
 from kerascnn.bench import measure, page
 from kerascnn.process import machine
 
-COLUMNS = ("trick", "network", "a step", "time without", "memory without", "where")
+COLUMNS = ("trick", "network", "batch", "a step", "time without", "memory without")
+COLUMNS += ("where",)
 
 
 def _stock(layer: str) -> Callable[[], None]:
@@ -188,7 +189,8 @@ def line(key: str, row: dict[str, Any]) -> str:
     """Return a row of the table; its key begins with the trick's name."""
     on, off = row["with"], row["without"]
     cells = (
-        *(TRICKS[key.split()[0]].words, row["recipe"], f"{on['seconds'] * 1e3:.0f} ms"),
+        *(TRICKS[key.split()[0]].words, row["recipe"], str(row["batch"])),
+        f"{on['seconds'] * 1e3:.0f} ms",
         f"{off['seconds'] / on['seconds']:.2f}",
         f"{off['memory'] / on['memory']:.2f}",
         f"{row['machine']}, {row['date']}",

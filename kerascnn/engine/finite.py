@@ -9,6 +9,7 @@ are under way already.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,12 +79,9 @@ def judge(
     """Decide inside a training step whether its update is kept; count the steps."""
     # An optimiser that scales the loss (mixed_float16) expects gradients that overflow
     # and leaves those steps out itself: then only the loss counts.
-    total = loss
+    finite = ops.isfinite(loss)
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        # Finite numbers times zero are zero, all others NaN. Of a sum XLA makes one
-        # loop, of `all` several.
-        total = total + sum(ops.sum(gradient * 0) for gradient in gradients)
-    finite = ops.isfinite(total)
+        finite = ops.logical_and(finite, _all_finite(gradients))
     going = counts[IN_A_ROW] < counts[LIMIT]
     bad = ops.cast(ops.logical_and(going, ops.logical_not(finite)), "int32")
     going = ops.cast(going, "int32")
@@ -96,6 +94,16 @@ def judge(
         # XLA would judge all gradients again for each value that it decides on.
         keep = stored(ops.cast(keep, "float32")) > 0
     return keep, new
+
+
+def _all_finite(gradients: Sequence[Any]) -> Any:
+    """Return whether all numbers of some arrays are finite."""
+    if keras.backend.backend() == "jax":
+        # Finite numbers times zero are zero, all others NaN. XLA compiles a sum to one
+        # loop, `all` to several. TensorFlow may drop a product with zero.
+        return ops.isfinite(sum(ops.sum(each * 0) for each in gradients))
+    finite = (ops.all(ops.isfinite(each)) for each in gradients)
+    return functools.reduce(ops.logical_and, finite, True)
 
 
 def check(counts: Any) -> None:
