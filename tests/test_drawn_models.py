@@ -461,9 +461,12 @@ def check(seed):
         return
     paths, structure = jax.tree.flatten_with_path(stock)
     assert jax.tree.structure(fast) == structure
-    # In half precision a sum that cancels keeps few digits, or none.
+    # A sum that cancels keeps few digits, or none: what is zero but for rounding, as a
+    # bias's gradient before BatchNorm, is measured by the largest numbers. Of those a
+    # fast convolution keeps 1e-5.
     half = policies(model) != {"float32"}
-    close, least = (5e-2, largest(stock)) if half else (1e-3, 1e-3)
+    most = largest(stock)
+    close, least = (5e-2, most) if half else (1e-3, max(1e-3, 1e-2 * most))
     for (path, exact), value in zip(paths, jax.tree.leaves(fast), strict=True):
         assert value.dtype == exact.dtype, path
         exact, value = exact.astype("float64"), value.astype("float64")
