@@ -147,8 +147,8 @@ def _first(x, start, size):
     """The block's first image: the last block overlaps the one before.
 
     It is never negative, so that slices need no code for that. XLA clamps a slice's
-    start too, but it forgets that where `x` is itself such a slice
-    (xla#49121): the last block would take the next batch's images.
+    start too, but it forgets that where `x` is itself such a slice (xla#49121): the
+    last block would take the next batch's images.
     """
     return jnp.minimum(start, x.shape[0] - size)
 

@@ -14,8 +14,10 @@ from kerascnn import UsageError, text
 from kerascnn.bench import measure, page
 from kerascnn.process import machine
 
-COLUMNS = ("trick", "network", "batch", "a step", "time without", "memory without")
-COLUMNS += ("where",)
+COLUMNS = (
+    *("trick", "network", "batch"),
+    *("a step", "time without", "memory without", "where"),
+)
 
 
 def _stock(layer: str) -> Callable[[], None]:
