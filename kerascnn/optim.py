@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerascnn import UsageError
 from kerascnn.text import one_line
@@ -47,6 +48,8 @@ class Adam(keras.optimizers.Adam):
     def add_variable_from_reference(
         self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
     ) -> Any:
+        if initializer == "zeros":
+            initializer = _zeros
         if reference_variable.dtype not in ("float16", "bfloat16"):
             return super().add_variable_from_reference(
                 reference_variable, name, initializer
@@ -72,6 +75,11 @@ class Adam(keras.optimizers.Adam):
         rate = rate / _one_minus_power(self.beta_1, step)
         moved = rate * m / (root + self.epsilon)
         self.assign_sub(variable, ops.cast(moved, variable.dtype))
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    # JAX would compile a program for each shape.
+    return np.zeros(shape, dtype)
 
 
 def _one_minus_power(beta: float, step: Any) -> Any:

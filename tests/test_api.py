@@ -1,6 +1,7 @@
 """The public API: what is seen, what training changes, and what it leaves behind."""
 
 import dataclasses
+import gc
 import inspect
 import io
 import json
@@ -361,6 +362,7 @@ def state():
         "show": warnings.showwarning,
         "logging": (root.level, list(root.handlers), logging.root.manager.disable),
         "folder": os.getcwd(),
+        "collector": (gc.isenabled(), gc.get_threshold()),
         "mask": os.umask(os.umask(0o22)) and None,
     }
     if keras.backend.backend() == "jax":

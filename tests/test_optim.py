@@ -254,6 +254,31 @@ def test_adam_of_half_precision_is_adam_of_float32_but_for_the_weights(dtype, di
         assert np.abs(half - single).max() < STEPS * digits * np.abs(single).max()
 
 
+@ON_JAX
+def test_adam_begins_without_a_program_for_each_shape():
+    import jax
+
+    programs = []
+
+    def count(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(event)
+
+    # No other test has weights of these shapes.
+    shapes = [(7, n) for n in range(101, 109)]
+    variables = [keras.Variable(np.zeros(each, "float32")) for each in shapes]
+    optimizer = optim.Adam()
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        optimizer.build(variables)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert len(programs) < len(shapes)
+    slots = optimizer.variables[-2 * len(shapes) :]
+    assert sorted(v.shape for v in slots) == sorted(shapes * 2)
+    assert not any(np.any(ops.convert_to_numpy(v)) for v in slots)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_network_of_half_precision_trains(dtype):
     keras.utils.set_random_seed(0)

@@ -193,9 +193,6 @@ def _fast_convolution(x, kernel, strides, padding, finish, pool, zeros):
             return direct.dense_convolution(x, kernel, finish)
         case "winograd":
             return winograd.convolution(x, kernel, padding, **words)
-        case "sums":
-            y = finish(direct.summed_convolution(x, kernel, strides, padding))
-            return stored_on_cpu(y, kernel)
         case "bands":
             return bands.convolution(x, kernel, strides, padding, finish)
         case "gathered":

@@ -1,13 +1,10 @@
-"""Convolutions by their definition, as sums or as matrix products of images."""
+"""Convolutions by their definition, as matrix products of images."""
 
-import functools
 import math
 
 import jax.numpy as jnp
-import numpy as np
 
 from kerascnn.acceleration.blocks import (
-    along_channels,
     block_at,
     filled,
     for_each_block,
@@ -51,16 +48,6 @@ def _shifted(x, taps, strides, padding):
     )
     rows = strided_slices(x, 1, strides[0], height, taps[0])
     return [strided_slices(row, 2, strides[1], width, taps[1]) for row in rows]
-
-
-def summed_convolution(x, kernel, strides, padding):
-    """Shifted images times numbers, for a few channels and filters: one fused loop."""
-    images = _shifted(x, kernel.shape[:2], strides, padding)
-    terms = [
-        images[i][j][..., c, None] * along_channels(kernel[i, j, c], x.ndim)
-        for i, j, c in np.ndindex(kernel.shape[:3])
-    ]
-    return functools.reduce(jnp.add, terms)
 
 
 def gathered_convolution(x, kernel, strides, padding, finish):

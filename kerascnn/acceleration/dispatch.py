@@ -35,8 +35,6 @@ _AVX2, _AVX512 = "two AVX2 cores", "two AVX-512 cores"
 THRESHOLDS = {
     "winograd": Threshold(16, _AVX2, "2026-11-24", "channels and filters, at least"),
     "transposed": Threshold(0.7, _AVX2, "2026-11-24", "output by image pixels, below"),
-    "sums": Threshold(32, _AVX2, "2026-11-24", "kernel size times channels, at most"),
-    "sums, filters": Threshold(32, _AVX2, "2026-11-24", "filters, at most"),
     "bands": Threshold(256, _AVX2, "2026-11-24", "numbers in an image's row, at most"),
     "bands, output": Threshold(
         256, _AVX2, "2026-11-24", "those of the output, at most"
@@ -147,12 +145,6 @@ def algorithm(
 def _of_output(image, kernel, strides, padding):
     if winograd := winograd_pays(kernel, strides):
         return Algorithm("winograd", winograd)
-    rows, columns, channels, filters = kernel
-    if (
-        rows * columns * channels <= THRESHOLDS["sums"].bound
-        and filters <= THRESHOLDS["sums, filters"].bound
-    ):
-        return Algorithm("sums", "few weights: shifted images times numbers, one loop")
     if bands := _bands_pay(image, kernel, strides, padding):
         return Algorithm("bands", bands)
     if strides != (1, 1):

@@ -130,13 +130,15 @@ def _apply(matrix, parts, axis=0):
     """`matrix` times the list of arrays `parts`, the products stacked at `axis`."""
     # One loop over the result, with the coefficients read from an array. Written as one
     # expression per row, it would be as many loops to compile.
-    shape = [1] * (parts[0].ndim + 1)
-    shape[axis] = len(matrix)
-    terms = (
-        jnp.asarray(column.reshape(shape), part.dtype) * jnp.expand_dims(part, axis)
-        for column, part in zip(matrix.T, parts, strict=True)
-    )
-    return functools.reduce(jnp.add, terms)
+    shape = list(parts[0].shape)
+    shape.insert(axis, len(matrix))
+    others = [i for i in range(len(shape)) if i != axis]
+
+    def term(column, part):
+        column = lax.broadcast_in_dim(column.astype(part.dtype), shape, [axis])
+        return lax.mul(column, lax.broadcast_in_dim(part, shape, others))
+
+    return functools.reduce(lax.add, map(term, matrix.T, parts))
 
 
 def _images_per_block(images, tiling, channels, filters):

@@ -97,11 +97,6 @@ TRICKS = {
     "bands": Trick(
         "few channels: band matrices", ("fashion_lenet",), _never("bands", -1)
     ),
-    "sums": Trick(
-        "few weights: sums",
-        ("fashion_lenet", "cifar_bn_12", "cifar_vgg_aug"),
-        _never("sums", -1),
-    ),
     "convolution": Trick(
         "all fast convolutions", ("fashion_stride",), _stock("Conv2D")
     ),

@@ -40,8 +40,6 @@ CASES = {
         Case((1 - 2 / size) ** 2, (size, size, 32), (3, 3, 32, 32), *_SMALLER)
         for size in (9, 20)
     ],
-    "sums": [Case(taps**2, (28, 28, 1), (taps, taps, 1, 6)) for taps in (5, 7)],
-    "sums, filters": [Case(f, (28, 28, 1), (5, 5, 1, f)) for f in (24, 40)],
     "bands": [Case(14 * c, (14, 14, c), (5, 5, c, 8)) for c in (14, 22)],
     "bands, output": [Case(14 * f, (14, 14, 6), (5, 5, 6, f)) for f in (14, 22)],
     "bands, channels": [Case(c, (28, 28, c), (5, 5, c, 16)) for c in (3, 6)],

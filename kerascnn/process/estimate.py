@@ -53,20 +53,21 @@ class Estimate:
             self.say(f"{self.what}: {most}about {text.duration(left)} more.")
 
 
-def matmul_peak(turns: int = 5) -> float:
+def matmul_peak(turns: int = 5, quick: bool = False) -> float:
     """Return the speed of a large float32 matrix product, in operations a second.
 
     On the backend in use, at its default precision: on a GPU TensorFloat-32 for JAX.
 
     Args:
         turns: The fastest of so many counts.
+        quick: On a CPU, take smaller matrices, which come near the peak.
     """
     import keras
     import numpy as np
 
     ops: Any = keras.ops
     # A GPU is done with the smaller one before it has called the next.
-    size = 8192 if _on_gpu() else 2048
+    size = 8192 if _on_gpu() else 1024 if quick else 2048
     a = ops.convert_to_tensor(np.random.default_rng(0).random((size, size), "float32"))
     ops.convert_to_numpy(ops.matmul(a, a)[0, 0])
     times = []

@@ -5,6 +5,7 @@ This module imports nothing heavy: a program calls `stop_quietly` before all els
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -13,6 +14,9 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
+
+# New objects after which Python looks for unreachable ones; its own number is 700.
+_OBJECTS = 10_000
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,6 +50,9 @@ def own_process() -> None:
     """Note that this package's command line has this process to itself."""
     global _is_program
     _is_program = True
+    # Importing Keras and tracing a step make millions of objects that stay, and Python
+    # would look through them for unreachable ones all the while.
+    gc.set_threshold(_OBJECTS)
 
 
 def is_program() -> bool:

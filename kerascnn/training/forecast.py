@@ -51,7 +51,7 @@ def line(
     an_epoch = operations * len(splits[0])
     if an_epoch * epochs < _LITTLE:
         return None
-    seconds = an_epoch / estimate.matmul_peak(turns=2)
+    seconds = an_epoch / estimate.matmul_peak(turns=2, quick=True)
     if seconds * epochs < 60 * MINUTES:
         return None
     parameters = model.count_params()

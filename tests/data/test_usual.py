@@ -30,6 +30,24 @@ def test_clothes_on_a_white_ground_are_unlike_those_on_black(number):
     assert np.mean(["its border is brighter" in each for each in said]) > 0.98
 
 
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_ranges_are_the_quantiles_of_numpy(name):
+    images = np.asarray(data.load(name, "sample").train.images)
+    exact = images.astype(np.float64).mean(-1)
+    framed = np.ones(exact.shape[1:], bool)
+    framed[1:-1, 1:-1] = False
+    expected = {
+        "border": exact[:, framed].mean(1),
+        "brightness": exact.mean((1, 2)),
+        "contrast": exact.std((1, 2)),
+    }
+    found = usual.ranges(images)
+    for measure, values in expected.items():
+        quantiles = np.quantile(values, (0.0005, 0.9995))
+        # They are rounded to a decimal.
+        np.testing.assert_allclose(found[measure], quantiles, atol=0.051)
+
+
 def test_one_image_alone_excludes_nothing():
     image = np.full((1, 8, 8, 3), 7, "uint8")
     assert usual.unlike(255 - image, usual.ranges(image)) == [[]]

@@ -245,3 +245,30 @@ print(double._cache_size(), before - resident(), float(double(4.0)))
     assert result == 8
     assert size == (0 if is_program else 1)
     assert given > 150 if is_program else given < 20
+
+
+COLLECTIONS = """
+import gc, sys
+from kerascnn.process import signals
+if sys.argv[1] == "program":
+    signals.own_process()
+before = gc.get_stats()[0]["collections"]
+kept = [[] for _ in range(10**5)]
+print(gc.get_stats()[0]["collections"] - before)
+"""
+
+
+def test_programs_look_seldom_for_unreachable_objects():
+    """Importing Keras and tracing a step make millions of objects that stay."""
+    found = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", COLLECTIONS, kind],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for kind in ("program", "library")
+    ]
+    assert 0 < found[0] < found[1] / 4

@@ -22,7 +22,7 @@ on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="it sets up
 # Keras, JAX, tfds and the others that the package needs come first: what they do to a
 # process is theirs.
 STATE = """
-import importlib, json, os, signal, sys, warnings
+import gc, importlib, json, os, signal, sys, warnings
 os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras, jax, numpy, tyro, optax, rich, matplotlib.pyplot, scipy.stats
 import tensorflow_datasets
@@ -41,6 +41,7 @@ def state():
         "meta_path": [repr(finder) for finder in sys.meta_path],
         "jax": config,
         "warnings": [repr(each) for each in warnings.filters],
+        "collector": (gc.isenabled(), gc.get_threshold()),
         "hooks": (repr(sys.excepthook), repr(sys.path_hooks)),
     }
 """

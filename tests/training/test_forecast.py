@@ -33,7 +33,7 @@ PLAN = Plan(epochs=10, batch_size=64, seed=0)
 @pytest.fixture
 def speed(monkeypatch):
     def of(operations_a_second):
-        monkeypatch.setattr(estimate, "matmul_peak", lambda turns: operations_a_second)
+        monkeypatch.setattr(estimate, "matmul_peak", lambda **_: operations_a_second)
         monkeypatch.setattr(forecast, "_LITTLE", 0)
 
     return of
@@ -71,7 +71,7 @@ def test_what_is_left_of_a_run_counts(speed):
 
 
 def test_a_small_run_measures_nothing(monkeypatch):
-    monkeypatch.setattr(estimate, "matmul_peak", lambda turns: pytest.fail("measured"))
+    monkeypatch.setattr(estimate, "matmul_peak", lambda **_: pytest.fail("measured"))
     assert forecast.line("mine", model(), PLAN, split(1000), split(200)) is None
 
 
@@ -96,5 +96,6 @@ def test_a_run_tells_before_its_first_epoch(speed, tmp_path, capsys):
     assert f"{mlp.parameters:,} parameters" in lines[at]
 
 
-def test_the_speed_of_a_matrix_product_is_measured():
-    assert 1e8 < estimate.matmul_peak(turns=1) < 1e16
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_speed_of_a_matrix_product_is_measured(quick):
+    assert 1e8 < estimate.matmul_peak(turns=1, quick=quick) < 1e16
