@@ -27,11 +27,12 @@ def test_a_threshold_decides_between_the_cases_on_its_sides(name):
 
 
 def test_both_algorithms_are_timed(monkeypatch, capsys):
-    cases = {"sums": [thresholds.Case(9, (6, 6, 1), (3, 3, 1, 2))]}
+    cases = {"bands": [thresholds.Case(6, (6, 6, 1), (3, 3, 1, 2))]}
     monkeypatch.setattr(thresholds, "CASES", cases)
     thresholds.Thresholds(batch=2, rounds=1)()
     shown = capsys.readouterr().out
-    assert "sums" in shown
+    assert "bands" in shown
+    assert "stock" in shown
     assert shown.count(" ms") == 2
 
 
