@@ -72,6 +72,7 @@ OPERATIONS = {
     "pooled": convolutions((4, 8, 8, 16), (3, 3, 16, 16), pool=True),
     "strided": convolutions((4, 8, 8, 16), (3, 3, 16, 20), 2),
     "bands": convolutions((4, 8, 14, 6), (5, 5, 6, 16), 1, "valid"),
+    "one channel": convolutions((4, 8, 8, 1), (3, 3, 1, 4)),
     "dense": convolutions((4, 3, 3, 16), (3, 3, 16, 20), 1, "valid"),
     "1x1": convolutions((4, 4, 4, 16), (1, 1, 16, 20), 1, "valid"),
     "stock": convolutions((4, 8, 40, 8), (3, 5, 8, 8), 1, "valid"),
@@ -384,6 +385,7 @@ HALF_BLACK = {
     "pieces": ((4, 16, 16, 16), (7, 7, 16, 16), 1, "same"),
     "strided": ((4, 12, 12, 16), (3, 3, 16, 20), 2, "same"),
     "bands": ((4, 12, 14, 6), (5, 5, 6, 16), 1, "valid"),
+    "one channel": ((4, 12, 12, 1), (3, 3, 1, 4), 1, "same"),
     "1x1": ((4, 12, 12, 16), (1, 1, 16, 20), 1, "same"),
     "stock": ((4, 12, 40, 8), (3, 5, 8, 8), 1, "valid"),
 }

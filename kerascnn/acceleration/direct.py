@@ -40,14 +40,18 @@ def dense_weight_gradient(x, g):
 
 
 def _shifted(x, taps, strides, padding):
-    """The image under each tap of the kernel: a list of rows of arrays."""
+    """The image under each tap of the kernel, row by row."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = (
         (pixels - size) // step + 1
         for pixels, size, step in zip(x.shape[1:3], taps, strides, strict=True)
     )
     rows = strided_slices(x, 1, strides[0], height, taps[0])
-    return [strided_slices(row, 2, strides[1], width, taps[1]) for row in rows]
+    return [
+        image
+        for row in rows
+        for image in strided_slices(row, 2, strides[1], width, taps[1])
+    ]
 
 
 def gathered_convolution(x, kernel, strides, padding, finish):
@@ -58,8 +62,8 @@ def gathered_convolution(x, kernel, strides, padding, finish):
     matrix = kernel.reshape(-1, shape[3])
 
     def block_of(start):
-        rows = _shifted(block_at(x, start, size), kernel.shape[:2], strides, padding)
-        seen = jnp.concatenate([image for row in rows for image in row], axis=3)
+        images = _shifted(block_at(x, start, size), kernel.shape[:2], strides, padding)
+        seen = jnp.concatenate(images, axis=3)
         block = jnp.dot(seen.reshape(-1, len(matrix)), matrix)
         return finish(block).reshape(size, *shape[1:])
 

@@ -138,7 +138,8 @@ def _apply(matrix, parts, axis=0):
         column = lax.broadcast_in_dim(column.astype(part.dtype), shape, [axis])
         return lax.mul(column, lax.broadcast_in_dim(part, shape, others))
 
-    return functools.reduce(lax.add, map(term, matrix.T, parts))
+    pairs = zip(matrix.T, parts, strict=True)
+    return functools.reduce(lax.add, (term(*pair) for pair in pairs))
 
 
 def _images_per_block(images, tiling, channels, filters):

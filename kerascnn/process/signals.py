@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-# New objects after which Python looks for unreachable ones; its own number is 700.
+# New objects after which Python looks for unreachable ones: some times its own number.
 _OBJECTS = 10_000
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -47,7 +47,7 @@ def stop_quietly() -> None:
 
 
 def own_process() -> None:
-    """Note that this package's command line has this process to itself."""
+    """Note that this package's command line has this process; collect seldom in it."""
     global _is_program
     _is_program = True
     # Importing Keras and tracing a step make millions of objects that stay, and Python

@@ -169,8 +169,7 @@ thread.start() if {thread} else work()
     if not program:
         assert usual > 0.9 * 2**26 / os.sysconf("SC_PAGE_SIZE")
     elif thread:
-        # New pages, but huge ones: 32, and small ones at an end that is not aligned.
-        assert usual < 2**26 / 2**21 + 512 + 8
+        assert usual < 2**26 / 2**21 + 8  # new pages, but huge ones
     else:
         assert usual < 5
 
