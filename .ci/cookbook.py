@@ -4,6 +4,8 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+KEPT = ("jsonl", "md", "toml")
+
 
 class CustomBuildHook(BuildHookInterface):
     """Copies recipes/ into the package, but for its pictures."""
@@ -13,6 +15,7 @@ class CustomBuildHook(BuildHookInterface):
         if version == "editable":
             return
         folder = Path(self.root, "recipes")
-        for file in sorted([*folder.rglob("*.jsonl"), *folder.rglob("*.md")]):
+        kept = (file for kind in KEPT for file in folder.rglob(f"*.{kind}"))
+        for file in sorted(kept):
             place = Path("kerascnn/cookbook", file.relative_to(folder))
             build_data["force_include"][str(file)] = place.as_posix()

@@ -119,6 +119,7 @@ ORDER = {
         "parity_training",
         "backends",
         "ladder",
+        "ablation",
         "doctor",
         "lr_find",
         "sweep",

@@ -310,6 +310,13 @@ COMMANDS = (
         computes=True,
     ),
     Command(
+        "ladder ablation",
+        "trains a recipe without one of its ingredients, for each in turn",
+        "cli.ladder:Ablation",
+        "cifar_speedrun --hours 8",
+        computes=True,
+    ),
+    Command(
         "lessons",
         "lists the slides' worked examples; with --html writes all as one page",
         "cli.lessons:Lessons",

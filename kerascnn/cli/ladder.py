@@ -1,4 +1,4 @@
-"""The commands `kerascnn ladder plan` and `kerascnn ladder run`."""
+"""The commands `kerascnn ladder plan`, `ladder run` and `ladder ablation`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from kerascnn import UsageError, text
+from kerascnn import UsageError, data, text
+from kerascnn import recipe as recipes
 from kerascnn.process import prepare, signals
-from kerascnn.report import records
-from kerascnn.studies import ladder
+from kerascnn.report import cookbook, records
+from kerascnn.studies import ablation, ladder
 from kerascnn.training.options import Folder
 
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
 Pattern = Annotated[str, tyro.conf.arg(metavar="PATTERN")]
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
 Hours = Annotated[float, tyro.conf.arg(metavar="H")]
@@ -85,15 +87,10 @@ class Run:
     def __post_init__(self):
         text.check_positive(self, "seeds")
         _check_hours(self.hours)
-        if not records.FOLDER.exists():
-            raise UsageError(
-                f"there is no {records.FOLDER} for the cookbook: run it in a checkout."
-            )
+        _check_checkout()
 
     def __call__(self) -> None:
-        if signals.is_program() and hasattr(os, "nice"):  # Windows has none
-            os.nice(19)
-        prepare.prepare_process()
+        _at_low_priority()
         out = text.expanded(self.out)
         rungs = ladder.rungs(self.only, self.seeds, self.data_dir, out)
         if not ladder.turns(rungs):
@@ -101,6 +98,75 @@ class Run:
             return
         number = ladder.climb(rungs, self.hours, out, self.data_dir)
         print(f"{number} run{'s' * (number != 1)} taken into the cookbook.")
+
+
+@dataclasses.dataclass
+class Ablation:
+    """Train a recipe without one of its ingredients, for each in turn, for some hours.
+
+    Its ingredients stand in `recipes/NAME/ablation.toml`, with the edits of its file
+    that take each out. All runs are of the full set and have as many epochs; the first
+    seed of all comes before the next. What has ended is kept, and the recipe's card has
+    the table. Stopped, the same command goes on, to the bit.
+    """
+
+    recipe: Name
+    """A recipe with a list of ingredients."""
+    hours: Hours
+    """How long to train, at most."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = (
+        None
+    )
+    """Passes over the training set in each run (default: the recipe's)."""
+    seeds: Number = 3
+    """Runs wanted without each ingredient."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="INGREDIENT...")] = ()
+    """The ingredients (default: all)."""
+    data_dir: Folder = None
+    """Where tensorflow-datasets keeps its sets."""
+    out: Path = ablation.FOLDER
+    """Where to put the runs."""
+
+    def __post_init__(self):
+        text.check_positive(self, "seeds", "epochs")
+        _check_hours(self.hours)
+        _check_checkout()
+        recipes.check_name(self.recipe)
+
+    def __call__(self) -> None:
+        _at_low_priority()
+        recipe = recipes.load(self.recipe)
+        epochs = self.epochs or recipe.epochs
+        wanted = ablation.wanted(self.recipe, epochs, self.seeds, self.only)
+        if not wanted:
+            print("No run is wanted: the recipe's card has them all.")
+            return
+        if data.prepared(recipe.dataset, self.data_dir) is None:
+            raise UsageError(
+                f"the full set of {recipe.dataset} is not here: "
+                f"kerascnn data get {recipe.dataset}"
+            )
+        number = ablation.work_through(
+            *(wanted, epochs, self.hours, text.expanded(self.out), self.data_dir)
+        )
+        if number:
+            cookbook.Cookbook()()
+        print(f"{number} of {len(wanted)} runs have ended; the card has their table.")
+
+
+def _check_checkout() -> None:
+    """Raise `UsageError` where there is no cookbook to add to."""
+    if not records.FOLDER.exists():
+        raise UsageError(
+            f"there is no {records.FOLDER} for the cookbook: run it in a checkout."
+        )
+
+
+def _at_low_priority() -> None:
+    """Prepare the process, and let all others go first."""
+    if signals.is_program() and hasattr(os, "nice"):  # Windows has none
+        os.nice(19)
+    prepare.prepare_process()
 
 
 def _check_hours(hours: float | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kerascnn import UsageError, describe, recipe
 from kerascnn.report import (
+    ablation,
     difference,
     headline,
     intervals,
@@ -40,7 +41,7 @@ Course: {source}
 
 Ours: after the last epoch, mean ± standard deviation over the seeds that learned. The
 gap is in percentage points.
-{peeking}{curve}{pictures}{notes}
+{peeking}{curve}{pictures}{ablation}{notes}
 ## What changes
 
 {changes}
@@ -207,6 +208,7 @@ def _card(
         peeking=_peeking(runs),
         curve="\n![Loss and accuracy by epoch](curve.png)\n" if runs else "",
         pictures=_pictures(item.name),
+        ablation=ablation.section(item.name, fingerprint),
         notes=f"\n## Of the runs\n\n{notes}"
         if (notes := records.notes(item.name))
         else "",

@@ -1,8 +1,9 @@
 """What was measured, as a checkout keeps it: a record is a line of `recipes/*.jsonl`.
 
-`NAME/runs` holds whole runs of a recipe (`cookbook add`), `starts` by which step a seed
-learns (`learns --add`), `trainings` runs beside PyTorch (`parity --train --add`),
-`bench` times and memory (`bench step --add`, `bench epoch --add`).
+`NAME/runs` holds whole runs of a recipe (`cookbook add`), `NAME/ablation` runs without
+one of its ingredients (`ladder ablation`), `starts` by which step a seed learns
+(`learns --add`), `trainings` runs beside PyTorch (`parity --train --add`), `bench`
+times and memory (`bench step --add`, `bench epoch --add`).
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ def add(table: str, record: Mapping[str, Any]) -> None:
         lines.write(json.dumps(record) + "\n")
 
 
+def text(name: str) -> str:
+    """Return what stands in a file of the cookbook, `""` where there is none."""
+    file = _file(name)
+    return file.read_text("utf-8") if file.exists() else ""
+
+
 def notes(name: str) -> str:
     """Return the notes on a recipe's runs, `recipes/NAME/notes.md`, if it has any."""
-    file = _file(f"{name}/notes.md")
-    return file.read_text("utf-8") if file.exists() else ""
+    return text(f"{name}/notes.md")
 
 
 def check(sample: bool) -> None:

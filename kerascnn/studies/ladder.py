@@ -187,29 +187,41 @@ def train(
         UsageError: The run could not begin or go on, or the cookbook refuses it.
     """
     place = folder_of(rung, seed, folder)
-    if not Run(place).finished:
-        begun = (place / "config.json").exists()
-        words = ["run", rung.name, "--data", "full", "--seed", str(seed)]
-        words += ["--out", str(place)]
-        if begun:
-            words = ["resume", str(place)]
-        if data_dir is not None:
-            words += ["--data-dir", str(data_dir)]
-        with _process(words) as process:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
-        if not Run(place).finished:
-            if time.monotonic() < until:
-                raise UsageError(
-                    f"{rung.name}, seed {seed}: the run ended with code "
-                    f"{process.returncode}, unfinished; its lines above say why."
-                )
-            return False
+    words = [rung.name, "--data", "full", "--seed", str(seed)]
+    if not finished(words, place, data_dir, until):
+        return False
     cards.Add((place,))()
     return True
+
+
+def finished(
+    words: Sequence[str], place: Path, data_dir: Path | None, until: float
+) -> bool:
+    """Begin or go on with `kerascnn run WORDS`; return whether the run has ended.
+
+    Its folder is `place`; the rest is said at `train`.
+    """
+    if Run(place).finished:
+        return True
+    words = ["run", *words, "--out", str(place)]
+    if (place / "config.json").exists():
+        words = ["resume", str(place)]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir)]
+    with _process(words) as process:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+    if Run(place).finished:
+        return True
+    if time.monotonic() < until:
+        raise UsageError(
+            f"{place}: the run ended with code {process.returncode}, unfinished; its "
+            "lines above say why."
+        )
+    return False
 
 
 @contextlib.contextmanager
@@ -249,14 +261,14 @@ def climb(
     """
     until = time.monotonic() + 3600 * hours
     by_name = {rung.name: rung for rung in found}
-    finished = 0
+    taken = 0
     for turn in turns(found):
         if time.monotonic() >= until:
             break
         say(f"{turn.name}, seed {turn.seed}: about {text.duration(turn.seconds)}")
         try:
             rung = by_name[turn.name]
-            finished += train(rung, turn.seed, folder, data_dir, until)
+            taken += train(rung, turn.seed, folder, data_dir, until)
         except UsageError as mistake:  # one that fails does not end the night
             say(f"left out: {mistake}")
-    return finished
+    return taken
