@@ -4,8 +4,6 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KEPT = ("jsonl", "md", "toml")
-
 
 class CustomBuildHook(BuildHookInterface):
     """Copies recipes/ into the package, but for its pictures."""
@@ -15,7 +13,6 @@ class CustomBuildHook(BuildHookInterface):
         if version == "editable":
             return
         folder = Path(self.root, "recipes")
-        kept = (file for kind in KEPT for file in folder.rglob(f"*.{kind}"))
-        for file in sorted(kept):
+        for file in sorted([*folder.rglob("*.jsonl"), *folder.rglob("*.md")]):
             place = Path("kerascnn/cookbook", file.relative_to(folder))
             build_data["force_include"][str(file)] = place.as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import statistics
 import textwrap
 
@@ -22,25 +23,28 @@ def sentence(fingerprint: str) -> str:
     runs = records.counted(records.read(f"{RECIPE}/runs"), fingerprint)
     if not runs:
         return f"`kerascnn run {RECIPE}` has no run in the cookbook yet."
-    first = runs[0]["environment"]
-    alike = [
-        run["result"]["seconds"]
+    # Of the machine that most of the runs took place on.
+    places = [
+        tuple(run["environment"][name] for name in ("device", "processor", "cores"))
         for run in runs
-        if all(
-            run["environment"][name] == first[name]
-            for name in ("device", "processor", "cores")
-        )
     ]
-    machine = first["device"]
+    (place, _), *_ = collections.Counter(places).most_common(1)
+    seconds = [
+        run["result"]["seconds"]
+        for run, there in zip(runs, places, strict=True)
+        if there == place
+    ]
+    machine, processor, cores = place
     if machine == "cpu":
-        machine = f"{first['cores']} cores of an {first['processor']}"
+        machine = f"{cores} cores of an {processor}"
+    median = "a median of " if seconds[1:] else ""
+    some = f" ({len(seconds)} of them)" if len(seconds) < len(runs) else ""
     many = f"the mean of {len(runs)} seeds" if runs[1:] else "one seed"
-    median = "a median of " if alike[1:] else ""
     return textwrap.fill(
         f"**CIFAR-10: {_share(runs, '_with_views')}** of the test images right after "
         f"{runs[0]['epochs']} epochs, with six views of each; {_share(runs)} with one. "
         f"That is {many}, last epoch, in {median}"
-        f"{duration(statistics.median(alike))} on {machine}: "
+        f"{duration(statistics.median(seconds))}{some} on {machine}: "
         f"`kerascnn run {RECIPE} --data full`.",
         88,
         break_on_hyphens=False,

@@ -426,10 +426,10 @@ def test_readme_s_headline_is_the_mean_of_the_speed_run_s_seeds(folder):
     here = {"device": "cpu", "processor": "A Chip", "cores": 2}
     runs = [
         ("before", 0, 0.5, 0.5, 1.0, here),  # of the recipe as it was
+        ("now", 2, 0.9380, 0.9440, 60.0, here | {"cores": 8}),
         ("now", 0, 0.9300, 0.9400, 600.0, here),
         ("now", 0, 0.9900, 0.9900, 600.0, here),  # the same seed again
         ("now", 1, 0.9340, 0.9420, 700.0, here),
-        ("now", 2, 0.9380, 0.9440, 60.0, here | {"cores": 8}),
     ]
     for fingerprint, seed, plain, seen, seconds, machine in runs:
         result = {"test_accuracy": plain, "test_accuracy_with_views": seen}
@@ -443,7 +443,7 @@ def test_readme_s_headline_is_the_mean_of_the_speed_run_s_seeds(folder):
     # Mean and sample deviation, by hand.
     assert "94.20 ± 0.20 %** of the test images right after 8 epochs" in said
     assert "93.40 ± 0.40 % with one. That is the mean of 3 seeds" in said
-    assert "a median of 10 min 50 s on 2 cores of an A Chip" in said
+    assert "a median of 10 min 50 s (2 of them) on 2 cores of an A Chip" in said
 
 
 def test_the_first_run_leaves_pictures_on_the_card(
