@@ -578,6 +578,7 @@ LAYERS = {
     "pooling": lambda: layers.MaxPooling2D(),
     "normalization": lambda: layers.BatchNormalization(),
     "dropout": lambda: layers.Dropout(0.3, seed=1),
+    "activation": lambda: layers.Activation("silu"),
 }
 
 

@@ -745,24 +745,31 @@ def test_a_step_keeps_one_array_a_convolution(bias, normalised):
     assert kept < 10
 
 
-def test_with_silu_a_step_keeps_two_arrays_a_convolution():
+@pytest.mark.parametrize("place", ["of the convolution", "a layer", "normalised"])
+def test_with_silu_a_step_keeps_two_arrays_a_convolution(place):
     """What SiLU makes and what it is made of, not the sigmoid as well."""
     images = keras.Input((32, 32, 16))
     x = images
     for _ in range(6):
-        x = layers.Conv2D(16, 3, padding="same", activation="silu")(x)
+        own = "silu" if place == "of the convolution" else None
+        x = layers.Conv2D(16, 3, padding="same", activation=own)(x)
+        if place == "normalised":
+            x = layers.BatchNormalization()(x)
+        if own is None:
+            x = layers.Activation("silu")(x)
     model = accelerate(keras.Model(images, x))
     weights = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
 
     def loss(weights, images):
-        return model.stateless_call(weights, [], images, training=True)[0].sum()
+        return model.stateless_call(weights, others, images, training=True)[0].sum()
 
     (batch,) = arrays(10, (256, 32, 32, 16))
     step = jax.jit(jax.grad(loss)).lower(weights, batch).compile()
     kept = step.memory_analysis().temp_size_in_bytes / batch.nbytes
     # Eleven, for the sum needs no last one, the gradient before and after a layer, and
-    # the blocks'.
-    assert kept < 14
+    # the blocks'; BatchNorm's gradient takes another two.
+    assert kept < (15 if place == "normalised" else 13)
 
 
 def test_silu_has_all_derivatives_of_the_stock_one():

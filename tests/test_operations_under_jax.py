@@ -291,6 +291,7 @@ LAYERS = {
     "max pooling": lambda: [layers.MaxPooling2D()],
     "normalization": lambda: [layers.BatchNormalization()],
     "dropout": lambda: [layers.Dropout(0.5, seed=1)],
+    "activation": lambda: [layers.Conv2D(16, 3), layers.Activation("silu")],
 }
 
 

@@ -12,6 +12,7 @@ from kerascnn.acceleration.activations import fast_silu
 from kerascnn.acceleration.convolution import fast_convolution
 from kerascnn.acceleration.dispatch import algorithm, stock_operations
 from kerascnn.acceleration.layers import (
+    Activation,
     BatchNormalization,
     Conv2D,
     Dropout,
@@ -26,6 +27,7 @@ from kerascnn.acceleration.pooling import fast_max_pool
 
 __all__ = [
     "BATCH",
+    "Activation",
     "BatchNormalization",
     "Conv2D",
     "Dropout",

@@ -79,6 +79,24 @@ class _Knowing:
         return self._last[1] if self._last and self._last[0]() is y else None
 
 
+def _activated(layer, y):
+    """`y` after the activation of a layer on JAX."""
+    if layer.activation is keras.activations.silu:
+        return fast_silu(y)
+    return layer.activation(y)
+
+
+@keras.saving.register_keras_serializable(package="kerascnn")
+class Activation(_Sharing, keras.layers.Activation):
+    """`keras.layers.Activation`, whose SiLU is `fast_silu`."""
+
+    def call(self, inputs):
+        """Apply the activation."""
+        if keras.backend.backend() != "jax" or self._is_patched:
+            return super().call(inputs)
+        return _activated(self, inputs)
+
+
 @keras.saving.register_keras_serializable(package="kerascnn")
 class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
     """`keras.layers.Conv2D` computed by `fast_convolution`.
@@ -94,11 +112,7 @@ class Conv2D(_Sharing, _Knowing, keras.layers.Conv2D):
         relu = self.activation is keras.activations.relu
         bias = self.bias if self.use_bias else None
         y = self._convolve(inputs, self.kernel, bias, relu)
-        if relu or self.activation is None:
-            return y
-        if self.activation is keras.activations.silu:
-            return fast_silu(y)
-        return self.activation(y)
+        return y if relu or self.activation is None else _activated(self, y)
 
     def convolution_op(self, inputs, kernel):
         """The public override point of Keras's convolutions."""
@@ -247,6 +261,7 @@ class Dropout(_Sharing, keras.layers.Dropout):
 
 
 FAST_LAYERS = {
+    keras.layers.Activation: Activation,
     keras.layers.Conv2D: Conv2D,
     keras.layers.MaxPooling2D: MaxPooling2D,
     keras.layers.BatchNormalization: BatchNormalization,

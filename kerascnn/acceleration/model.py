@@ -19,9 +19,9 @@ from kerascnn.acceleration.layers import (
 def accelerate(model):
     """A model that computes the same from the same weights, with faster gradients.
 
-    Every `Conv2D`, `MaxPooling2D`, `BatchNormalization` and `Dropout` is replaced by a
-    fast layer, in nested models too; every other layer is shared with the model that
-    was passed.
+    Every `Conv2D`, `MaxPooling2D`, `BatchNormalization`, `Activation` and `Dropout` is
+    replaced by a fast layer, in nested models too; every other layer is shared with the
+    model that was passed.
     A fast layer and its original are one layer in two graphs: variables, settings and
     `trainable` are common to both, whenever they are set, so training either model
     trains both. The models' own settings, and which layers they have, are the fast

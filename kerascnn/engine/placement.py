@@ -41,7 +41,7 @@ AT_ONCE = 64e6
 
 # Layers that compute a result for each image from this image alone.
 _SINGLY = {
-    *(acceleration.Conv2D, acceleration.MaxPooling2D),
+    *(acceleration.Conv2D, acceleration.MaxPooling2D, acceleration.Activation),
     *(keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Resizing),
     *(keras.layers.Dense, keras.layers.Flatten, keras.layers.ZeroPadding2D),
     *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D),
