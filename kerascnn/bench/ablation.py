@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from kerascnn import UsageError, text
-from kerascnn.bench import measure, page
+from kerascnn.bench import against, page, paired
 from kerascnn.process import machine
 
 COLUMNS = (
@@ -106,7 +106,7 @@ TRICKS = {
         ("cifar_vgg", "cifar_relu_9"),
         _pooled_apart,
     ),
-    "silu": Trick("SiLU", ("cifar_silu_12",), _stock_silu),
+    "silu": Trick("SiLU", ("cifar_silu_12", "cifar_speedrun"), _stock_silu),
     "normalization": Trick(
         "BatchNorm", ("cifar_bn_12", "cifar_vgg_aug"), _stock("BatchNormalization")
     ),
@@ -116,8 +116,10 @@ TRICKS = {
     "dropout": Trick("Dropout", ("cifar_vgg_dropout",), _stock("Dropout")),
 }
 
-# Each trick beside each of its networks: the rows of the table.
-_ROWS = [(name, recipe) for name in TRICKS for recipe in TRICKS[name].recipes]
+
+def _rows() -> list[tuple[str, str]]:
+    """Return each trick beside each of its networks: the rows of the table."""
+    return [(name, recipe) for name in TRICKS for recipe in TRICKS[name].recipes]
 
 
 def switch_off(contender: str) -> bool:
@@ -132,13 +134,14 @@ def switch_off(contender: str) -> bool:
 class Ablation:
     """Time training steps with each trick for the CPU switched off in turn.
 
-    Each time and memory is also given as a ratio to those with all tricks.
+    Each time is also given as a ratio to that with all tricks, in its 95 % interval,
+    and so are the bytes that XLA plans for a step.
     """
 
     batch: int = 256
     """Images a step."""
-    rounds: int = 9
-    """Turns of each contender; the medians are shown."""
+    rounds: int = paired.PAIRS
+    """Turns of each contender, at least 15; the medians are shown."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TRICK...")] = ()
     """The tricks (default: all)."""
     write: bool = False
@@ -146,6 +149,7 @@ class Ablation:
 
     def __post_init__(self):
         text.check_positive(self, "batch", "rounds")
+        paired.check_pairs(self.rounds)
         unknown = [name for name in self.only if name not in TRICKS]
         if unknown:
             raise UsageError(
@@ -153,32 +157,33 @@ class Ablation:
             )
 
     def __call__(self) -> None:
-        rows = [row for row in _ROWS if row[0] in (self.only or TRICKS)]
+        rows = [row for row in _rows() if row[0] in (self.only or TRICKS)]
         found = page.read("ablation")
         for recipe in dict.fromkeys(recipe for _, recipe in rows):
             serving = [name for name, served in rows if served == recipe]
-            words = [recipe, str(self.batch), "0", "fixed"]
             names = ["kerascnn", *(f"kerascnn-without-{name}" for name in serving)]
-            results, missing = measure.compare(
-                [(name, name, words) for name in names], self.rounds
-            )
-            if missing:
-                raise UsageError("; ".join(missing))
-            for name, result in zip(serving, results[1:], strict=True):
-                row = self.row(recipe, results[0], result)
-                found[f"{name} {recipe}"] = row
+            sides = [paired.Side(name, name, against.ROOT) for name in names]
+            words = [recipe, str(self.batch), "0", "fixed"]
+            on, *without = paired.measure(words, sides, self.rounds)
+            for name, off in zip(serving, without, strict=True):
+                found[f"{name} {recipe}"] = row = self.row(recipe, on, off)
                 print(line(name, row), flush=True)
-        if self.write:
-            ordered = {key: found[key] for key in map(" ".join, _ROWS) if key in found}
-            page.write("ablation", ordered, COLUMNS, line)
+            if self.write:  # each recipe takes minutes
+                ordered = {k: found[k] for k in map(" ".join, _rows()) if k in found}
+                page.write("ablation", ordered, COLUMNS, line)
 
-    def row(self, recipe: str, on: measure.Result, off: measure.Result) -> dict:
+    def row(
+        self, recipe: str, on: paired.Measured, off: paired.Measured
+    ) -> dict[str, Any]:
         """Return the figures of a trick, and when and where they were measured."""
+        ratio, low, high = off.ratio_to(on)
         return {
             "recipe": recipe,
             "batch": self.batch,
-            "with": dataclasses.asdict(on),
-            "without": dataclasses.asdict(off),
+            "pairs": self.rounds,
+            "with": dataclasses.asdict(on.result) | {"planned": on.planned},
+            "without": dataclasses.asdict(off.result) | {"planned": off.planned},
+            "time_ratio": [ratio, low, high],
             "machine": machine.processor(),
             "date": datetime.date.today().isoformat(),
         }
@@ -187,11 +192,12 @@ class Ablation:
 def line(key: str, row: dict[str, Any]) -> str:
     """Return a row of the table; its key begins with the trick's name."""
     on, off = row["with"], row["without"]
+    ratio, low, high = row["time_ratio"]
     cells = (
         *(TRICKS[key.split()[0]].words, row["recipe"], str(row["batch"])),
         f"{on['seconds'] * 1e3:.0f} ms",
-        f"{off['seconds'] / on['seconds']:.2f}",
-        f"{off['memory'] / on['memory']:.2f}",
+        f"{ratio:.2f} ({low:.2f} to {high:.2f})",
+        f"{off['planned'] / on['planned']:.2f}",
         f"{row['machine']}, {row['date']}",
     )
     return f"| {' | '.join(cells)} |"

@@ -5,7 +5,8 @@
 `kerascnn@4` is this package on four devices: GPUs, or so many of a CPU's cores.
 
 Ready, it writes a line; then it reads numbers, takes that many steps (or epochs), and
-answers each with a line of JSON: seconds, and the process's peak memory in bytes.
+answers each with a line of JSON: seconds, the process's peak memory in bytes, and, of a
+step of this package's, the bytes that XLA plans for it.
 `bench step --against` starts this module of another commit: what is said above stays.
 
 Processes of their own keep the frameworks' threads and memory apart.
@@ -72,10 +73,13 @@ def main() -> None:
 
 
 def timed(work: Callable[[int], None], number: int) -> dict[str, Any]:
-    """Do the work; return how long it took, with the process's peak memory."""
+    """Do the work; return how long it took, and the memory of process and step."""
     start = time.perf_counter()
     work(number)
-    return {"seconds": time.perf_counter() - start, "memory": peak_memory()}
+    seconds = time.perf_counter() - start
+    # Of this package's steps alone, which say it.
+    planned = getattr(work, "planned", None)
+    return {"seconds": seconds, "memory": peak_memory(), "planned": planned}
 
 
 def peak_memory() -> int | None:

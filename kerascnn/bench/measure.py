@@ -64,6 +64,7 @@ class Contender:
             self._answer(1)
         answer = self._answer(self.number)
         self.memory = answer["memory"]
+        self.planned = answer.get("planned")  # another commit's may not say it
         self.times.append(answer["seconds"] / self.number)
         self.number = max(1, round(TURN / self.times[-1]))
 

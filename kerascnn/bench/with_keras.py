@@ -27,6 +27,25 @@ CHANNELS = 8  # of which a GPU's matrix units take bfloat16
 Work = Callable[[int], None]
 
 
+@dataclasses.dataclass
+class Steps:
+    """Takes steps when it is called, as `Work` does."""
+
+    take: Work
+    plan: Callable[[], int | None]
+
+    def __call__(self, number: int) -> None:
+        self.take(number)
+
+    @property
+    def planned(self) -> int | None:
+        """The bytes that XLA plans for a step, on all devices, besides its arguments.
+
+        To be asked after the first step, which compiles.
+        """
+        return self.plan()
+
+
 class SameBatch(keras.utils.PyDataset):
     """One batch, over and over: what `fit` costs without any loading of data."""
 
@@ -83,11 +102,9 @@ def _build(
         work = epochs(recipe, train, plan, "epoch" if ours else "fit")
     else:
         scaled = scaled_batch(recipe, batch)
-        work = (
-            kerascnn_steps(recipe, scaled, devices)
-            if ours
-            else keras_steps(recipe, scaled)
-        )
+        if ours:
+            return kerascnn_steps(recipe, scaled, devices)
+        work = keras_steps(recipe, scaled)
     return settings.computing()(work)
 
 
@@ -138,14 +155,19 @@ def kerascnn_steps(recipe: Recipe, batch: Split, devices: int | None = None) -> 
     images, labels = placement.copied(mesh, (batch.images, batch.labels))
     chosen = placement.cut(mesh, np.arange(len(labels), dtype=np.int32)[None])
 
-    def work(number: int) -> None:
+    @settings.computing()
+    def take(number: int) -> None:
         nonlocal state
         for _ in range(number):
             finite.check(state["optimizer"][counter])  # waits, as the engine does
             state = step(state, images, labels, chosen)
         jax.block_until_ready(state)
 
-    return work
+    def plan() -> int | None:
+        planned = step.planned(state, images, labels, chosen)
+        return planned and planned.besides * (mesh.size if mesh else 1)
+
+    return Steps(take, plan)
 
 
 def keras_steps(recipe: Recipe, batch: Split) -> Work:

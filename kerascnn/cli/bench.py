@@ -15,7 +15,7 @@ from rich.table import Table
 
 from kerascnn import UsageError, text
 from kerascnn import recipe as recipes
-from kerascnn.bench import against, measure, scaling
+from kerascnn.bench import against, measure, paired, scaling
 from kerascnn.cli import parsing
 from kerascnn.engine import counts as counting
 from kerascnn.process import estimate, settings
@@ -87,11 +87,8 @@ class Step:
 
     def compare(self, commit: str) -> None:
         """Print the comparison with another commit; exit with 1 where it is slower."""
-        pairs = against.PAIRS if self.rounds is None else self.rounds
-        if pairs < against.PAIRS:
-            raise UsageError(
-                f"--rounds {pairs}: expected {against.PAIRS} or more with --against."
-            )
+        pairs = paired.PAIRS if self.rounds is None else self.rounds
+        paired.check_pairs(pairs, " with --against")
         recipes.check_name(self.recipe)
         words = [self.recipe, str(self.batch), "0", "fixed"]
         found = against.compare(words, commit, pairs)

@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kerascnn.bench import against, measure
+from kerascnn.bench import ablation, against, measure, page, paired
 from kerascnn.cli import commands
+
+STEPS = ["kerascnn", "fashion_mlp", "64", "0", "fixed"]
 
 # Serves the contenders' protocol as if a step had taken SECONDS; {more} at each turn.
 CONTENDER = """
 import json, os, random, signal, sys
-assert sys.argv[1:] == ["kerascnn", "fashion_mlp", "64", "0", "fixed"], sys.argv
+assert sys.argv[1:] in {arguments}, sys.argv
 turns = 0
 {start}
 def answer(number):
     noise = random.Random(turns).uniform(0.99, 1.01)
-    print(json.dumps({{"seconds": number * {seconds} * noise, "memory": {memory}}}))
+    seconds = number * {seconds} * noise
+    print(json.dumps({{"seconds": seconds, "memory": {memory}, {others}}}))
     sys.stdout.flush()
 answer(1)
 for line in sys.stdin:
@@ -59,7 +62,8 @@ def checkout(tmp_path, monkeypatch):
         if values:
             (root / "kerascnn/__init__.py").touch()
             (root / "kerascnn/bench/__init__.py").touch()
-            values = {"memory": 2**20, "start": "", "more": "pass"} | values
+            usual = {"memory": 2**20, "start": "", "more": "pass", "others": ""}
+            values = usual | {"arguments": [STEPS]} | values
             file = root / "kerascnn/bench/contenders.py"
             file.write_text(CONTENDER.format(**values))
         git(root, "add", ".")
@@ -130,7 +134,7 @@ def test_ctrl_c_leaves_no_worktree(checkout, capsys):
     ("words", "message"),
     [
         (["nonsense"], "git knows no such commit"),
-        (["--rounds=2", "--against=HEAD"], "--rounds 2: expected 15 or more"),
+        (["--rounds=2", "--against=HEAD"], "--rounds 2: expected 15 or more with"),
         (["HEAD~1"], "holds no kerascnn"),
         (["HEAD~2"], "git knows no such commit"),
     ],
@@ -155,7 +159,7 @@ def test_a_folder_without_git_is_refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("spread", [0.01, 0.3])
 def test_the_interval_is_scipys(number, spread):
     values = np.random.default_rng(number).normal(0.02, spread, number)
-    middle, low, high = against.interval(values)
+    middle, low, high = paired.interval(values)
     expected = scipy.stats.bootstrap(
         *((values,), functools.partial(scipy.stats.trim_mean, proportiontocut=0.2)),
         n_resamples=20_000,
@@ -167,7 +171,7 @@ def test_the_interval_is_scipys(number, spread):
     width = expected.high - expected.low
     assert low == pytest.approx(expected.low, abs=0.05 * width)
     assert high == pytest.approx(expected.high, abs=0.05 * width)
-    assert against.interval(values) == (middle, low, high)
+    assert paired.interval(values) == (middle, low, high)
 
 
 def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
@@ -175,7 +179,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
     hits = 0
     for _ in range(400):
         values = generator.normal(0.1, 0.05, 15)
-        _, low, high = against.interval(values, resamples=1000)
+        _, low, high = paired.interval(values, resamples=1000)
         hits += low <= 0.1 <= high
     assert 0.92 <= hits / 400 <= 0.99
 
@@ -190,6 +194,36 @@ def test_slower_is_an_interval_wholly_above_three_percent(low, high, slower):
     assert found.slower is slower
 
 
+def test_a_trick_s_row_compares_processes_with_it_and_without(
+    checkout, monkeypatch, capsys, tmp_path
+):
+    """Each in three processes, the time in its interval, the memory as XLA plans it."""
+    trick = ablation.Trick("magic", ("fashion_mlp",), lambda: None)
+    monkeypatch.setattr(ablation, "TRICKS", {"magic": trick})
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "README.md").write_text("<!-- ablation -->\n<!-- end of ablation -->\n")
+    monkeypatch.setattr(page, "FOLDER", kept)
+    monkeypatch.setattr(page, "PAGE", kept / "README.md")
+    without = ["kerascnn-without-magic", *STEPS[1:]]
+    checkout(
+        arguments=[STEPS, without],
+        start="on = sys.argv[1] == 'kerascnn'; open('../starts', 'a').write('.')",
+        seconds="(0.1 if on else 0.12)",
+        others="'planned': 100 if on else 150",
+    )
+    words = ["bench", "ablation", "--batch", "64", "--only", "magic", "--write"]
+    assert commands.main(words) == 0
+    assert (tmp_path / "starts").read_text() == "." * 6
+    row = "| magic | fashion_mlp | 64 | 100 ms | 1.20 (1.20 to 1.20) | 1.50 |"
+    assert row in capsys.readouterr().out
+    assert row in (kept / "README.md").read_text()
+    (figures,) = page.read("ablation").values()
+    assert figures["pairs"] == 15
+    assert figures["time_ratio"] == pytest.approx([1.2] * 3, rel=1e-6)
+    assert figures["without"]["planned"] == 150
+
+
 @pytest.mark.slow
 def test_each_side_sets_its_process_up_itself(monkeypatch, tmp_path):
     """What `kerascnn bench` has set for itself is no part of the other's start."""
@@ -197,9 +231,9 @@ def test_each_side_sets_its_process_up_itself(monkeypatch, tmp_path):
 import os
 import kerascnn
 from pathlib import Path
-from kerascnn.bench import against
+from kerascnn.bench import paired
 kerascnn.prepare_process()
-found = against.environment(Path("folder"))
+found = paired.environment(Path("folder"))
 print({"GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES"} & set(found))
 print(found["PYTHONPATH"].split(os.pathsep)[0])
 """

@@ -44,6 +44,13 @@ def test_the_page_s_tables_are_rendered_from_their_data(table):
     assert page.rendered(text, name, *arguments) == text
 
 
-def test_an_unknown_trick_is_named():
-    with pytest.raises(UsageError, match="no trick is called magic"):
-        ablation.Ablation(only=("magic",))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ("magic",)}, "no trick is called magic"),
+        ({"rounds": 14}, "--rounds 14: expected 15 or more"),
+    ],
+)
+def test_a_mistake_in_an_ablation_s_options_is_named(options, message):
+    with pytest.raises(UsageError, match=message):
+        ablation.Ablation(**options)
