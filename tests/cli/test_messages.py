@@ -30,8 +30,9 @@ COMMANDS = {
 MET = {
     "cli/parity.py": ["parity", "backends"],
     "cli/bench.py": [name for name in COMMANDS if name.startswith("bench ")],
-    "cli/ladder.py": ["ladder plan", "ladder run"],
+    "cli/ladder.py": ["ladder plan", "ladder run", "ladder ablation"],
     "studies/ladder.py": ["ladder plan", "ladder run", "run"],
+    "studies/ablation.py": ["ladder ablation", "run"],
     "cli/predict.py": ["predict", "evaluate"],
     "prediction/": ["predict", "evaluate"],
     "export/": ["export"],
@@ -72,7 +73,7 @@ MET = {
 }
 # Where any of the commands may be the one that is met: a message names an option that
 # its own command takes.
-ANY = ("cli/", "bench/", "report/", "studies/ladder.py")
+ANY = ("cli/", "bench/", "report/", "studies/ladder.py", "studies/ablation.py")
 # Options of other programs.
 NOT_OURS = {
     *("--xla", "--error-unmatch", "--porcelain", "--show-prefix", "--verify"),

@@ -36,6 +36,7 @@ WRITERS = [
     "lessons --html --out",
     "backends fashion_mlp --out",
     "ladder plan --out",
+    "ladder ablation cifar_speedrun --hours 1 --out",
 ]
 
 
