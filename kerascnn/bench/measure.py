@@ -115,16 +115,21 @@ def _load() -> float:
         return 0
 
 
-def compare(
-    names: Sequence[tuple[str, str, Sequence[str]]], rounds: int
-) -> tuple[list[Result], list[str]]:
-    """Let contenders (name, label, words) take turns; return results and failures."""
-    ready, missing = [], []
+def warn_where_busy() -> None:
+    """Warn where other programs are at work, which what is measured would show."""
     if (load := _load()) > 1:
         warn(
             f"in the last minute {load:.1f} programs were at work here: where they go "
             "on, the figures are no good."
         )
+
+
+def compare(
+    names: Sequence[tuple[str, str, Sequence[str]]], rounds: int
+) -> tuple[list[Result], list[str]]:
+    """Let contenders (name, label, words) take turns; return results and failures."""
+    ready, missing = [], []
+    warn_where_busy()
     try:
         for number, (name, label, words) in enumerate(names, 1):
             say(f"{number} of {len(names)}: {label}, its first step")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kerascnn import UsageError
-from kerascnn.bench.measure import Contender, Result
+from kerascnn.bench.measure import Contender, Result, warn_where_busy
 from kerascnn.process import memory
 from kerascnn.text import say
 
@@ -70,6 +70,7 @@ def measure(words: Sequence[str], sides: Sequence[Side], pairs: int) -> list[Mea
         sides: Who takes turns.
         pairs: Turns of each side, all its processes together.
     """
+    warn_where_busy()
     parts = []
     for number in range(PROCESSES):
         share = pairs // PROCESSES + (number < pairs % PROCESSES)

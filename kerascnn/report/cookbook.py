@@ -149,13 +149,19 @@ def record_of(run: Run) -> dict[str, Any]:
         mistake = f"its record is damaged ({error})"
     if mistake:
         raise UsageError(f"{run.folder} is not for the cookbook: {mistake}.")
-    kept = {k: v for k, v in config.items() if k not in _LEFT_OUT}
-    paths = ("data", "source"), ("environment", "command"), ("process", "compile cache")
-    for part, path in paths:
-        if part not in config:  # `process`, of older runs
-            continue
-        kept[part] = {k: v for k, v in config[part].items() if k != path}
+    kept = without_paths({k: v for k, v in config.items() if k not in _LEFT_OUT})
     return kept | {"result": run.result, "metrics": run.metrics}
+
+
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration, or a part, without the paths of its machine."""
+    paths = {"data": "source", "environment": "command", "process": "compile cache"}
+    return {
+        part: {k: v for k, v in value.items() if k != paths[part]}
+        if part in paths
+        else value
+        for part, value in config.items()
+    }
 
 
 def pages() -> dict[Path, str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from kerascnn import UsageError, describe, text
 from kerascnn import recipe as recipes
-from kerascnn.report import ablation, records
+from kerascnn.report import ablation, cookbook, records
 from kerascnn.report.ablation import Variant
 from kerascnn.runs import Run
 from kerascnn.studies import ladder
@@ -109,14 +109,10 @@ def record(variant: Variant, fingerprint: str, run: Run) -> dict[str, Any]:
             f"{run.folder} is not for the cookbook: it trained on the bundled sample, "
             "or left out steps whose numbers were not finite."
         )
-    paths = {"data": "source", "environment": "command"}
-    kept: dict[str, Any] = {name: run.config[name] for name in _KEPT}
-    for part, path in paths.items():
-        kept[part] = {k: v for k, v in kept[part].items() if k != path}
     return {
         **{"recipe": variant.recipe, "fingerprint": fingerprint},
         **{"without": variant.name, "edits": variant.digest},
-        **kept,
+        **cookbook.without_paths({name: run.config[name] for name in _KEPT}),
         "result": run.result,
     }
 
